@@ -1,0 +1,137 @@
+"""The store's contract: what the receiver may rely on when it writes, and API and web when they read.
+
+One suite (tests/contracts) runs every sentence below against a real MongoDB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from otel_pyinstrument.call_tree import CallTree
+from profile_store.model import (
+    IncomingBatch,
+    Page,
+    Project,
+    ProjectStatistics,
+    Record,
+    RecordDetail,
+    RecordQuery,
+)
+
+
+class StoreError(Exception):
+    """Anything the store raises on purpose. The message is safe to log; it holds no document."""
+
+
+class StoreUnavailable(StoreError):
+    """Nothing can be said about what was written: network, election, time-out, full disk. Try the same call again."""
+
+
+class ProjectExists(StoreError):
+    """Another project already has this name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """One item that can never be stored. `span_ids` are the spans lost with it; `reason` is a short snake_case name."""
+
+    span_ids: Sequence[bytes]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteResult:
+    """What became of a batch. `new_records` and `new_profiles` count what was not there before."""
+
+    new_records: int
+    new_profiles: int
+    refusals: Sequence[Refusal]
+
+
+class Writer(Protocol):
+    """Used by the receiver. Every method belongs to the event loop that opened the store."""
+
+    async def write(self, batch: IncomingBatch) -> WriteResult:
+        """Store a batch.
+
+        Returns only after a majority has everything in its journal, except what `refusals` name. Profiles are
+        durable before the records that refer to them, so a visible record has its call tree. Writing the same
+        items again, in any grouping, changes nothing and is a success. One item that the database cannot hold is
+        refused alone; the others are stored. An empty batch returns at once without touching the database.
+
+        Raises:
+            StoreUnavailable: some of the batch may be stored; the whole batch may be written again.
+        """
+        ...
+
+    async def project_for_service(self, service_name: str) -> Project:
+        """The project named after `service.name`, made when missing; concurrent calls agree on one project.
+
+        Raises:
+            StoreUnavailable: as above.
+        """
+        ...
+
+    async def project_for_key(self, project_key: str) -> Project | None:
+        """The active project that this key may write to; None when there is none.
+
+        Raises:
+            StoreUnavailable: as above.
+        """
+        ...
+
+    async def create_project(self, name: str, *, description: str = "", framework: str = "other", base_url: str = "") -> Project:
+        """A new project with a fresh key.
+
+        Raises:
+            ProjectExists: the name is taken.
+            StoreUnavailable: as above.
+        """
+        ...
+
+
+class Reader(Protocol):
+    """Used by API and web. Reads see what a majority acknowledged. All raise StoreUnavailable when the database is away."""
+
+    async def projects(self, *, page: int = 1, page_size: int = 20, status: str | None = None) -> Page[Project]:
+        """Projects by name; an empty page is a normal answer."""
+        ...
+
+    async def project(self, reference: str) -> Project | None:
+        """The project whose id or key is `reference`; None when there is none, whatever the text."""
+        ...
+
+    async def project_statistics(self, project_id: str) -> ProjectStatistics:
+        """Numbers of the last 24 hours; zero requests give None, never 0, for the averages."""
+        ...
+
+    async def records(self, query: RecordQuery) -> Page[Record]:
+        """One page of records, without attributes, resource and events; equal keys are ordered by id, so pages do not overlap."""
+        ...
+
+    async def record(self, project_id: str, record_id: str) -> RecordDetail | None:
+        """A record with call tree and child spans; None for an unknown or malformed id or another project's record.
+
+        Child spans are those of the same trace that descend from the record's span (a span whose parent never
+        arrived counts when its trace has only this record), in start order, each once however often it was sent.
+        """
+        ...
+
+    async def call_tree(self, project_id: str, record_id: str) -> CallTree | None:
+        """Only the call tree; None as above, or when the record has none."""
+        ...
+
+    async def endpoints(self, project_id: str) -> Sequence[str]:
+        """Endpoints seen in the last 24 hours, most frequent first, at most 200; for filters."""
+        ...
+
+    async def check(self) -> None:
+        """Raises StoreUnavailable when the database does not answer; for readiness."""
+        ...
+
+
+class Store(Reader, Writer, Protocol):
+    """Both halves, as `open_store` gives them."""

@@ -1,0 +1,215 @@
+"""What the platform stores and shows: projects, records, profiles and child spans.
+
+Plain frozen values without a database or a protocol in them. Field names follow the API
+contract; times are timezone-aware UTC, durations are seconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from otel_pyinstrument.call_tree import CallTree
+
+type Scalar = str | int | float | bool
+type AttributeValue = Scalar | bytes | None | Sequence[AttributeValue] | Mapping[str, AttributeValue]
+type Attributes = Mapping[str, AttributeValue]
+
+Framework = Literal["flask", "django", "fastapi", "other"]
+ProjectStatus = Literal["active", "inactive", "archived"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """One monitored service. `id` is public and stands in page addresses; `project_key` lets senders write."""
+
+    id: str
+    name: str
+    project_key: str
+    description: str = ""
+    framework: Framework = "other"
+    base_url: str = ""
+    status: ProjectStatus = "active"
+    config: Mapping[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
+    created_at: datetime
+    updated_at: datetime
+    last_activity: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileFacts:
+    """What is known of a profile without decoding its call tree."""
+
+    sample_count: int
+    node_count: int
+    interval: float
+    duration: float
+    cpu_time: float | None
+    reason: str
+    truncated: bool
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotFunctionFacts:
+    """One of the functions that the time of a request is charged to (see `call_tree.hot_functions`)."""
+
+    function: str
+    module: str
+    file: str
+    line: int
+    self_duration: float
+    duration: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One request: a server span, with its profile's facts if it was profiled.
+
+    `attributes` and `resource` are the span's and resource's own, bounded by the receiver. `span_id` and
+    `trace_id` are 8 and 16 bytes. `timestamp` is the start; `duration` is in seconds.
+    """
+
+    project_id: str
+    trace_id: bytes
+    span_id: bytes
+    parent_span_id: bytes | None
+    endpoint: str
+    method: str
+    path: str
+    status_code: int | None
+    failed: bool
+    duration: float
+    timestamp: datetime
+    start_time_unix_nano: int
+    version: str = ""
+    environment: str = ""
+    service: str = ""
+    attributes: Attributes = field(default_factory=dict[str, "AttributeValue"])
+    resource: Attributes = field(default_factory=dict[str, "AttributeValue"])
+    events: Sequence[SpanEvent] = ()
+    profile: ProfileFacts | None = None
+    hot_functions: Sequence[HotFunctionFacts] = ()
+    created_at: datetime | None = None
+
+    @property
+    def id(self) -> str:
+        """48 hexadecimal digits: trace id, then span id. Stands in page addresses."""
+        return self.trace_id.hex() + self.span_id.hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanEvent:
+    """An event of a span that is not our profile: an exception, a log line of the application."""
+
+    name: str
+    time_unix_nano: int
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSpan:
+    """A span that is not a request: a query, a template, an outgoing call. Read from the stored OTLP bytes."""
+
+    trace_id: bytes
+    span_id: bytes
+    parent_span_id: bytes | None
+    name: str
+    kind: int
+    start_time_unix_nano: int
+    end_time_unix_nano: int
+    failed: bool
+    scope: str
+    attributes: Attributes
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return max(0, self.end_time_unix_nano - self.start_time_unix_nano) / 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncomingRecord:
+    """A record as the receiver hands it over, with the encoded call tree (wire format version 1) if it has one.
+
+    `payload` was decoded successfully once by the receiver; `profile` and `hot_functions` of the record came from it.
+    """
+
+    record: Record
+    payload: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncomingChildSpans:
+    """The child spans of one trace that arrived together, as OTLP bytes.
+
+    `otlp` is a serialised `opentelemetry.proto.trace.v1.ResourceSpans` that holds exactly the spans
+    named by `span_ids` (8 bytes each), all of trace `trace_id`.
+    """
+
+    project_id: str
+    trace_id: bytes
+    span_ids: Sequence[bytes]
+    timestamp: datetime
+    otlp: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncomingBatch:
+    """What one export request holds after validation."""
+
+    records: Sequence[IncomingRecord] = ()
+    child_spans: Sequence[IncomingChildSpans] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordQuery:
+    """Filters of the record list; all given ones must hold. `sort` names a field, `-` in front means descending."""
+
+    project_id: str
+    endpoint: str | None = None
+    method: str | None = None
+    status: Literal["ok", "failed"] | int | None = None
+    version: str | None = None
+    environment: str | None = None
+    min_duration: float | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    profiled: bool | None = None
+    sort: Literal["-timestamp", "timestamp", "-duration", "duration"] = "-timestamp"
+    page: int = 1
+    page_size: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page[Item]:
+    """One page of a list. `total` is exact up to `total_limit`, then `total_limit` with `total_is_exact` False."""
+
+    items: Sequence[Item]
+    page: int
+    page_size: int
+    total: int
+    total_is_exact: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectStatistics:
+    """Numbers of one project over a window; response times in milliseconds; None when there was no request."""
+
+    total_requests: int
+    avg_response_time: float | None
+    p95_response_time: float | None
+    error_rate: float | None
+    last_request_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordDetail:
+    """A record with everything that belongs to it. `call_tree` is None when it was not profiled or the profile is gone."""
+
+    record: Record
+    call_tree: CallTree | None
+    child_spans: Sequence[ChildSpan]
