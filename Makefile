@@ -1,0 +1,74 @@
+# Everything starts from a plain python3 (3.11 or newer). `make help` lists the verbs.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= flask
+DATA_DIR ?= data
+TESTS ?= tests
+WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
+DEBIAN_PACKAGES := chromium fonts-wqy-microhei libcurl4 libssl3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check format test run bench collector lock debian-packages clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(BIN)/.dev-installed ## make .venv with everything for development and tests
+
+run: $(BIN)/.run-installed ## start the platform with a demo shop under load (DEMO=flask|none)
+	@$(BIN)/python -m all_in_one --data $(DATA_DIR) --demo $(DEMO)
+
+check: setup ## format, lint, import rules, types
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pyright
+
+format: setup ## rewrite the sources in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: setup $(if $(CI),debian-packages check) ## run all tests (TESTS=path for some)
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report $(if $(filter tests,$(TESTS)),--fail-under=90,--fail-under=0)
+
+bench: setup ## run the benchmarks, one after the other, and print their tables
+	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+collector: ## build the standard OpenTelemetry Collector that the tests use (needs Go)
+	@bash tests/collector/build.sh
+
+lock: setup ## resolve the newest versions again into requirements/
+	$(BIN)/uv pip compile --quiet --upgrade $(LOCK_OPTIONS) --group dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet $(LOCK_OPTIONS) --constraints requirements/dev.txt pyproject.toml -o requirements/run.txt
+
+LOCK_OPTIONS := --universal --python-version 3.11 --no-header --no-annotate \
+	--extra flask --extra server --group embedded-mongodb --group demo
+
+debian-packages:
+	@missing=$$(dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' $(DEBIAN_PACKAGES) 2>/dev/null \
+		| awk '$$1 == "ii" {print $$2}' | sort | comm -13 - <(printf '%s\n' $(DEBIAN_PACKAGES) | sort)); \
+	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; fi
+
+clean: ## remove what the other verbs made, but not data/
+	rm -rf $(VENV) web/static web/node_modules .coverage* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/uv: requirements/bootstrap.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv was found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/bootstrap.txt
+	@touch $@
+
+$(BIN)/.%-installed: requirements/%.txt pyproject.toml $(WEB_SOURCES) | $(BIN)/uv
+	@echo "installing requirements/$*.txt"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/$*.txt
+	@echo "installing this checkout (builds the web assets)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+SHELL := /bin/bash
