@@ -75,7 +75,7 @@ def make_app():
             for i in range(40)
         ]
         return render_template_string(
-            "<ul>{% for row in rows %}<li>{{ row[0] }} {{ row[1] }} {{ '%.2f'|format(row[2]) }}</li>{% endfor %}</ul>",
+            "{% for row in rows %}<li>{{ row[0] }} {{ row[1] }} {{ '%.2f'|format(row[2]) }}</li>{% endfor %}",
             rows=rank(rows),
         )
 
