@@ -1,0 +1,125 @@
+"""Processes that several integration tests need: a standard OpenTelemetry Collector."""
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+COLLECTOR_CONFIG = REPOSITORY / "otel-collector.yaml"
+BUILD_COLLECTOR = REPOSITORY / "tests" / "collector" / "build.py"
+FIRST_BUILD_SECONDS = 900
+START_SECONDS = 30
+
+
+def pytest_collection_modifyitems(items):
+    """Whichever test comes first builds the Collector, and that takes minutes the first time."""
+    for item in items:
+        if "otelcol" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(FIRST_BUILD_SECONDS))
+
+
+@pytest.fixture(scope="session")
+def otelcol():
+    """Path of the standard Collector's binary, built when it is not in the cache."""
+    if shutil.which("go") is None and os.environ.get("CI") != "true":
+        pytest.skip("go is not on PATH: the standard Collector cannot be built")
+    built = subprocess.run([sys.executable, BUILD_COLLECTOR], capture_output=True, text=True, check=False)
+    if built.returncode:
+        pytest.fail(f"the standard Collector was not built:\n{built.stderr[-4000:]}", pytrace=False)
+    return Path(built.stdout.splitlines()[-1])
+
+
+def free_ports(count):
+    """Distinct ports of 127.0.0.1 that nobody listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+class StandardCollector:
+    """One Collector that runs the shipped otel-collector.yaml unchanged.
+
+    It keeps its addresses and its queue directory over kill() and start(). `overrides` are further
+    --config arguments, such as "yaml:receivers::otlp::protocols::grpc::max_recv_msg_size_mib: 4".
+    """
+
+    def __init__(self, binary, directory, receiver_endpoint, overrides=()):
+        grpc, http_, health, metrics = free_ports(4)
+        self.grpc_endpoint = f"127.0.0.1:{grpc}"
+        self.http_endpoint = f"http://127.0.0.1:{http_}"
+        self.queue_directory = directory / "queue"
+        self._health_port = health
+        self._log = directory / "collector.log"
+        self._command = [binary, *(f"--config={c}" for c in (COLLECTOR_CONFIG, *overrides))]
+        self._environment = os.environ | {
+            "OTLP_GRPC_LISTEN": self.grpc_endpoint,
+            "OTLP_HTTP_LISTEN": f"127.0.0.1:{http_}",
+            "RECEIVER_ENDPOINT": receiver_endpoint,
+            "HEALTH_LISTEN": f"127.0.0.1:{health}",
+            "METRICS_PORT": str(metrics),
+            "QUEUE_DIRECTORY": str(self.queue_directory),
+        }
+        self._process = None
+
+    def start(self):
+        """Starts the process and waits until it is healthy."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, cwd=self._log.parent, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._is_healthy():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                pytest.fail(f"the Collector did not start:\n{self.log()[-4000:]}", pytrace=False)
+            time.sleep(0.05)
+
+    def _is_healthy(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self._health_port, timeout=1)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def stop(self):
+        """Ends the process as an operator would (SIGTERM); what is still queued stays on disk."""
+        self._process.terminate()
+        self._process.wait(START_SECONDS)
+
+    def kill(self):
+        """SIGKILL: nothing is flushed."""
+        self._process.kill()
+        self._process.wait()
+
+    def log(self):
+        return self._log.read_text(errors="replace")
+
+
+@pytest.fixture
+def start_collector(otelcol, tmp_path):
+    """Function (receiver_endpoint, overrides=()) -> a healthy StandardCollector; ended after the test."""
+    started = []
+
+    def start(receiver_endpoint, overrides=()):
+        directory = tmp_path / f"collector-{len(started)}"
+        directory.mkdir()
+        collector = StandardCollector(otelcol, directory, receiver_endpoint, overrides)
+        collector.start()
+        started.append(collector)
+        return collector
+
+    yield start
+    for collector in started:
+        collector.kill()
