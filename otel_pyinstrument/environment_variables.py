@@ -1,0 +1,42 @@
+"""The environment variables of this package.
+
+Registered as `opentelemetry_environment_variables`, so that `opentelemetry-instrument` offers each as an
+option too: `OTEL_PYINSTRUMENT_RATE` is `--pyinstrument_rate`. The defaults stand in `settings.py`.
+"""
+
+from __future__ import annotations
+
+OTEL_PYINSTRUMENT_ENABLED = "OTEL_PYINSTRUMENT_ENABLED"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_ENABLED
+
+`false` switches profiling off: nothing is installed in the application.
+"""
+
+OTEL_PYINSTRUMENT_RATE = "OTEL_PYINSTRUMENT_RATE"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_RATE
+
+Share of requests that are profiled, from 0 (none) to 1 (all).
+"""
+
+OTEL_PYINSTRUMENT_MAX_CONCURRENT = "OTEL_PYINSTRUMENT_MAX_CONCURRENT"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_MAX_CONCURRENT
+
+How many requests of one process may be profiled at the same moment.
+"""
+
+OTEL_PYINSTRUMENT_INTERVAL = "OTEL_PYINSTRUMENT_INTERVAL"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_INTERVAL
+
+Milliseconds between two samples of a profiled request.
+"""
+
+OTEL_PYINSTRUMENT_MAX_DURATION = "OTEL_PYINSTRUMENT_MAX_DURATION"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_MAX_DURATION
+
+Seconds after which sampling of a request stops; the part recorded until then is kept.
+"""

@@ -1,0 +1,104 @@
+"""From what the sampler calls a function to what a call tree shows."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Callable
+from functools import lru_cache
+from types import CodeType
+
+from otel_pyinstrument.call_tree import Frame
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+_SEPARATOR = "\0"
+_ATTRIBUTE = "\1"
+_CLASS_ATTRIBUTE = "c"
+_BUILT_IN = "<built-in>"
+
+
+def identifier_of(raw: str) -> str:
+    """What stays the same of a sampled entry: name, file, first line and class, without the current line.
+
+    The sampler writes `name NUL file NUL first line`, then attributes, each after \\x01 with a letter.
+    """
+    head, _, rest = raw.partition(_ATTRIBUTE)
+    for attribute in rest.split(_ATTRIBUTE):
+        if attribute.startswith(_CLASS_ATTRIBUTE):
+            return head + _ATTRIBUTE + attribute
+    return head
+
+
+def identifier_of_code(code: CodeType) -> str:
+    """The identifier of a function whose class is not known."""
+    return _SEPARATOR.join((code.co_name, code.co_filename, str(code.co_firstlineno)))
+
+
+def current_describer() -> Callable[[str], Frame]:
+    """A function from identifier to frame that sees `sys.path` as it is now. Any thread."""
+    try:
+        directory = os.getcwd()
+    except OSError:  # the working directory was removed
+        directory = ""
+    return _Describer(tuple(sys.path), directory).describe
+
+
+class _Describer:
+    def __init__(self, search_path: tuple[str, ...], directory: str) -> None:
+        self._place = _place_function(search_path, directory)
+
+    def describe(self, identifier: str) -> Frame:
+        head, _, attribute = identifier.partition(_ATTRIBUTE)
+        class_name = attribute.removeprefix(_CLASS_ATTRIBUTE)
+        name, _, rest = head.partition(_SEPARATOR)
+        file, _, line = rest.rpartition(_SEPARATOR)
+        function = f"{class_name}.{name}" if class_name else name
+        if not file or file == _BUILT_IN:
+            return Frame(function, "", 0, False)
+        short, own_code = self._place(file)
+        return Frame(function, short, int(line) if line.isdecimal() else 0, own_code)
+
+
+@lru_cache(maxsize=4)
+def _place_function(search_path: tuple[str, ...], directory: str) -> Callable[[str], tuple[str, bool]]:
+    """A cached function from a code object's file name to (short path, is it the user's own code)."""
+    roots = sorted(
+        {_as_folder(os.path.join(directory, entry)) for entry in search_path}, key=len, reverse=True
+    )
+    libraries = _library_folders()
+
+    @lru_cache(maxsize=8192)
+    def place(file: str) -> tuple[str, bool]:
+        if file.startswith("<"):
+            return file, False
+        path = _as_path(os.path.join(directory, file))
+        folders = path.split("/")
+        own_code = (
+            "site-packages" not in folders
+            and "dist-packages" not in folders
+            and not path.startswith(libraries)
+        )
+        root = next((root for root in roots if path.startswith(root)), "")
+        return path[len(root) :], own_code
+
+    return place
+
+
+def _library_folders() -> tuple[str, ...]:
+    """Folders whose code is not the user's: the standard library, installed packages, the interpreter."""
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders.add(os.path.dirname(os.__file__))
+    folders.add(_PACKAGE)
+    # Not the whole prefix: with /usr or /usr/local it would swallow applications that live below it.
+    for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix}:
+        folders.update(os.path.join(prefix, name) for name in ("bin", "Scripts", "lib", "lib64", "Lib"))
+    return tuple(sorted(_as_folder(folder) for folder in folders))
+
+
+def _as_path(path: str) -> str:
+    return os.path.normpath(path).replace(os.sep, "/")
+
+
+def _as_folder(path: str) -> str:
+    return _as_path(path).rstrip("/") + "/"

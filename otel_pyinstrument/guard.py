@@ -1,0 +1,54 @@
+"""One guard around every hook of ours that runs on a thread of the application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from logging import getLogger
+from typing import Any
+
+_logger = getLogger(__name__)
+
+
+class Guard:
+    """Lets no `Exception` of ours reach the application; the first one switches profiling off.
+
+    The SDK calls span processors unprotected: what they raise surfaces in the user's request and keeps
+    the next processor from seeing the span. `KeyboardInterrupt` and `SystemExit` pass, they are not ours.
+
+    `switch_off` runs after the first failure; what it raises is swallowed too. `reraise` is for tests.
+    """
+
+    def __init__(self, switch_off: Callable[[], None], *, reraise: bool = False) -> None:
+        self._switch_off = switch_off
+        self._reraise = reraise
+        self._reported: set[str] = set()
+        self.tripped = False
+
+    def call(self, hook: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of `function`, or None when it raises or has raised before. Any thread."""
+        if self.tripped:
+            return None
+        try:
+            return function(*arguments)
+        except Exception as error:
+            self._trip(hook, error)
+            if self._reraise:
+                raise
+            return None
+
+    def report(self, hook: str, error: BaseException) -> None:
+        """Log `error` once per hook: for a failure that ended one profile and nothing else. Any thread."""
+        if hook in self._reported:
+            return
+        self._reported.add(hook)
+        _logger.warning("A profile ended early: %s failed", hook, exc_info=error)
+
+    def _trip(self, hook: str, error: Exception) -> None:
+        self.tripped = True
+        if hook not in self._reported:
+            self._reported.add(hook)
+            _logger.error("Profiling is off in this process: %s failed", hook, exc_info=error)
+        try:
+            self._switch_off()
+        except Exception:
+            _logger.debug("Switching profiling off failed too", exc_info=True)

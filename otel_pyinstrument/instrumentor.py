@@ -1,0 +1,122 @@
+"""Switches profiling on: by the `opentelemetry_instrumentor` entry point, or in code."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Collection
+from functools import partial
+from logging import getLogger
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
+from opentelemetry.sdk.trace import TracerProvider
+
+from otel_pyinstrument import private_names
+from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
+from otel_pyinstrument.settings import Settings, read_settings
+from otel_pyinstrument.span_processor import ProfilingSpanProcessor
+
+_logger = getLogger(__name__)
+_processors: weakref.WeakSet[ProfilingSpanProcessor] = weakref.WeakSet()
+
+
+class PyinstrumentInstrumentor(BaseInstrumentor):
+    """Adds profiling to a tracer provider. A singleton, as all instrumentors are.
+
+    `instrument()` uses the global provider and the environment. Arguments win over the environment:
+    `tracer_provider`, and each variable by its name in lower case, for example
+    `instrument(rate=1.0, interval=10)`. Neither method raises: what goes wrong is logged, and then the
+    application runs unprofiled.
+    """
+
+    _installed: tuple[TracerProvider, ProfilingSpanProcessor] | None = None
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        return ()
+
+    def instrument(self, **kwargs: Any) -> None:
+        """Switch profiling on. When that was not possible, a later call tries again."""
+        super().instrument(**kwargs)
+        self._is_instrumented_by_opentelemetry = self._installed is not None
+
+    def _instrument(self, **kwargs: Any) -> None:
+        try:
+            self._install(**kwargs)
+        except Exception:
+            # Anything but ImportError would keep the instrumentors after us from being loaded.
+            _logger.exception("Profiling is off: it could not be installed")
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        installed, self._installed = self._installed, None
+        if installed is None:
+            return
+        provider, processor = installed
+        try:
+            _processors.discard(processor)
+            processor.shutdown()
+            private_names.remove_processor(provider, processor)
+        except Exception:
+            _logger.exception("The span processor could not be removed; it does nothing any more")
+
+    def _install(self, tracer_provider: trace.TracerProvider | None = None, **arguments: Any) -> None:
+        settings = read_settings(os.environ, arguments)
+        if not settings.enabled or not settings.rate or not settings.max_concurrent:
+            _logger.debug("Profiling is off: %s", settings)
+            return
+        if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
+            _logger.debug("Profiling is off: %s", OTEL_SDK_DISABLED)
+            return
+        provider = trace.get_tracer_provider() if tracer_provider is None else tracer_provider
+        if not isinstance(provider, TracerProvider):
+            _logger.warning(
+                "Profiling is off: the tracer provider is %s, not one of the OpenTelemetry SDK. Create the "
+                "provider first, then call PyinstrumentInstrumentor().instrument(tracer_provider=...)",
+                type(provider).__name__,
+            )
+            return
+        ending_hook_works = _self_test()
+        if ending_hook_works is None:
+            return
+        self._add_processor(provider, settings, ending_hook_works=ending_hook_works)
+
+    def _add_processor(
+        self, provider: TracerProvider, settings: Settings, *, ending_hook_works: bool
+    ) -> None:
+        processor = ProfilingSpanProcessor(
+            settings,
+            payload_as_bytes=partial(every_exporter_takes_bytes, provider),
+            ending_hook_works=ending_hook_works,
+        )
+        _reset_after_fork()
+        _processors.add(processor)
+        provider.add_span_processor(processor)
+        self._installed = (provider, processor)
+
+
+def _self_test() -> bool | None:
+    """Whether spans tell of their ending; None, with one warning, when profiling cannot work here."""
+    try:
+        private_names.silence_overhead_warning()
+        private_names.sampler_self_test()
+        return private_names.ending_hook_works()
+    except (private_names.PrivateNameError, ImportError, AttributeError) as error:
+        _logger.warning("Profiling is off: it does not work with an installed library. %s", error)
+        return None
+
+
+def _reset_after_fork() -> None:
+    global _fork_hook_registered
+    if not _fork_hook_registered and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_reset_processors)
+        _fork_hook_registered = True
+
+
+def _reset_processors() -> None:
+    for processor in list(_processors):
+        processor.reset_after_fork()
+
+
+_fork_hook_registered = False

@@ -1,0 +1,236 @@
+"""Every name of another library that is not its public interface, and a test that they still work.
+
+Nothing else of this package touches such a name. `self_test` runs once when profiling is switched on;
+when it fails, profiling stays off and the application does not notice.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol
+
+from opentelemetry.context import Context
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import EventBase, ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+if TYPE_CHECKING:
+    from pyinstrument.stack_sampler import StackSampler, StackSamplerSubscriberTarget
+
+_EVENTS = "_events"
+_LIMITS = "_limits"
+_ON_ENDING = "_on_ending"
+_ACTIVE_SPAN_PROCESSOR = "_active_span_processor"
+_SPAN_PROCESSORS = "_span_processors"
+_LOCK = "_lock"
+_PROFILE_HOOK_TYPE = "ProfilerState"
+_PROBE_INTERVAL_SECONDS = 1e-7
+_PROBE_CALLS = 10_000
+
+
+class PrivateNameError(Exception):
+    """A library does not behave as we rely on; the message says which."""
+
+
+class Appendable(Protocol):
+    """What a span's events are: an SDK `BoundedList`."""
+
+    def __len__(self) -> int: ...
+    def append(self, item: EventBase) -> None: ...
+
+
+# --- OpenTelemetry SDK -------------------------------------------------------------------------------
+
+
+def events_of(span: Span) -> Appendable:
+    """The live list of the span's events. `Span.add_event` refuses in `_on_ending`, this list does not."""
+    return getattr(span, _EVENTS)
+
+
+def max_events_of(span: Span) -> int | None:
+    """How many events the span may hold; None without a limit."""
+    return getattr(span, _LIMITS).max_events
+
+
+def processors_of(provider: TracerProvider) -> Iterator[SpanProcessor]:
+    """All span processors registered with `provider`, those inside composite processors too."""
+    waiting: list[SpanProcessor] = [getattr(provider, _ACTIVE_SPAN_PROCESSOR)]
+    while waiting:
+        processor = waiting.pop()
+        inner = getattr(processor, _SPAN_PROCESSORS, None)
+        if inner is None:
+            yield processor
+        else:
+            waiting.extend(inner)
+
+
+def remove_processor(provider: TracerProvider, processor: SpanProcessor) -> None:
+    """Undo `provider.add_span_processor(processor)`; the SDK has no public way."""
+    composite = getattr(provider, _ACTIVE_SPAN_PROCESSOR)
+    with getattr(composite, _LOCK):
+        kept = tuple(other for other in getattr(composite, _SPAN_PROCESSORS) if other is not processor)
+        setattr(composite, _SPAN_PROCESSORS, kept)
+
+
+class _Probe(SpanProcessor):
+    """Appends an event where we do, and looks whether the exported span has it."""
+
+    def __init__(self) -> None:
+        self.saw_ending = False
+        self.event_arrived = False
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        max_events_of(span)
+        len(events_of(span))
+
+    def _on_ending(self, span: Span) -> None:
+        self.saw_ending = True
+        events_of(span).append(_ProbeEvent("probe"))
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.event_arrived = any(isinstance(event, _ProbeEvent) for event in span.events)
+
+
+class _ProbeEvent(EventBase):
+    dropped_attributes = 0
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return {}
+
+
+def ending_hook_works() -> bool:
+    """Whether the SDK calls `_on_ending` before a span is handed to the exporters, and takes events there.
+
+    False for SDKs before 1.34, which do not have the hook.
+
+    Raises:
+        PrivateNameError: a span has no event list or no limits where we look for them.
+    """
+    provider = TracerProvider(
+        sampler=ALWAYS_ON,
+        resource=Resource.get_empty(),
+        shutdown_on_exit=False,
+        meter_provider=NoOpMeterProvider(),
+    )
+    probe = _Probe()
+    try:
+        provider.add_span_processor(probe)
+        tuple(processors_of(provider))
+        provider.get_tracer(__name__).start_span("probe").end()
+    except (AttributeError, TypeError) as error:
+        raise PrivateNameError(f"opentelemetry-sdk: {error}") from error
+    return probe.saw_ending and probe.event_arrived
+
+
+# --- pyinstrument ------------------------------------------------------------------------------------
+
+
+def stack_sampler() -> StackSampler:
+    """The sampler of the current thread."""
+    from pyinstrument.stack_sampler import get_stack_sampler
+
+    return get_stack_sampler()
+
+
+def silence_overhead_warning() -> None:
+    """Keep pyinstrument from writing to stderr in each thread of an application with a slow clock."""
+    from pyinstrument import stack_sampler
+
+    stack_sampler.IGNORE_OVERHEAD_WARNING = True
+
+
+def hook_is_ours_to_share() -> bool:
+    """Whether this thread has no profile function, or pyinstrument's, which serves several subscribers."""
+    hook: object = sys.getprofile()
+    return hook is None or type(hook).__name__ == _PROFILE_HOOK_TYPE
+
+
+def hook_is_installed() -> bool:
+    """Whether pyinstrument's profile function is at work on this thread."""
+    return type(sys.getprofile()).__name__ == _PROFILE_HOOK_TYPE
+
+
+def subscribe(
+    sampler: StackSampler, target: StackSamplerSubscriberTarget, *, interval_seconds: float
+) -> None:
+    """Have `target` called on this thread. Installs the profile function, also after others wiped it."""
+    if sys.getprofile() is None:
+        # Somebody's sys.setprofile(None) removed a hook that the sampler believes in.
+        _forget_hook(sampler)
+    sampler.subscribe(target, desired_interval=interval_seconds, use_async_context=False)
+
+
+def unsubscribe(sampler: StackSampler, target: StackSamplerSubscriberTarget) -> bool:
+    """Undo `subscribe`, on the same thread. False when somebody had replaced or removed the hook.
+
+    A foreign profile function stays: the sampler's own way out would wipe it.
+    """
+    intact = hook_is_installed()
+    # A new list, because the sampler may be iterating over the old one right now.
+    sampler.subscribers = list(sampler.subscribers)
+    if intact:
+        sampler.unsubscribe(target)
+    else:
+        sampler.subscribers = [other for other in sampler.subscribers if other.target != target]
+        if not sampler.subscribers:
+            _forget_hook(sampler)
+    return intact
+
+
+def sampling_interval_seconds(sampler: StackSampler) -> float:
+    """The interval the sampler works at now: the smallest that any subscriber asked for."""
+    return sampler.current_sampling_interval or 0.0
+
+
+def _forget_hook(sampler: StackSampler) -> None:
+    sampler.current_sampling_interval = None
+    sampler.last_profile_time = 0.0
+
+
+def sampler_self_test() -> None:
+    """Sample a little work in a thread of its own, and leave no hook behind.
+
+    Raises:
+        PrivateNameError: no samples arrived, or they do not look as we read them.
+    """
+    failures: list[str] = []
+    thread = threading.Thread(target=_probe_sampler, args=(failures,), name="otel-pyinstrument-self-test")
+    thread.start()
+    thread.join()
+    if failures:
+        raise PrivateNameError(f"pyinstrument: {failures[0]}")
+
+
+def _probe_sampler(failures: list[str]) -> None:
+    stacks: list[list[str]] = []
+
+    def keep(stack: list[str], _elapsed: float, _state: object) -> None:
+        stacks.append(stack)
+
+    try:
+        if sys.getprofile() is not None:
+            # A debugger or coverage tool profiles every thread: nothing to test, and nothing to profile.
+            return
+        sampler = stack_sampler()
+        subscribe(sampler, keep, interval_seconds=_PROBE_INTERVAL_SECONDS)
+        try:
+            for _ in range(_PROBE_CALLS):
+                if len(stacks) > 1:
+                    break
+            installed = hook_is_installed()
+            sampling_interval_seconds(sampler)
+        finally:
+            intact = unsubscribe(sampler, keep)
+        if not installed or not intact or sys.getprofile() is not None:
+            failures.append("its profile function is not the one we know")
+        elif not any(
+            entry.startswith(f"{_probe_sampler.__name__}\0{__file__}\0") for entry in chain(*stacks)
+        ):
+            failures.append("the samples do not show the running function")
+    except Exception as error:
+        failures.append(f"{type(error).__name__}: {error}")

@@ -1,0 +1,111 @@
+"""What the user may decide: read once, from arguments and the environment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from logging import getLogger
+from typing import Any
+
+from otel_pyinstrument import environment_variables
+
+_logger = getLogger(__name__)
+
+_SHOWN_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Fields are named like the variables: `interval` is `OTEL_PYINSTRUMENT_INTERVAL` and so on."""
+
+    enabled: bool = True
+    rate: float = 0.02
+    """Share of requests, 0 to 1."""
+    max_concurrent: int = 4
+    """Requests profiled at the same moment in one process."""
+    interval: float = 10.0
+    """Milliseconds between samples."""
+    max_duration: float = 30.0
+    """Seconds of one request that are sampled."""
+
+    @property
+    def interval_seconds(self) -> float:
+        return self.interval / 1000
+
+
+def read_settings(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> Settings:
+    """Settings from `arguments` (named like the fields), else from `environ`, else the defaults.
+
+    Never raises: a bad value is logged once with its name and the default that is used instead.
+    An argument that is None and a variable that is empty count as not given.
+    """
+    defaults = Settings()
+    values: dict[str, Any] = {}
+    for name, read in _READERS.items():
+        variable = variable_of(name)
+        default = getattr(defaults, name)
+        for source, given in ((f"{name}=", arguments.get(name)), (f"{variable}=", environ.get(variable))):
+            if given is None or (isinstance(given, str) and not given.strip()):
+                continue
+            try:
+                values[name] = read(given)
+            except (TypeError, ValueError, OverflowError) as error:
+                shown = str(given)[:_SHOWN_CHARACTERS]
+                _logger.warning("%s%s: %s; using the default %s", source, shown, error, default)
+            break
+    unknown = sorted(arguments.keys() - _READERS.keys())
+    if unknown:
+        _logger.warning("Unknown options %s; known are %s", ", ".join(unknown), ", ".join(_READERS))
+    return Settings(**values)
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of the field `name`."""
+    return getattr(environment_variables, f"OTEL_PYINSTRUMENT_{name.upper()}")
+
+
+def _boolean(given: Any) -> bool:
+    text = str(given).strip().lower()
+    if text in {"true", "1", "yes", "on"}:
+        return True
+    if text in {"false", "0", "no", "off"}:
+        return False
+    raise ValueError("expected true or false")
+
+
+def _number(lowest: float, highest: float) -> Callable[[Any], float]:
+    def read(given: Any) -> float:
+        try:
+            number = float(given)
+        except (TypeError, ValueError):
+            raise ValueError("expected a number") from None
+        if math.isnan(number) or not lowest <= number <= highest:
+            raise ValueError(f"expected a number from {lowest:g} to {highest:g}")
+        return number
+
+    return read
+
+
+def _whole_number(lowest: int, highest: int) -> Callable[[Any], int]:
+    def read(given: Any) -> int:
+        try:
+            number = int(given)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError("expected a whole number") from None
+        if not lowest <= number <= highest:
+            raise ValueError(f"expected a whole number from {lowest} to {highest}")
+        return number
+
+    return read
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "enabled": _boolean,
+    "rate": _number(0, 1),
+    "max_concurrent": _whole_number(0, 1000),
+    "interval": _number(1, 1000),
+    "max_duration": _number(0.1, 3600),
+}
+
+FIELD_NAMES = tuple(field.name for field in fields(Settings))

@@ -1,0 +1,124 @@
+"""Where profiles begin and end: the local root spans of requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from logging import getLogger
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span, SpanProcessor
+from opentelemetry.trace import SpanKind, get_current_span
+
+from otel_pyinstrument import private_names
+from otel_pyinstrument.engine import Engine
+from otel_pyinstrument.gate import Gate
+from otel_pyinstrument.guard import Guard
+from otel_pyinstrument.profile_event import ProfileEvent
+from otel_pyinstrument.request import Request, attach_request, request_of
+from otel_pyinstrument.settings import Settings
+
+_logger = getLogger(__name__)
+
+
+class ProfilingSpanProcessor(SpanProcessor):
+    """Profiles a share of all requests and hangs each profile on its span as the last event.
+
+    A request is a sampled SERVER span without a parent in this process. All hooks run on the request's
+    thread, do little, and go through the guard. The event is appended before any exporter sees the span,
+    wherever this processor stands among the others.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        payload_as_bytes: Callable[[], bool],
+        ending_hook_works: bool = True,
+        reraise: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._payload_as_bytes = payload_as_bytes
+        self._ending_hook_works = ending_hook_works
+        self._gate = Gate(rate=settings.rate, max_concurrent=settings.max_concurrent)
+        self._engine = Engine(settings)
+        self._guard = Guard(self.shutdown, reraise=reraise)
+        self._off = False
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if not self._off:
+            self._guard.call("on_start", self._start, span, parent_context)
+
+    def _on_ending(self, span: Span) -> None:
+        if self._ending_hook_works and request_of(span) is not None:
+            self._guard.call("on_ending", self._end, span)
+
+    def shutdown(self) -> None:
+        """Profile nothing from now on. Hooks on other threads go at their next sample."""
+        self._off = True
+        self._engine.close_all()
+
+    def reset_after_fork(self) -> None:
+        """In the forked child: what the parent profiles is not the child's."""
+        self._guard.call("after_fork", self._reset)
+
+    def _reset(self) -> None:
+        self._engine.abandon_all()
+        self._gate.reset()
+
+    def _start(self, span: Span, parent_context: Context | None) -> None:
+        if span.parent is not None and not span.parent.is_remote:
+            request = request_of(get_current_span(parent_context))
+            if request is not None:
+                attach_request(span, request)
+            return
+        if span.kind is not SpanKind.SERVER or not span.get_span_context().trace_flags.sampled:
+            return
+        if private_names.max_events_of(span) == 0:
+            return
+        slot = self._gate.admit()
+        if slot is None:
+            return
+        segment = self._engine.open()
+        if segment is None:
+            slot.release()
+            return
+        attach_request(span, Request(span.get_span_context().span_id, "rate", slot, segment))
+        if not self._ending_hook_works:
+            self._wrap_end(span)
+
+    def _end(self, span: Span, timestamp: int | None = None) -> None:
+        request = request_of(span)
+        if request is None or request.root_span_id != span.get_span_context().span_id:
+            return
+        recording = request.finish()
+        if recording is None:
+            return
+        if recording.facts.failure is not None:
+            self._guard.report("sampling", recording.facts.failure)
+        events = private_names.events_of(span)
+        limit = private_names.max_events_of(span)
+        if limit is not None and len(events) >= limit:
+            _logger.debug("A profile was dropped: the span has %d events, its limit", len(events))
+            return
+        self._gate.hold(recording, recording.node_count)
+        events.append(
+            ProfileEvent(
+                recording,
+                reason=request.reason,
+                interval_seconds=self._settings.interval_seconds,
+                timestamp=span.end_time if timestamp is None else timestamp,
+                payload_as_bytes=self._payload_as_bytes,
+            )
+        )
+
+    def _wrap_end(self, span: Span) -> None:
+        """For an SDK without `_on_ending`: see `end` of this one span before the exporters do."""
+        original = span.end
+
+        def end(end_time: int | None = None) -> None:
+            end_time = time.time_ns() if end_time is None else end_time
+            self._guard.call("end", self._end, span, end_time)
+            original(end_time)
+
+        span.end = end
