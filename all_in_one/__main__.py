@@ -1,0 +1,54 @@
+"""`python -m all_in_one [--data DIR] [--demo flask|none]`: the whole platform on this machine, until Ctrl-C.
+
+Exit codes: 0 stopped on request, 1 a service failed, 2 it could not begin (settings, ports, data directory).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from all_in_one.console import Console
+from all_in_one.data_directory import DataDirectoryNotAvailable, claimed
+from all_in_one.interrupts import Interrupts
+from all_in_one.launch import SERVICE_FAILED, choose_addresses, run
+from all_in_one.launch_settings import BadSettings, LaunchSettings
+from all_in_one.ports import PortsNotAvailable
+from profile_store.embedded_mongodb import EmbeddedMongoDBError
+
+CANNOT_BEGIN = 2
+
+
+def main() -> int:
+    """Run until a stop signal; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m all_in_one", description="Run the whole platform on this machine until Ctrl-C."
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", help="where data and logs stay (default: DATA_DIR or ./data)"
+    )
+    parser.add_argument(
+        "--demo", choices=["flask", "none"], default="none", help="a demo shop with visitors (default: none)"
+    )
+    arguments = parser.parse_args()
+    with_demo = arguments.demo == "flask"
+    console = Console(sys.stdout)
+    interrupts = Interrupts()
+    interrupts.install()
+    try:
+        settings = LaunchSettings.from_environment()
+        data = settings.data_directory(arguments.data)
+        with claimed(data):
+            addresses = choose_addresses(settings, with_demo=with_demo)
+            console.line(f"otel-pyinstrument: data in {data}, logs in {data / 'logs'}")
+            return run(settings, addresses, console, interrupts, data=data, with_demo=with_demo)
+    except (BadSettings, DataDirectoryNotAvailable, PortsNotAvailable) as problem:
+        sys.stderr.write(f"all_in_one cannot start:\n{problem}\n")
+        return CANNOT_BEGIN
+    except EmbeddedMongoDBError as problem:
+        sys.stderr.write(f"all_in_one cannot start its database:\n{problem}\n")
+        return SERVICE_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
