@@ -26,16 +26,23 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):
-    """Nothing can be said about what was written: network, election, time-out, full disk. Try the same call again."""
+    """Network, election, time-out, full disk: nothing is known about what was written. Try the same call again."""
 
 
 class ProjectExists(StoreError):
     """Another project already has this name."""
 
 
+class InvalidProject(StoreError):
+    """A project cannot have this name, description, framework or base_url; the message says why."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """One item that can never be stored. `span_ids` are the spans lost with it; `reason` is a short snake_case name."""
+    """One item that can never be stored. `span_ids` are the spans lost with it; `reason` is a snake_case name.
+
+    A refused call tree loses no span: its record is stored without a profile, and `span_ids` is empty.
+    """
 
     span_ids: Sequence[bytes]
     reason: str
@@ -59,8 +66,8 @@ class Writer(Protocol):
 
         Returns only after a majority has everything in its journal, except what `refusals` name. Profiles are
         durable before the records that refer to them, so a visible record has its call tree. Writing the same
-        items again, in any grouping, changes nothing and is a success. One item that the database cannot hold is
-        refused alone; the others are stored. An empty batch returns at once without touching the database.
+        items again, in any grouping, changes nothing and is a success. One item that the database cannot hold
+        is refused alone; the others are stored. An empty batch returns at once without touching the database.
 
         Raises:
             StoreUnavailable: some of the batch may be stored; the whole batch may be written again.
@@ -69,6 +76,9 @@ class Writer(Protocol):
 
     async def project_for_service(self, service_name: str) -> Project:
         """The project named after `service.name`, made when missing; concurrent calls agree on one project.
+
+        Any text is accepted: control characters are replaced, long names are cut, and an empty name is
+        `unknown_service`.
 
         Raises:
             StoreUnavailable: as above.
@@ -83,10 +93,14 @@ class Writer(Protocol):
         """
         ...
 
-    async def create_project(self, name: str, *, description: str = "", framework: str = "other", base_url: str = "") -> Project:
-        """A new project with a fresh key.
+    async def create_project(
+        self, name: str, *, description: str = "", framework: str = "other", base_url: str = ""
+    ) -> Project:
+        """A new project with a fresh key. White space around the name does not count.
 
         Raises:
+            InvalidProject: the name is empty, longer than 200 characters or has control characters; or
+                another value is out of bounds.
             ProjectExists: the name is taken.
             StoreUnavailable: as above.
         """
@@ -94,9 +108,14 @@ class Writer(Protocol):
 
 
 class Reader(Protocol):
-    """Used by API and web. Reads see what a majority acknowledged. All raise StoreUnavailable when the database is away."""
+    """Used by API and web. Reads see what a majority acknowledged.
 
-    async def projects(self, *, page: int = 1, page_size: int = 20, status: str | None = None) -> Page[Project]:
+    All methods raise StoreUnavailable when the database is away.
+    """
+
+    async def projects(
+        self, *, page: int = 1, page_size: int = 20, status: str | None = None
+    ) -> Page[Project]:
         """Projects by name; an empty page is a normal answer."""
         ...
 
@@ -109,14 +128,22 @@ class Reader(Protocol):
         ...
 
     async def records(self, query: RecordQuery) -> Page[Record]:
-        """One page of records, without attributes, resource and events; equal keys are ordered by id, so pages do not overlap."""
+        """One page of records, without attributes, resource and events.
+
+        Equal sort keys are ordered by id, so pages do not overlap. A page beyond the end is empty.
+
+        Raises:
+            ValueError: page or page_size is below 1.
+        """
         ...
 
     async def record(self, project_id: str, record_id: str) -> RecordDetail | None:
-        """A record with call tree and child spans; None for an unknown or malformed id or another project's record.
+        """A record with call tree and child spans; None for an unknown or malformed id or project.
 
-        Child spans are those of the same trace that descend from the record's span (a span whose parent never
-        arrived counts when its trace has only this record), in start order, each once however often it was sent.
+        Child spans are those of the same trace and project that descend from the record's span, in start
+        order, each once however often it was sent. What descends from another record belongs to that one.
+        A span whose parent never arrived counts when its trace has only this record, unless the record itself
+        descends from that parent.
         """
         ...
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 from otel_pyinstrument.call_tree import CallTree
 
-type Scalar = str | int | float | bool
-type AttributeValue = Scalar | bytes | None | Sequence[AttributeValue] | Mapping[str, AttributeValue]
-type Attributes = Mapping[str, AttributeValue]
+Scalar: TypeAlias = str | int | float | bool
+AttributeValue: TypeAlias = "Scalar | bytes | Sequence[AttributeValue] | Mapping[str, AttributeValue] | None"
+Attributes: TypeAlias = Mapping[str, AttributeValue]
+
+Item = TypeVar("Item")
 
 Framework = Literal["flask", "django", "fastapi", "other"]
 ProjectStatus = Literal["active", "inactive", "archived"]
@@ -23,7 +25,7 @@ ProjectStatus = Literal["active", "inactive", "archived"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """One monitored service. `id` is public and stands in page addresses; `project_key` lets senders write."""
+    """One monitored service. `id` is public and stands in page addresses; the key lets senders write."""
 
     id: str
     name: str
@@ -112,7 +114,7 @@ class SpanEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSpan:
-    """A span that is not a request: a query, a template, an outgoing call. Read from the stored OTLP bytes."""
+    """A span that is not a request: a query, a template, an outgoing call. Read from stored OTLP bytes."""
 
     trace_id: bytes
     span_id: bytes
@@ -133,9 +135,9 @@ class ChildSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncomingRecord:
-    """A record as the receiver hands it over, with the encoded call tree (wire format version 1) if it has one.
+    """A record as the receiver hands it over, with its encoded call tree (wire format version 1) if it has one.
 
-    `payload` was decoded successfully once by the receiver; `profile` and `hot_functions` of the record came from it.
+    The receiver has decoded `payload` successfully; `profile` and `hot_functions` of the record came from it.
     """
 
     record: Record
@@ -167,7 +169,7 @@ class IncomingBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordQuery:
-    """Filters of the record list; all given ones must hold. `sort` names a field, `-` in front means descending."""
+    """Filters of the record list; all given ones must hold. `sort` names a field, `-` means descending."""
 
     project_id: str
     endpoint: str | None = None
@@ -185,7 +187,7 @@ class RecordQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page[Item]:
+class Page(Generic[Item]):
     """One page of a list. `total` is exact up to `total_limit`, then `total_limit` with `total_is_exact` False."""
 
     items: Sequence[Item]
@@ -208,8 +210,12 @@ class ProjectStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordDetail:
-    """A record with everything that belongs to it. `call_tree` is None when it was not profiled or the profile is gone."""
+    """A record with everything that belongs to it. `call_tree` is None when it was not profiled or the profile is gone.
+
+    `child_spans_truncated` tells that the trace has more child spans than one page reads.
+    """
 
     record: Record
     call_tree: CallTree | None
     child_spans: Sequence[ChildSpan]
+    child_spans_truncated: bool = False

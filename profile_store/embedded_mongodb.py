@@ -1,0 +1,330 @@
+"""A real MongoDB of one's own: found, started as a replica set of one node, waited for, stopped.
+
+The server is never part of this project: it is a `mongod` on PATH, or the one in the wheel that the dependency
+group `embedded-mongodb` installs. It listens on 127.0.0.1 only and has no password, like any development database.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+
+_REPLICA_SET = "otel_pyinstrument"
+_START_LIMIT_SECONDS = 60.0
+_STOP_LIMIT_SECONDS = 20.0
+_POLL_SECONDS = 0.05
+_SHOWN_LOG_LINES = 12
+
+# Exit codes of mongod, from its src/mongo/util/exit_code.h.
+_EXIT_ADDRESS_IN_USE = 48
+
+# Error codes of the server.
+_NOT_YET_INITIALIZED = 94
+
+# Becomes the server by exec, so no code of ours runs between fork and exec of the calling process. The kernel
+# stops the server when its parent dies, even by SIGKILL: prctl(PR_SET_PDEATHSIG = 1, SIGTERM). Linux only.
+_LAUNCHER = """
+import ctypes, os, signal, sys
+parent = int(sys.argv[1])
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+if os.getppid() != parent:
+    sys.exit(0)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+Progress: TypeAlias = Callable[[str], None]
+
+
+class EmbeddedMongoDBError(Exception):
+    """No server was found, or it did not start. The message says what to do."""
+
+
+def find_mongod() -> Path:
+    """The server's executable: on PATH, else in the installed wheel.
+
+    Raises:
+        EmbeddedMongoDBError: there is none; the message names the three ways out.
+    """
+    if on_path := shutil.which("mongod"):
+        return Path(on_path)
+    spec = importlib.util.find_spec("fiftyone")
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        candidate = Path(location) / "db" / "bin" / "mongod"
+        if os.access(candidate, os.X_OK):
+            return candidate
+    raise EmbeddedMongoDBError(
+        "No MongoDB found. Three ways out: (1) set MONGODB_URL to a MongoDB 6.0 or newer; "
+        "(2) install MongoDB so that `mongod` is on PATH; "
+        "(3) install the one that comes as a Python package: pip install --group embedded-mongodb"
+    )
+
+
+class EmbeddedMongoDB:
+    """A running server. `url` is for `MONGODB_URL`; `exited` is set when the process is gone for any reason."""
+
+    def __init__(self, url: str, server: _Server) -> None:
+        self.url = url
+        self._server = server
+
+    @property
+    def pid(self) -> int:
+        return self._server.pid
+
+    @property
+    def exited(self) -> threading.Event:
+        return self._server.exited
+
+    def stop(self) -> None:
+        """Ask the server to stop and wait; kill it after 20 s. The second time nothing happens."""
+        self._server.stop()
+
+
+@contextmanager
+def embedded_mongodb(
+    data_dir: Path, *, progress: Progress = lambda _: None, limit_seconds: float = _START_LIMIT_SECONDS
+) -> Generator[EmbeddedMongoDB]:
+    """Run a server with its data under `data_dir`/mongodb and its log in `data_dir`/mongod.log.
+
+    Blocks until it accepts writes; may be called on any thread. `progress` gets short messages there.
+    A data directory survives kill -9 of the server or of this process, and a changed port.
+
+    Raises:
+        EmbeddedMongoDBError: no server, a second start on the same directory, or no start within the limit.
+    """
+    executable = find_mongod()
+    deadline = time.monotonic() + limit_seconds
+    database_dir = data_dir / "mongodb"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        database_dir.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise EmbeddedMongoDBError(f"Cannot use the data directory {data_dir}: {error.strerror}") from None
+    with _locked(data_dir):
+        progress(f"starting {executable}")
+        server, port = _start(executable, data_dir, deadline, progress)
+        try:
+            _become_primary(port, server, data_dir, deadline)
+            progress(f"MongoDB is ready on 127.0.0.1:{port}")
+            yield EmbeddedMongoDB(f"mongodb://127.0.0.1:{port}/?replicaSet={_REPLICA_SET}", server)
+        finally:
+            server.stop()
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Generator[None]:
+    """One process per data directory. The kernel drops the lock with the process, so it is never stale."""
+    with (data_dir / "mongodb.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise EmbeddedMongoDBError(
+                f"The data directory {data_dir} is in use by process {holder}. "
+                "Stop that one, or name another directory with --data or DATA_DIR."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+class _Server:
+    """One mongod process.
+
+    PR_SET_PDEATHSIG fires when the *thread* that started the process ends. So a thread of its own starts it
+    and then waits for it: that thread lives exactly as long as the server, or as this process.
+    """
+
+    def __init__(self, arguments: list[str], output: IO[bytes]) -> None:
+        self.exited = threading.Event()
+        self._started = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failure: OSError | None = None
+        threading.Thread(target=self._run, args=(arguments, output), name="mongod", daemon=True).start()
+        self._started.wait()
+        if self._failure is not None:
+            raise EmbeddedMongoDBError(f"Cannot start {arguments[0]}: {self._failure.strerror}")
+
+    def _run(self, arguments: list[str], output: IO[bytes]) -> None:
+        command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *arguments]
+        try:
+            # A session of its own: Ctrl-C in the terminal must reach those who still write to it first.
+            self._process = subprocess.Popen(  # noqa: S603 - the command is ours
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+        except OSError as error:
+            self._failure = error
+        self._started.set()
+        if self._process is not None:
+            self._process.wait()
+            self.exited.set()
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._running().returncode if self.exited.is_set() else None
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the server was never started")
+        return self._process
+
+    def stop(self) -> None:
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
+            if self.exited.is_set():
+                return
+            self._running().send_signal(signal_number)
+            self.exited.wait(_STOP_LIMIT_SECONDS)
+
+
+def _start(executable: Path, data_dir: Path, deadline: float, progress: Progress) -> tuple[_Server, int]:
+    """A server that answers, and its port. Tries again for a port taken or a last server still stopping."""
+    log = data_dir / "mongod.log"
+    if log.exists():
+        log.replace(data_dir / "mongod.log.1")
+    while True:
+        port = _port_for(data_dir)
+        with log.open("ab") as output:
+            server = _Server(_arguments(executable, data_dir / "mongodb", port), output)
+        try:
+            _wait_until_answering(server, port, deadline, data_dir)
+        except _TryAgainError as reason:
+            progress(str(reason))
+            time.sleep(_POLL_SECONDS)
+        except BaseException:
+            server.stop()
+            raise
+        else:
+            (data_dir / "mongodb.port").write_text(str(port))
+            return server, port
+
+
+class _TryAgainError(Exception):
+    """The server stopped for a reason that passes."""
+
+
+def _arguments(executable: Path, database_dir: Path, port: int) -> list[str]:
+    return [
+        str(executable),
+        *("--dbpath", str(database_dir)),
+        *("--bind_ip", "127.0.0.1"),
+        *("--port", str(port)),
+        *("--replSet", _REPLICA_SET),
+        "--nounixsocket",
+        # The defaults take half of the memory for the cache and 5 percent of the disk for the oplog.
+        *("--wiredTigerCacheSizeGB", "0.5"),
+        *("--oplogSize", "256"),
+        *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+        # There is no other node to hand over to, so SIGTERM need not wait the usual 15 s for one.
+        *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"),
+    ]
+
+
+def _port_for(data_dir: Path) -> int:
+    """The port of the last start when it is free, so that addresses stay valid; else any free one."""
+    remembered = data_dir / "mongodb.port"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(remembered.read_text())))
+        except (OSError, ValueError, OverflowError):
+            probe.close()
+        else:
+            return probe.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_answering(server: _Server, port: int, deadline: float, data_dir: Path) -> None:
+    while True:
+        if server.exited.is_set():
+            tail = _log_tail(data_dir)
+            if time.monotonic() < deadline:
+                if server.exit_code == _EXIT_ADDRESS_IN_USE:
+                    raise _TryAgainError(f"port {port} was taken in the meantime, trying another")
+                if "DBPathInUse" in tail:
+                    raise _TryAgainError("waiting for the last MongoDB on this directory to stop")
+            raise EmbeddedMongoDBError(f"MongoDB stopped with exit code {server.exit_code}.\n{tail}")
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        _check_deadline(deadline, data_dir)
+        time.sleep(_POLL_SECONDS)
+
+
+def _become_primary(port: int, server: _Server, data_dir: Path, deadline: float) -> None:
+    """Make the replica set, or correct the port in it, and wait until it accepts writes."""
+    member = f"127.0.0.1:{port}"
+    client: MongoClient[dict[str, Any]] = MongoClient(
+        member,
+        directConnection=True,
+        serverSelectionTimeoutMS=1_000,
+        connectTimeoutMS=1_000,
+        socketTimeoutMS=10_000,
+    )
+    with client:
+        while True:
+            try:
+                if client.admin.command("hello").get("isWritablePrimary"):
+                    return
+                _configure(client, member)
+            except PyMongoError as error:
+                problem = f" The last answer was: {type(error).__name__}."
+            else:
+                problem = ""
+            if server.exited.is_set():
+                raise EmbeddedMongoDBError(
+                    f"MongoDB stopped with exit code {server.exit_code}.\n{_log_tail(data_dir)}"
+                )
+            _check_deadline(deadline, data_dir, problem)
+            time.sleep(_POLL_SECONDS)
+
+
+def _configure(client: MongoClient[dict[str, Any]], member: str) -> None:
+    try:
+        config = client.admin.command("replSetGetConfig")["config"]
+    except OperationFailure as error:
+        if error.code != _NOT_YET_INITIALIZED:
+            raise
+        client.admin.command(
+            "replSetInitiate", {"_id": _REPLICA_SET, "members": [{"_id": 0, "host": member}]}
+        )
+        return
+    if config["members"][0]["host"] != member:
+        config["members"][0]["host"] = member
+        config["version"] += 1
+        # The node is in no replica set under its new address, so nobody else could accept this change.
+        client.admin.command("replSetReconfig", config, force=True)
+
+
+def _check_deadline(deadline: float, data_dir: Path, problem: str = "") -> None:
+    if time.monotonic() > deadline:
+        raise EmbeddedMongoDBError(f"MongoDB did not get ready in time.{problem}\n{_log_tail(data_dir)}")
+
+
+def _log_tail(data_dir: Path) -> str:
+    log = data_dir / "mongod.log"
+    lines = log.read_text(errors="replace").splitlines()[-_SHOWN_LOG_LINES:]
+    return "\n".join([f"The end of {log}:", *(f"  {line[:400]}" for line in lines)])

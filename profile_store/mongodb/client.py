@@ -1,0 +1,72 @@
+"""The connection: how writes become durable, what reads may see, how long anything may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+from bson.codec_options import CodecOptions
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import ConfigurationError, InvalidURI
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from profile_store.contracts import StoreError
+from profile_store.settings import StoreSettings
+
+Document: TypeAlias = dict[str, Any]
+Client: TypeAlias = AsyncMongoClient[Document]
+Database: TypeAlias = AsyncDatabase[Document]
+Collection: TypeAlias = AsyncCollection[Document]
+
+# Bounds a whole operation with its retry. Without it a hung primary stalls a write until it wakes up again.
+_OPERATION_TIMEOUT_MS = 8_000
+
+
+def connect(settings: StoreSettings) -> Client:
+    """A client for the running event loop; it connects at the first operation.
+
+    Raises:
+        StoreError: `MONGODB_URL` is missing or the driver cannot read it.
+    """
+    if settings.mongodb_url is None:
+        raise StoreError(
+            "MONGODB_URL is not set. Set it to a MongoDB 6.0 or newer, for example "
+            "mongodb://127.0.0.1:27017/?replicaSet=rs0, or use `python -m all_in_one`, which starts one."
+        )
+    try:
+        return AsyncMongoClient(
+            settings.mongodb_url.get_secret_value(),
+            appname="otel-pyinstrument",
+            retryWrites=True,
+            retryReads=True,
+            timeoutMS=_OPERATION_TIMEOUT_MS,
+        )
+    except (ConfigurationError, InvalidURI, ValueError) as error:
+        # The message of the driver may repeat the address with its password.
+        raise StoreError(f"MONGODB_URL is not usable: the driver raised {type(error).__name__}.") from None
+
+
+def database_of(client: Client, settings: StoreSettings) -> Database:
+    """The database with our guarantees, whatever the address says.
+
+    Majority and journal: with less, acknowledged spans are lost when a primary is killed. Majority reads: nobody
+    sees a record that a failover takes back.
+    """
+    return client.get_database(
+        settings.mongodb_database,
+        codec_options=CodecOptions[Document](tz_aware=True, tzinfo=UTC),
+        write_concern=WriteConcern(w="majority", j=True),
+        read_concern=ReadConcern("majority"),
+    )
+
+
+class DatabaseUser:
+    """What every part of the store works with. `clock` gives the current time in UTC."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock

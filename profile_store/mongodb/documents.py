@@ -1,0 +1,193 @@
+"""The shape of every document, and the way to it and back. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from bson import ObjectId
+
+from profile_store.model import (
+    HotFunctionFacts,
+    IncomingChildSpans,
+    ProfileFacts,
+    Project,
+    Record,
+)
+from profile_store.mongodb.attributes import pack, unpack
+from profile_store.mongodb.client import Document
+
+TRACE_ID_BYTES = 16
+SPAN_ID_BYTES = 8
+
+_CHUNK_HASH_BYTES = 16
+_CHUNK_COMPRESSION_LEVEL = 1
+MAX_CHUNK_OTLP_BYTES = 64 * 1024 * 1024
+
+LIST_PROJECTION = {"packed": False, "expires_at": False}
+"""What a list of records leaves out."""
+
+
+def record_key(trace_id: bytes, span_id: bytes) -> bytes:
+    """24 bytes, the `_id` of a record and of its profile.
+
+    Raises:
+        ValueError: an id of another length. BSON sorts binaries by length first, so mixed lengths break trace ranges.
+    """
+    if len(trace_id) != TRACE_ID_BYTES or len(span_id) != SPAN_ID_BYTES:
+        raise ValueError(f"trace and span id have {len(trace_id)} and {len(span_id)} bytes, not 16 and 8")
+    return trace_id + span_id
+
+
+def trace_range(trace_id: bytes, *, suffix_bytes: int) -> Document:
+    """A filter on `_id` for everything of one trace in a collection whose keys end with `suffix_bytes`."""
+    return {
+        "$gte": trace_id + b"\x00" * suffix_bytes,
+        "$lte": trace_id + b"\xff" * suffix_bytes,
+    }
+
+
+RECORD_SUFFIX_BYTES = SPAN_ID_BYTES
+CHUNK_SUFFIX_BYTES = _CHUNK_HASH_BYTES
+
+
+def record_document(record: Record, *, created_at: datetime, expires_at: datetime) -> Document:
+    """A record under the field names of the API contract; free-form attributes packed beside them.
+
+    Raises:
+        ValueError: wrong id lengths, or attributes that cannot be packed.
+    """
+    parent = record.parent_span_id
+    return {
+        "_id": record_key(record.trace_id, record.span_id),
+        "project_id": ObjectId(record.project_id),
+        "trace_id": record.trace_id.hex(),
+        "span_id": record.span_id.hex(),
+        "parent_span_id": None if parent is None else parent.hex(),
+        "endpoint": record.endpoint,
+        "path": record.path,
+        "method": record.method,
+        "status_code": record.status_code,
+        "failed": record.failed,
+        "duration": record.duration,
+        "timestamp": record.timestamp,
+        "start_time_unix_nano": record.start_time_unix_nano,
+        "version": record.version,
+        "environment": record.environment,
+        "service": record.service,
+        "has_profile": record.profile is not None,
+        "profile": None if record.profile is None else asdict(record.profile),
+        "hot_functions": [asdict(function) for function in record.hot_functions],
+        "packed": pack(record.attributes, record.resource, record.events),
+        "created_at": created_at,
+        "expires_at": expires_at,
+    }
+
+
+def record_from_document(document: Document) -> Record:
+    """The record again; without attributes, resource and events when `packed` was left out."""
+    parent = document["parent_span_id"]
+    profile = document["profile"]
+    record = Record(
+        project_id=str(document["project_id"]),
+        trace_id=bytes.fromhex(document["trace_id"]),
+        span_id=bytes.fromhex(document["span_id"]),
+        parent_span_id=None if parent is None else bytes.fromhex(parent),
+        endpoint=document["endpoint"],
+        method=document["method"],
+        path=document["path"],
+        status_code=document["status_code"],
+        failed=document["failed"],
+        duration=document["duration"],
+        timestamp=_with_microseconds(document["timestamp"], document["start_time_unix_nano"]),
+        start_time_unix_nano=document["start_time_unix_nano"],
+        version=document["version"],
+        environment=document["environment"],
+        service=document["service"],
+        profile=None if profile is None else ProfileFacts(**profile),
+        hot_functions=[HotFunctionFacts(**function) for function in document["hot_functions"]],
+        created_at=document["created_at"],
+    )
+    if "packed" not in document:
+        return record
+    attributes, resource, events = unpack(document["packed"])
+    return replace(record, attributes=attributes, resource=resource, events=events)
+
+
+def _with_microseconds(date: datetime, unix_nano: int) -> datetime:
+    """BSON dates have milliseconds; the rest of the microseconds comes from the span's own nanoseconds."""
+    return date + timedelta(microseconds=unix_nano // 1_000 % 1_000)
+
+
+def profile_document(record: Record, payload: bytes, *, expires_at: datetime) -> Document:
+    """A call tree as it came; it is compressed already."""
+    return {
+        "_id": record_key(record.trace_id, record.span_id),
+        "project_id": ObjectId(record.project_id),
+        "payload": payload,
+        "expires_at": expires_at,
+    }
+
+
+def child_spans_document(chunk: IncomingChildSpans, *, expires_at: datetime) -> Document:
+    """The child spans of one trace that came together. The same spans again have the same `_id`.
+
+    Raises:
+        ValueError: wrong id lengths, or more than `MAX_CHUNK_OTLP_BYTES`.
+    """
+    if len(chunk.trace_id) != TRACE_ID_BYTES:
+        raise ValueError(f"trace id has {len(chunk.trace_id)} bytes, not {TRACE_ID_BYTES}")
+    if len(chunk.otlp) > MAX_CHUNK_OTLP_BYTES:
+        raise ValueError(f"child spans need {len(chunk.otlp)} bytes, more than {MAX_CHUNK_OTLP_BYTES}")
+    project_id = ObjectId(chunk.project_id)
+    digest = hashlib.blake2b(
+        project_id.binary + b"".join(sorted(set(chunk.span_ids))), digest_size=_CHUNK_HASH_BYTES
+    ).digest()
+    return {
+        "_id": chunk.trace_id + digest,
+        "project_id": project_id,
+        "timestamp": chunk.timestamp,
+        "span_count": len(chunk.span_ids),
+        "otlp": zlib.compress(chunk.otlp, _CHUNK_COMPRESSION_LEVEL),
+        "expires_at": expires_at,
+    }
+
+
+def otlp_of(document: Document) -> bytes:
+    """The OTLP bytes of a chunk.
+
+    Raises:
+        ValueError: damaged, or larger than `MAX_CHUNK_OTLP_BYTES`.
+    """
+    decompressor = zlib.decompressobj()
+    try:
+        otlp = decompressor.decompress(document["otlp"], MAX_CHUNK_OTLP_BYTES)
+    except zlib.error as error:
+        raise ValueError(f"child spans are damaged: {error}") from None
+    if not decompressor.eof:
+        raise ValueError("child spans are cut off or too large")
+    return otlp
+
+
+def project_document(project: Project) -> Document:
+    """Everything but the `_id`, which the caller sets."""
+    return {
+        "name": project.name,
+        "project_key": project.project_key,
+        "description": project.description,
+        "framework": project.framework,
+        "base_url": project.base_url,
+        "status": project.status,
+        "config": dict(project.config),
+        "created_at": project.created_at,
+        "updated_at": project.updated_at,
+        "last_activity": project.last_activity,
+    }
+
+
+def project_from_document(document: Document) -> Project:
+    values: dict[str, Any] = {key: document[key] for key in document if key != "_id"}
+    return Project(id=str(document["_id"]), **values)

@@ -1,0 +1,35 @@
+"""Turns what the driver raises into the contract's errors, without ever repeating a document."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
+
+from profile_store.contracts import StoreUnavailable
+
+_MAX_DETAIL_CHARACTERS = 300
+
+
+@contextmanager
+def unavailable_on_failure(action: str) -> Generator[None]:
+    """Whatever the driver reports inside this block means: nothing is known, try again.
+
+    The cause is cut off on purpose: the text of a `BulkWriteError` holds whole documents.
+    """
+    try:
+        yield
+    except PyMongoError as error:
+        raise StoreUnavailable(f"MongoDB could not {action}: {describe(error)}") from None
+
+
+def describe(error: PyMongoError) -> str:
+    """Name and code of an error. Only connection errors carry text of ours alone, so only theirs is repeated."""
+    name = type(error).__name__
+    if isinstance(error, OperationFailure):
+        code_name = (error.details or {}).get("codeName", "")
+        return f"{name} {error.code or ''} {code_name}".strip()
+    if isinstance(error, (ConnectionFailure, ConfigurationError)):
+        return f"{name}: {str(error)[:_MAX_DETAIL_CHARACTERS]}"
+    return name

@@ -1,0 +1,73 @@
+"""The indexes. Each one serves a query named in docs/adr/001-storage-schema.md; there is none without a query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.errors import OperationFailure
+
+from profile_store.contracts import StoreError
+from profile_store.mongodb.client import Database
+from profile_store.mongodb.errors import unavailable_on_failure
+
+PROJECTS = "projects"
+RECORDS = "performance_records"
+PROFILES = "profiles"
+CHILD_SPANS = "child_spans"
+
+_NEWEST_FIRST = [("timestamp", DESCENDING), ("_id", DESCENDING)]
+_EXPIRY = IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0)
+
+_INDEXES: Mapping[str, Sequence[IndexModel]] = {
+    PROJECTS: [
+        IndexModel([("name", ASCENDING)], name="name", unique=True),
+        IndexModel([("project_key", ASCENDING)], name="project_key", unique=True),
+    ],
+    RECORDS: [
+        IndexModel([("project_id", ASCENDING), *_NEWEST_FIRST], name="newest"),
+        IndexModel(
+            [("project_id", ASCENDING), ("duration", DESCENDING), ("_id", DESCENDING)],
+            name="slowest",
+        ),
+        IndexModel([("project_id", ASCENDING), ("endpoint", ASCENDING), *_NEWEST_FIRST], name="endpoint"),
+        IndexModel([("project_id", ASCENDING), ("version", ASCENDING), *_NEWEST_FIRST], name="version"),
+        IndexModel(
+            [("project_id", ASCENDING), *_NEWEST_FIRST],
+            name="profiled",
+            partialFilterExpression={"has_profile": True},
+        ),
+        IndexModel(
+            [("project_id", ASCENDING), *_NEWEST_FIRST],
+            name="failed",
+            partialFilterExpression={"failed": True},
+        ),
+        _EXPIRY,
+    ],
+    PROFILES: [_EXPIRY],
+    CHILD_SPANS: [_EXPIRY],
+}
+
+# IndexOptionsConflict, IndexKeySpecsConflict: an index of this name or these keys exists with other options.
+_CONFLICT_CODES = {85, 86}
+
+
+async def ensure_indexes(database: Database) -> None:
+    """Create what is missing. Safe to call again, and from several processes at once.
+
+    Raises:
+        StoreError: an existing index differs; the message names the collection.
+        StoreUnavailable: MongoDB did not answer.
+    """
+    for name, indexes in _INDEXES.items():
+        with unavailable_on_failure(f"create the indexes of {name}"):
+            try:
+                await database[name].create_indexes(list(indexes))
+            except OperationFailure as error:
+                if error.code in _CONFLICT_CODES:
+                    raise StoreError(
+                        f"An index of the collection {database.name}.{name} exists with other options "
+                        f"than this version needs ({', '.join(index.document['name'] for index in indexes)}). "
+                        "Drop it, or set MONGODB_DATABASE to a database of its own."
+                    ) from None
+                raise

@@ -1,0 +1,275 @@
+"""The reading half of the contract, for records."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from bson import ObjectId, encode
+from bson.errors import BSONError
+
+from otel_pyinstrument.call_tree import CallTree, InvalidPayload, decode
+from profile_store.model import ChildSpan, Page, ProjectStatistics, Record, RecordDetail, RecordQuery
+from profile_store.mongodb import indexes
+from profile_store.mongodb.child_spans import decode_child_spans, descendants
+from profile_store.mongodb.client import DatabaseUser, Document
+from profile_store.mongodb.documents import (
+    CHUNK_SUFFIX_BYTES,
+    LIST_PROJECTION,
+    RECORD_SUFFIX_BYTES,
+    SPAN_ID_BYTES,
+    TRACE_ID_BYTES,
+    otlp_of,
+    record_from_document,
+    trace_range,
+)
+from profile_store.mongodb.errors import unavailable_on_failure
+from profile_store.mongodb.retention import CLOCK_TOLERANCE
+
+_logger = logging.getLogger(__name__)
+
+TOTAL_LIMIT = 10_000
+"""Up to here the total of a list is counted."""
+
+MAX_CHILD_SPANS = 20_000
+MAX_CHILD_SPAN_BYTES = 64 * 1024 * 1024
+"""What one record page reads of its trace at most."""
+
+_STATISTICS_WINDOW = timedelta(hours=24)
+_MAX_ENDPOINTS = 200
+_MAX_SKIP = 2**31
+
+# Decoding 32 KiB of payload takes some milliseconds; longer work would stall every other request of this loop.
+_DECODE_IN_THREAD_BYTES = 32 * 1024
+
+
+class RecordReader(DatabaseUser):
+    """Every query names the project, so on a sharded cluster it goes to the shards of that project."""
+
+    async def records(self, query: RecordQuery) -> Page[Record]:
+        """See `profile_store.contracts.Reader.records`."""
+        if query.page < 1 or query.page_size < 1:
+            raise ValueError(f"page={query.page}, page_size={query.page_size}: both count from 1")
+        empty: Page[Record] = Page(items=(), page=query.page, page_size=query.page_size, total=0)
+        filters = record_filter(query)
+        if filters is None:
+            return empty
+        collection = self._database[indexes.RECORDS]
+        field, direction = query.sort.removeprefix("-"), -1 if query.sort.startswith("-") else 1
+        skip = (query.page - 1) * query.page_size
+        with unavailable_on_failure("list records"):
+            total = await collection.count_documents(filters, limit=TOTAL_LIMIT + 1)
+            if total <= skip <= TOTAL_LIMIT or skip > _MAX_SKIP:
+                items: list[Document] = []
+            else:
+                items = await (
+                    collection.find(filters, LIST_PROJECTION)
+                    .sort([(field, direction), ("_id", direction)])
+                    .skip(skip)
+                    .limit(query.page_size)
+                    .to_list()
+                )
+        return Page(
+            items=[record_from_document(item) for item in items],
+            page=query.page,
+            page_size=query.page_size,
+            total=min(total, TOTAL_LIMIT),
+            total_is_exact=total <= TOTAL_LIMIT,
+        )
+
+    async def record(self, project_id: str, record_id: str) -> RecordDetail | None:
+        """See `profile_store.contracts.Reader.record`."""
+        key = _key_filter(project_id, record_id)
+        if key is None:
+            return None
+        with unavailable_on_failure("read a record"):
+            document = await self._database[indexes.RECORDS].find_one(key)
+            if document is None:
+                return None
+            record = record_from_document(document)
+            tree = None if record.profile is None else await self._read_call_tree(key)
+            others = await self._other_records(record)
+            spans = [span async for span in self._child_spans(record)]
+        return RecordDetail(
+            record=record,
+            call_tree=tree,
+            child_spans=descendants(record.span_id, record.parent_span_id, spans, other_records=others),
+            child_spans_truncated=len(spans) >= MAX_CHILD_SPANS,
+        )
+
+    async def call_tree(self, project_id: str, record_id: str) -> CallTree | None:
+        """See `profile_store.contracts.Reader.call_tree`."""
+        key = _key_filter(project_id, record_id)
+        if key is None:
+            return None
+        with unavailable_on_failure("read a call tree"):
+            # A profile without its record was written by a batch that is not complete yet.
+            if (
+                await self._database[indexes.RECORDS].find_one({**key, "has_profile": True}, {"_id": True})
+                is None
+            ):
+                return None
+            return await self._read_call_tree(key)
+
+    async def _read_call_tree(self, key: Document) -> CallTree | None:
+        document = await self._database[indexes.PROFILES].find_one(key, {"payload": True})
+        if document is None:
+            return None
+        payload: bytes = document["payload"]
+        try:
+            if len(payload) <= _DECODE_IN_THREAD_BYTES:
+                return decode(payload)
+            return await asyncio.to_thread(decode, payload)
+        except InvalidPayload as error:
+            _logger.warning("stored call tree %s is damaged: %s", key["_id"].hex(), error)
+            return None
+
+    async def _other_records(self, record: Record) -> set[bytes]:
+        cursor = self._database[indexes.RECORDS].find(
+            {
+                "_id": trace_range(record.trace_id, suffix_bytes=RECORD_SUFFIX_BYTES),
+                "project_id": ObjectId(record.project_id),
+            },
+            {"_id": True},
+            limit=MAX_CHILD_SPANS,
+        )
+        return {document["_id"][TRACE_ID_BYTES:] async for document in cursor} - {record.span_id}
+
+    async def _child_spans(self, record: Record) -> AsyncGenerator[ChildSpan]:
+        """All child spans of the record's trace in its project, up to the limits."""
+        seen: set[bytes] = set()
+        size = 0
+        chunks = self._database[indexes.CHILD_SPANS].find(
+            {
+                "_id": trace_range(record.trace_id, suffix_bytes=CHUNK_SUFFIX_BYTES),
+                "project_id": ObjectId(record.project_id),
+            },
+            {"otlp": True},
+        )
+        async for chunk in chunks:
+            try:
+                otlp = otlp_of(chunk)
+            except ValueError as error:
+                _logger.warning("trace %s: %s", record.trace_id.hex(), error)
+                continue
+            for span in decode_child_spans(otlp):
+                if span.span_id not in seen:
+                    seen.add(span.span_id)
+                    yield span
+                    if len(seen) >= MAX_CHILD_SPANS:
+                        return
+            size += len(otlp)
+            if size > MAX_CHILD_SPAN_BYTES:
+                return
+
+    async def project_statistics(self, project_id: str) -> ProjectStatistics:
+        """See `profile_store.contracts.Reader.project_statistics`."""
+        nothing = ProjectStatistics(
+            total_requests=0,
+            avg_response_time=None,
+            p95_response_time=None,
+            error_rate=None,
+            last_request_time=None,
+        )
+        if not ObjectId.is_valid(project_id):
+            return nothing
+        window = {"$match": self._last_day(project_id)}
+        collection = self._database[indexes.RECORDS]
+        totals: dict[str, Any] = {
+            "_id": None,
+            "count": {"$sum": 1},
+            "average": {"$avg": "$duration"},
+            "failed": {"$sum": {"$cond": ["$failed", 1, 0]}},
+            "last": {"$max": "$timestamp"},
+        }
+        with unavailable_on_failure("compute statistics"):
+            groups = await (await collection.aggregate([window, {"$group": totals}])).to_list()
+            if not groups:
+                return nothing
+            found = groups[0]
+            # Nearest rank: the smallest duration that at least 95 percent do not exceed. $percentile needs MongoDB 7.
+            above = found["count"] - -(-found["count"] * 95 // 100)
+            slow = await (
+                await collection.aggregate(
+                    [
+                        window,
+                        {"$sort": {"duration": -1}},
+                        {"$limit": above + 1},
+                        {"$group": {"_id": None, "p95": {"$min": "$duration"}}},
+                    ],
+                    allowDiskUse=True,
+                )
+            ).to_list()
+        return ProjectStatistics(
+            total_requests=found["count"],
+            avg_response_time=found["average"] * 1_000,
+            p95_response_time=slow[0]["p95"] * 1_000 if slow else None,
+            error_rate=found["failed"] / found["count"],
+            last_request_time=found["last"],
+        )
+
+    async def endpoints(self, project_id: str) -> Sequence[str]:
+        """See `profile_store.contracts.Reader.endpoints`."""
+        if not ObjectId.is_valid(project_id):
+            return []
+        with unavailable_on_failure("list endpoints"):
+            groups = await self._database[indexes.RECORDS].aggregate(
+                [
+                    {"$match": self._last_day(project_id)},
+                    {"$group": {"_id": "$endpoint", "count": {"$sum": 1}}},
+                    {"$sort": {"count": -1, "_id": 1}},
+                    {"$limit": _MAX_ENDPOINTS},
+                ]
+            )
+            return [group["_id"] async for group in groups]
+
+    def _last_day(self, project_id: str) -> Document:
+        now = self._clock()
+        return {
+            "project_id": ObjectId(project_id),
+            "timestamp": {"$gte": now - _STATISTICS_WINDOW, "$lte": now + CLOCK_TOLERANCE},
+        }
+
+
+def record_filter(query: RecordQuery) -> Document | None:
+    """The filter of a record list; None when nothing can match, such as an id or a text that BSON cannot hold."""
+    if not ObjectId.is_valid(query.project_id):
+        return None
+    filters: Document = {"project_id": ObjectId(query.project_id)}
+    for name in ("endpoint", "method", "version", "environment"):
+        if (value := getattr(query, name)) is not None:
+            filters[name] = value
+    match query.status:
+        case None:
+            pass
+        case "ok" | "failed":
+            filters["failed"] = query.status == "failed"
+        case code:
+            filters["status_code"] = code
+    if query.min_duration is not None:
+        filters["duration"] = {"$gte": query.min_duration}
+    window = {"$gte": query.start_time, "$lt": query.end_time}
+    if bounds := {operator: time for operator, time in window.items() if time is not None}:
+        filters["timestamp"] = bounds
+    if query.profiled is not None:
+        filters["has_profile"] = query.profiled
+    try:
+        encode(filters)
+    except (BSONError, ValueError, OverflowError):
+        return None
+    return filters
+
+
+def _key_filter(project_id: str, record_id: str) -> Document | None:
+    if not ObjectId.is_valid(project_id) or len(record_id) != 2 * (TRACE_ID_BYTES + SPAN_ID_BYTES):
+        return None
+    try:
+        key = bytes.fromhex(record_id)
+    except ValueError:
+        return None
+    if len(key) != TRACE_ID_BYTES + SPAN_ID_BYTES:
+        return None
+    return {"_id": key, "project_id": ObjectId(project_id)}

@@ -1,0 +1,63 @@
+"""When a document may go: a date in `expires_at`, which the database's own TTL monitor enforces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+
+from bson import ObjectId
+
+from profile_store.mongodb.client import Collection
+
+DEFAULT_RETENTION_DAYS = 30
+MAX_RETENTION_DAYS = 3_650
+
+CLOCK_TOLERANCE = timedelta(minutes=15)
+"""How far the clock of an application may be ahead of ours before we stop believing its timestamps."""
+
+_REFRESH_AFTER = timedelta(minutes=1)
+_MAX_REMEMBERED_PROJECTS = 10_000
+
+
+def expiry(timestamp: datetime, arrival: datetime, retention_days: int) -> datetime:
+    """The date on which an item of `timestamp` that came at `arrival` expires.
+
+    Counts from the timestamp, so a replayed item lives no longer than one that came in time. A timestamp in the
+    future or older than the retention comes from a wrong clock and counts as the arrival: otherwise the item would
+    stay for years, or go within a minute although it was acknowledged.
+    """
+    retention = timedelta(days=retention_days)
+    believable = arrival - retention <= timestamp <= arrival + CLOCK_TOLERANCE
+    return (timestamp if believable else arrival) + retention
+
+
+class RetentionOfProjects:
+    """The retention of each project, read from `projects` at most once a minute and project."""
+
+    def __init__(self, projects: Collection, clock: Callable[[], datetime]) -> None:
+        self._projects = projects
+        self._clock = clock
+        self._known: dict[ObjectId, tuple[datetime, int]] = {}
+
+    async def days(self, project_ids: Iterable[ObjectId]) -> Mapping[ObjectId, int]:
+        """Days by project id. A project without the setting, or without a document, has the default."""
+        now = self._clock()
+        wanted = set(project_ids)
+        days = {key: value for key, (until, value) in self._known.items() if key in wanted and now < until}
+        if missing := wanted - days.keys():
+            found = dict.fromkeys(missing, DEFAULT_RETENTION_DAYS)
+            async for document in self._projects.find(
+                {"_id": {"$in": list(missing)}}, {"config.retention_days": True}
+            ):
+                found[document["_id"]] = _days(document.get("config", {}).get("retention_days"))
+            if len(self._known) + len(found) > _MAX_REMEMBERED_PROJECTS:
+                self._known.clear()
+            self._known.update((key, (now + _REFRESH_AFTER, value)) for key, value in found.items())
+            days.update(found)
+        return days
+
+
+def _days(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RETENTION_DAYS:
+        return value
+    return DEFAULT_RETENTION_DAYS

@@ -1,0 +1,45 @@
+"""Puts the parts of the store together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from profile_store.contracts import Store
+from profile_store.mongodb.client import connect, database_of
+from profile_store.mongodb.errors import unavailable_on_failure
+from profile_store.mongodb.indexes import ensure_indexes
+from profile_store.mongodb.projects import Projects
+from profile_store.mongodb.reader import RecordReader
+from profile_store.mongodb.writer import RecordWriter
+from profile_store.settings import StoreSettings
+
+
+def utc_now() -> datetime:
+    """In whole milliseconds, as the database keeps it: what is returned equals what is read later."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1_000 * 1_000)
+
+
+class MongoDBStore(Projects, RecordReader, RecordWriter):
+    """Implements `profile_store.contracts.Store`; the three parts share nothing but the database and the clock."""
+
+    async def check(self) -> None:
+        """See `profile_store.contracts.Reader.check`."""
+        with unavailable_on_failure("answer"):
+            await self._database.command("ping")
+
+
+@asynccontextmanager
+async def open_mongodb_store(
+    settings: StoreSettings, clock: Callable[[], datetime] = utc_now
+) -> AsyncGenerator[Store]:
+    """See `profile_store.open_store`."""
+    client = connect(settings)
+    try:
+        database = database_of(client, settings)
+        await ensure_indexes(database)
+        yield MongoDBStore(database, clock)
+    finally:
+        await client.close()

@@ -1,0 +1,138 @@
+"""The writing half of the contract, for records, profiles and child spans."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+
+from bson import ObjectId
+from pymongo.errors import PyMongoError
+
+from profile_store.contracts import WriteResult
+from profile_store.model import IncomingBatch, IncomingChildSpans, IncomingRecord, Record
+from profile_store.mongodb import indexes
+from profile_store.mongodb.client import Database, DatabaseUser
+from profile_store.mongodb.documents import child_spans_document, profile_document, record_document
+from profile_store.mongodb.errors import describe, unavailable_on_failure
+from profile_store.mongodb.inserts import Prepared, insert, prepare
+from profile_store.mongodb.retention import DEFAULT_RETENTION_DAYS, RetentionOfProjects, expiry
+
+_logger = logging.getLogger(__name__)
+
+# `last_activity` of a project is a display value; once in this time and process is enough.
+_ACTIVITY_EVERY = timedelta(seconds=10)
+
+
+class RecordWriter(DatabaseUser):
+    """Profiles first, then child spans, then records: whoever sees a record finds what belongs to it."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        super().__init__(database, clock)
+        self._retention = RetentionOfProjects(database[indexes.PROJECTS], clock)
+        self._activity_noted: dict[str, datetime] = {}
+
+    async def write(self, batch: IncomingBatch) -> WriteResult:
+        """See `profile_store.contracts.Writer.write`."""
+        if not batch.records and not batch.child_spans:
+            return WriteResult(new_records=0, new_profiles=0, refusals=())
+        database = self._database
+        with unavailable_on_failure("store a batch"):
+            encoder = _Encoder(self._clock(), await self._retention.days(_project_ids(batch)))
+            profiles = await insert(
+                database[indexes.PROFILES],
+                "profile",
+                [
+                    encoder.profile(item.record, item.payload)
+                    for item in batch.records
+                    if item.payload is not None
+                ],
+            )
+            chunks = await insert(
+                database[indexes.CHILD_SPANS],
+                "child_spans",
+                [encoder.child_spans(chunk) for chunk in batch.child_spans],
+            )
+            records = await insert(
+                database[indexes.RECORDS],
+                "record",
+                [encoder.record(_without_lost_profile(item, profiles.refused)) for item in batch.records],
+            )
+        if records.new:
+            await self._note_activity({item.record.project_id for item in batch.records})
+        refused = [*profiles.refused.values(), *chunks.refused.values(), *records.refused.values()]
+        return WriteResult(new_records=records.new, new_profiles=profiles.new, refusals=refused)
+
+    async def _note_activity(self, project_ids: Iterable[str]) -> None:
+        """Best effort: the batch is durable, so a failure here must not make the sender repeat it."""
+        now = self._clock()
+        due = [
+            key
+            for key in project_ids
+            if self._activity_noted.get(key, now - _ACTIVITY_EVERY) <= now - _ACTIVITY_EVERY
+        ]
+        if not due:
+            return
+        # A plain dict of projects seen by this process; start anew before hostile numbers of them fill the memory.
+        if len(self._activity_noted) > 10_000:
+            self._activity_noted.clear()
+        self._activity_noted.update(dict.fromkeys(due, now))
+        try:
+            await self._database[indexes.PROJECTS].update_many(
+                {"_id": {"$in": [ObjectId(key) for key in due if ObjectId.is_valid(key)]}},
+                {"$max": {"last_activity": now}},
+            )
+        except PyMongoError as error:
+            _logger.debug("last_activity not noted: %s", describe(error))
+
+
+class _Encoder:
+    """Documents of one batch: what they share is when it came and how long its projects keep things."""
+
+    def __init__(self, arrival: datetime, retention_days: Mapping[ObjectId, int]) -> None:
+        self._arrival = arrival
+        self._retention_days = retention_days
+
+    def profile(self, record: Record, payload: bytes) -> Prepared:
+        # The span itself is not lost with its profile.
+        return prepare("profile", _key(record), (), partial(self._profile_document, record, payload))
+
+    def record(self, record: Record) -> Prepared:
+        return prepare("record", _key(record), (record.span_id,), partial(self._record_document, record))
+
+    def child_spans(self, chunk: IncomingChildSpans) -> Prepared:
+        key = chunk.trace_id + b"".join(chunk.span_ids)
+        return prepare("child_spans", key, chunk.span_ids, partial(self._child_spans_document, chunk))
+
+    def _profile_document(self, record: Record, payload: bytes) -> dict[str, object]:
+        return profile_document(record, payload, expires_at=self._expiry(record))
+
+    def _record_document(self, record: Record) -> dict[str, object]:
+        return record_document(record, created_at=self._arrival, expires_at=self._expiry(record))
+
+    def _child_spans_document(self, chunk: IncomingChildSpans) -> dict[str, object]:
+        return child_spans_document(chunk, expires_at=self._expiry(chunk))
+
+    def _expiry(self, item: Record | IncomingChildSpans) -> datetime:
+        days = self._retention_days.get(ObjectId(item.project_id), DEFAULT_RETENTION_DAYS)
+        return expiry(item.timestamp, self._arrival, days)
+
+
+def _key(record: Record) -> bytes:
+    return record.trace_id + record.span_id
+
+
+def _without_lost_profile(item: IncomingRecord, refused: Mapping[bytes, object]) -> Record:
+    """A record never promises a call tree that is not there."""
+    if _key(item.record) in refused:
+        return replace(item.record, profile=None, hot_functions=())
+    return item.record
+
+
+def _project_ids(batch: IncomingBatch) -> set[ObjectId]:
+    named = {item.record.project_id for item in batch.records} | {
+        chunk.project_id for chunk in batch.child_spans
+    }
+    return {ObjectId(name) for name in named if ObjectId.is_valid(name)}

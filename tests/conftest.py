@@ -1,0 +1,50 @@
+"""Fixtures that every part of the tests may use: a real MongoDB, or the reason why there is none."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pymongo import MongoClient
+
+from profile_store.embedded_mongodb import EmbeddedMongoDBError, embedded_mongodb, find_mongod
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Async tests are marked `anyio` and run on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def mongod_executable() -> Path:
+    """The server's executable; skips without one, but fails where CI=true."""
+    try:
+        return find_mongod()
+    except EmbeddedMongoDBError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def mongodb_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MongoDB for the whole run: `MONGODB_URL`, else a server of our own."""
+    if url := os.environ.get("MONGODB_URL"):
+        yield url
+        return
+    request.getfixturevalue("mongod_executable")
+    with embedded_mongodb(tmp_path_factory.mktemp("mongodb")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def mongodb_database(mongodb_url: str) -> Iterator[str]:
+    """The name of a database that nobody else uses; dropped afterwards."""
+    name = f"test_{secrets.token_hex(8)}"
+    yield name
+    with MongoClient[dict[str, object]](mongodb_url) as client:
+        client.drop_database(name)
