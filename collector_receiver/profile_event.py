@@ -1,0 +1,178 @@
+"""Finds and reads the span event `pyinstrument.profile` (wire format version 1, docs/wire-format.md)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import zlib
+from dataclasses import dataclass
+
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from collector_receiver.attributes import attributes_of
+from otel_pyinstrument.call_tree import (
+    DEFAULT_LIMITS,
+    FORMAT_VERSION,
+    CallTree,
+    InvalidPayload,
+    decode,
+    hot_functions,
+)
+from profile_store.model import Attributes, AttributeValue, HotFunctionFacts, ProfileFacts
+
+EVENT_NAME = "pyinstrument.profile"
+REASONS = frozenset({"rate", "slow", "error", "rule", "forced"})
+ENCODINGS = frozenset({"zlib+json", "zlib+json+base64"})
+
+MAX_JSON_BYTES_PER_REQUEST = 64 * 1024 * 1024
+
+_CHUNK_BYTES = 262_144
+
+
+class BrokenProfile(Exception):
+    """The profile cannot be used; its span can. `reason` is a short snake_case name."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedProfile:
+    """A payload that decodes, with what the record shows of it without decoding it again."""
+
+    payload: bytes
+    facts: ProfileFacts
+    hot_functions: tuple[HotFunctionFacts, ...]
+
+
+class DecodeBudget:
+    """JSON bytes that the profiles of one request may unfold to; keeps a request of zip bombs short."""
+
+    def __init__(self, available_bytes: int = MAX_JSON_BYTES_PER_REQUEST) -> None:
+        self.left = available_bytes
+
+    def spend(self, payload: bytes) -> None:
+        """Take what `payload` inflates to, at most what one profile may have.
+
+        Raises:
+            BrokenProfile: not zlib, or the budget of the request is used up.
+        """
+        inflater = zlib.decompressobj()
+        size, rest = 0, payload
+        at_most = min(DEFAULT_LIMITS.max_json_bytes, self.left)
+        try:
+            while rest and not inflater.eof and size <= at_most:
+                size += len(inflater.decompress(rest, _CHUNK_BYTES))
+                rest = inflater.unconsumed_tail
+        except zlib.error:
+            raise BrokenProfile("profile_not_zlib") from None
+        finally:
+            self.left -= size
+        if self.left < 0:
+            raise BrokenProfile("profile_budget_of_request_used_up")
+
+
+def take_profile_event(span: Span) -> Span.Event | None:
+    """Remove every profile event from `span`; the first one, or None. A span has one profile."""
+    positions = [index for index, event in enumerate(span.events) if event.name == EVENT_NAME]
+    if not positions:
+        return None
+    found = Span.Event()
+    found.CopyFrom(span.events[positions[0]])
+    if len(positions) == len(span.events):
+        del span.events[:]
+    for index in reversed(positions if span.events else []):
+        del span.events[index]
+    return found
+
+
+def read_profile(event: Span.Event, budget: DecodeBudget) -> ReceivedProfile:
+    """Decode the event's call tree and take from it what a record shows.
+
+    The facts that the tree knows (nodes, samples) are counted in the tree, not believed from the attributes.
+
+    Raises:
+        BrokenProfile: with the named reason, and nothing else for any bytes whatsoever.
+    """
+    attributes = attributes_of(event.attributes)
+    payload = _payload(attributes)
+    budget.spend(payload)
+    try:
+        tree = decode(payload)
+    except InvalidPayload as problem:
+        raise BrokenProfile(f"profile_{problem.reason}") from None
+    return ReceivedProfile(payload, _facts(attributes, tree), _hot_functions(tree))
+
+
+def _payload(attributes: Attributes) -> bytes:
+    version = attributes.get("pyinstrument.format")
+    if version != FORMAT_VERSION:
+        raise BrokenProfile("profile_unknown_format")
+    encoding = attributes.get("pyinstrument.encoding")
+    if encoding not in ENCODINGS:
+        raise BrokenProfile("profile_unknown_encoding")
+    payload = attributes.get("pyinstrument.payload")
+    match payload:
+        case bytes():
+            raw = payload
+        case str():
+            raw = _from_base64(payload)
+        case None:
+            raise BrokenProfile("profile_without_payload")
+        case _:
+            raise BrokenProfile("profile_payload_of_wrong_type")
+    if len(raw) > DEFAULT_LIMITS.max_compressed_bytes:
+        raise BrokenProfile("profile_payload_too_large")
+    return raw
+
+
+def _from_base64(text: str) -> bytes:
+    """Text arrives where an exporter on the way cannot carry bytes; a length limit on the way cuts it."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise BrokenProfile("profile_not_base64") from None
+
+
+def _facts(attributes: Attributes, tree: CallTree) -> ProfileFacts:
+    duration = _seconds(attributes.get("pyinstrument.duration"))
+    reason = attributes.get("pyinstrument.reason")
+    return ProfileFacts(
+        sample_count=tree.sample_count,
+        node_count=tree.node_count,
+        interval=_seconds(attributes.get("pyinstrument.interval")) or 0.0,
+        duration=tree.duration_us / 1e6 if duration is None else duration,
+        cpu_time=_seconds(attributes.get("pyinstrument.cpu_time")),
+        reason=reason if isinstance(reason, str) and reason in REASONS else "unknown",
+        truncated=attributes.get("pyinstrument.truncated") is True,
+        interrupted=attributes.get("pyinstrument.interrupted") is True,
+    )
+
+
+def _seconds(value: AttributeValue) -> float | None:
+    if (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 0
+    ):
+        return float(value)
+    return None
+
+
+def _hot_functions(tree: CallTree) -> tuple[HotFunctionFacts, ...]:
+    total_us = tree.duration_us
+    return tuple(
+        HotFunctionFacts(
+            function=hot.frame.function,
+            module=hot.frame.module,
+            file=hot.frame.file,
+            line=hot.frame.line,
+            self_duration=hot.self_us / 1e6,
+            duration=hot.total_us / 1e6,
+            share=hot.self_us / total_us if total_us else 0.0,
+        )
+        for hot in hot_functions(tree)
+    )

@@ -1,0 +1,111 @@
+"""The receiver as a process: start, address, serve until a signal, stop within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import Any, cast
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from collector_receiver.grpc_services import SERVICES, services
+from collector_receiver.ingest import Ingest
+from collector_receiver.projects import Projects
+from collector_receiver.settings import ReceiverSettings, is_loopback
+from profile_store.contracts import Writer
+
+STOP_SECONDS = 10.0
+MAX_CONCURRENT_STREAMS = 128  # per connection; HTTP/2 makes the client wait for its turn
+
+logger = logging.getLogger("collector_receiver")
+
+
+class PortBusy(Exception):
+    """The address cannot be listened on. One line with the remedy."""
+
+
+class Receiver:
+    """One receiver on one loop, which must be the one that opened the store. Does not own the store."""
+
+    def __init__(self, store: Writer, settings: ReceiverSettings) -> None:
+        self.ingest = Ingest(store, Projects(store, settings.ingest_mode))
+        self._settings = settings
+        self._health: Any = cast("Any", health).aio.HealthServicer()  # not visible to type checkers
+        # Without so_reuseport=0 a second receiver would share the port in silence and take half of the calls.
+        self._server: Any = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", settings.max_request_size),
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+            ]
+        )
+        self._server.add_generic_rpc_handlers(services(self.ingest))
+        cast("Any", health_pb2_grpc).add_HealthServicer_to_server(self._health, self._server)
+
+    async def start(self) -> str:
+        """Listen; the address as "host:port".
+
+        Raises:
+            PortBusy: another program listens there, or the address is not of this machine.
+        """
+        host, port = self._settings.bind_host, self._settings.otlp_grpc_port
+        shown_host = f"[{host}]" if ":" in host else host
+        try:
+            bound_port: int = self._server.add_insecure_port(f"{shown_host}:{port}")
+        except RuntimeError:
+            raise PortBusy(
+                f"OTLP_GRPC_PORT={port}: cannot listen on {shown_host}:{port}; stop the program that uses "
+                "it, set OTLP_GRPC_PORT to a free port (0 finds one), or check BIND_HOST"
+            ) from None
+        for service in SERVICES:
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        return f"{shown_host}:{bound_port}"
+
+    async def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
+        """Refuse new calls, finish running ones, at most `timeout_seconds` for each of both steps."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(timeout_seconds)
+        await self.ingest.close(timeout_seconds)
+
+
+async def serve(store: Writer, settings: ReceiverSettings) -> None:
+    """Run until SIGTERM or SIGINT, then stop gracefully; a second signal stops at once.
+
+    Raises:
+        PortBusy: see `Receiver.start`.
+    """
+    loop = asyncio.get_running_loop()
+    asked_to_stop, in_a_hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        if asked_to_stop.is_set():
+            in_a_hurry.set()
+        asked_to_stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    receiver = Receiver(store, settings)
+    address = await receiver.start()
+    logger.info("OTLP/gRPC on %s", address)
+    if not is_loopback(settings.bind_host) and settings.ingest_mode == "open":
+        logger.warning("INGEST_MODE=open on %s: anyone who reaches this address can store spans", address)
+    await asked_to_stop.wait()
+    logger.info("stopping: finishing running calls, at most %.0f s", STOP_SECONDS)
+    stopping = asyncio.create_task(receiver.stop())
+    hurry = asyncio.create_task(in_a_hurry.wait())
+    await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        stopping.cancel()
+        await receiver.stop(0)
+    hurry.cancel()
+    counters = receiver.ingest.counters
+    logger.info(
+        "stopped: %d spans accepted (%d new records, %d new profiles), %d rejected",
+        counters.spans_accepted,
+        counters.new_records,
+        counters.new_profiles,
+        counters.spans_rejected.total(),
+    )

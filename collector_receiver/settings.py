@@ -1,0 +1,73 @@
+"""Settings of the receiver: environment variables, checked once at the start."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Literal, Self, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from collector_receiver.projects import IngestMode
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+
+class InvalidSettings(Exception):
+    """One line: the variable, its value, what is wrong and the remedy."""
+
+
+class ReceiverSettings(BaseSettings):
+    """The receiver's own settings; those of the store are `profile_store.settings.StoreSettings`."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+    bind_host: str = "127.0.0.1"
+    """Address to listen on. Other than loopback only with INGEST_MODE set explicitly."""
+    otlp_grpc_port: int = Field(default=4317, ge=0, le=65_535)
+    """Port of OTLP/gRPC; 0 takes a free one."""
+    ingest_mode: IngestMode = "open"
+    """open: unknown services become projects. key: only spans with a project's key are accepted."""
+    max_request_size: int = Field(default=16 * 1024 * 1024, ge=65_536, le=256 * 1024 * 1024)
+    """Largest request in bytes, after decompression."""
+    log_level: LogLevel = "INFO"
+    """How much the receiver writes to stderr."""
+
+    @model_validator(mode="after")
+    def _open_to_the_network_only_on_purpose(self) -> Self:
+        if not is_loopback(self.bind_host) and "ingest_mode" not in self.model_fields_set:
+            raise ValueError(
+                f"BIND_HOST={self.bind_host}: anyone who reaches this address could store spans; set "
+                "INGEST_MODE=key to accept only spans with a project key, or INGEST_MODE=open to allow this"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`. A name other than localhost is taken for reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load(kind: type[Settings]) -> Settings:
+    """The settings of `kind` from the environment.
+
+    Raises:
+        InvalidSettings: with the first problem as one line.
+    """
+    try:
+        return kind()
+    except ValidationError as problems:
+        problem = problems.errors(include_url=False)[0]
+        what = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            raise InvalidSettings(what) from None
+        name = str(problem["loc"][0]).upper()
+        # A database address may hold a password.
+        value = "***" if "URL" in name else str(problem["input"])[:100]
+        raise InvalidSettings(f"{name}={value}: {what}; see docs/receiver.md") from None

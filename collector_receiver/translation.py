@@ -1,0 +1,262 @@
+"""OTLP trace requests to what the store keeps: server spans become records, the others chunks of OTLP bytes.
+
+Pure: no clock, no network, no loop. May run on any thread; takes the request apart while it works on it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
+
+from collector_receiver.attributes import attributes_of
+from collector_receiver.bounds import bound_resource, bound_span, bounded_scope
+from collector_receiver.endpoint import endpoint_of, status_code_of
+from collector_receiver.outcome import Outcome, place_of
+from collector_receiver.profile_event import (
+    BrokenProfile,
+    DecodeBudget,
+    ReceivedProfile,
+    read_profile,
+    take_profile_event,
+)
+from collector_receiver.semantic_conventions import (
+    DROPPED_ATTRIBUTES,
+    DROPPED_EVENTS,
+    ENVIRONMENT,
+    PROJECT_KEY,
+    SERVICE_NAME,
+    SERVICE_VERSION,
+    UNKNOWN_SERVICE,
+    first_text,
+)
+from collector_receiver.validation import MAX_TIME_UNIX_NANO, parent_of, refusal
+from profile_store.model import (
+    Attributes,
+    IncomingBatch,
+    IncomingChildSpans,
+    IncomingRecord,
+    Record,
+    SpanEvent,
+)
+
+MAX_SPANS_PER_REQUEST = 65_536
+MAX_CHUNK_SPANS = 512
+MAX_CHUNK_BYTES = 1_048_576
+MAX_NAME_CHARACTERS = 200
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+logger = logging.getLogger("collector_receiver")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where the spans of one resource go: a project, or nowhere for a named reason."""
+
+    project_id: str = ""
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What all spans of one resource share."""
+
+    project_id: str
+    resource: Attributes
+    service: str
+    version: str
+    environment: str
+
+
+class _Chunk:
+    """Child spans of one trace, until the chunk is full. Of the resource only the service's name is kept."""
+
+    def __init__(self, service: str) -> None:
+        self._otlp = ResourceSpans()
+        self._otlp.resource.attributes.add(key=SERVICE_NAME[0]).value.string_value = service
+        self._scope: InstrumentationScope | None = None
+        self._span_ids: list[bytes] = []
+        self._size_bytes = 0
+        self._start_time_unix_nano = MAX_TIME_UNIX_NANO
+
+    def add(self, span: Span, scope: InstrumentationScope) -> bool:
+        """Append a copy of `span`; True when the chunk is full now. Spans of one scope come in a row."""
+        if scope is not self._scope:
+            self._scope = scope
+            self._otlp.scope_spans.add().scope.CopyFrom(scope)
+        self._otlp.scope_spans[-1].spans.append(span)
+        self._span_ids.append(span.span_id)
+        self._size_bytes += span.ByteSize()
+        self._start_time_unix_nano = min(self._start_time_unix_nano, span.start_time_unix_nano)
+        return self._size_bytes >= MAX_CHUNK_BYTES or len(self._span_ids) >= MAX_CHUNK_SPANS
+
+    def close(self, trace_id: bytes, project_id: str) -> IncomingChildSpans:
+        return IncomingChildSpans(
+            project_id=project_id,
+            trace_id=trace_id,
+            span_ids=self._span_ids,
+            timestamp=utc(self._start_time_unix_nano),
+            otlp=self._otlp.SerializeToString(),
+        )
+
+
+class Translator:
+    """Translates one request. Make one, call `translate` once, read `outcome` afterwards."""
+
+    def __init__(self) -> None:
+        self.outcome = Outcome()
+        self.span_count = 0
+        self._decode_budget = DecodeBudget()
+        self._seen: set[tuple[str, bytes, bytes]] = set()
+        self._records: list[IncomingRecord] = []
+        self._chunks: list[IncomingChildSpans] = []
+        self._open_chunks: dict[bytes, _Chunk] = {}
+
+    def translate(
+        self, request: ExportTraceServiceRequest, destinations: Sequence[Destination]
+    ) -> IncomingBatch:
+        """The batch to store. `destinations` holds one entry per `resource_spans`, in their order.
+
+        Never raises for what a span holds: a span that cannot be stored is counted in `outcome` and left out.
+        """
+        for resource_spans, destination in zip(request.resource_spans, destinations, strict=True):
+            if destination.refusal:
+                refused = sum(len(scope_spans.spans) for scope_spans in resource_spans.scope_spans)
+                self.span_count += refused
+                self.outcome.reject(destination.refusal, refused)
+            else:
+                self._translate_resource(resource_spans, destination.project_id)
+        return IncomingBatch(records=self._records, child_spans=self._chunks)
+
+    def _translate_resource(self, resource_spans: ResourceSpans, project_id: str) -> None:
+        sender = sender_of(resource_spans.resource, project_id)
+        for scope_spans in resource_spans.scope_spans:
+            scope = bounded_scope(scope_spans.scope)
+            spans = scope_spans.spans
+            room = max(0, MAX_SPANS_PER_REQUEST - self.span_count)
+            self.span_count += len(spans)
+            self.outcome.reject("too_many_spans", max(0, len(spans) - room))
+            for span in spans[:room]:
+                self._translate_span(span, sender, scope)
+        for trace_id, chunk in self._open_chunks.items():
+            self._chunks.append(chunk.close(trace_id, project_id))
+        self._open_chunks.clear()
+
+    def _translate_span(self, span: Span, sender: Sender, scope: InstrumentationScope) -> None:
+        if reason := refusal(span):
+            self.outcome.reject(reason)
+            return
+        identity = (sender.project_id, span.trace_id, span.span_id)
+        if identity in self._seen:
+            return
+        self._seen.add(identity)
+        try:
+            self._keep(span, sender, scope)
+        except Exception as error:
+            # A mistake of ours about one span must not make the sender repeat, and then lose, the batch.
+            if "internal_error" not in self.outcome.rejected:
+                logger.error("a span was refused, its translation failed: %s", place_of(error))
+            self.outcome.reject("internal_error")
+
+    def _keep(self, span: Span, sender: Sender, scope: InstrumentationScope) -> None:
+        if span.end_time_unix_nano < span.start_time_unix_nano:
+            span.end_time_unix_nano = (
+                span.start_time_unix_nano
+            )  # the clock was set back; the request did happen
+            self.outcome.warn("end_before_start")
+        event = take_profile_event(span)
+        bound_span(span)
+        if event is not None or span.kind == Span.SPAN_KIND_SERVER:
+            profile = self._profile(event)
+            self._records.append(
+                IncomingRecord(
+                    record=record_of(span, sender, profile), payload=profile.payload if profile else None
+                )
+            )
+        else:
+            self._add_child(span, sender, scope)
+
+    def _profile(self, event: Span.Event | None) -> ReceivedProfile | None:
+        if event is None:
+            return None
+        try:
+            return read_profile(event, self._decode_budget)
+        except BrokenProfile as broken:
+            self.outcome.warn(broken.reason)
+            return None
+
+    def _add_child(self, span: Span, sender: Sender, scope: InstrumentationScope) -> None:
+        chunk = self._open_chunks.get(span.trace_id)
+        if chunk is None:
+            chunk = self._open_chunks[span.trace_id] = _Chunk(sender.service)
+        if chunk.add(span, scope):
+            del self._open_chunks[span.trace_id]
+            self._chunks.append(chunk.close(span.trace_id, sender.project_id))
+
+
+def record_of(span: Span, sender: Sender, profile: ReceivedProfile | None) -> Record:
+    """The record of one request. The span must have passed `validation.refusal` and `bounds.bound_span`."""
+    attributes = attributes_of(span.attributes)
+    if span.dropped_attributes_count:
+        attributes[DROPPED_ATTRIBUTES] = span.dropped_attributes_count
+    if span.dropped_events_count:
+        attributes[DROPPED_EVENTS] = span.dropped_events_count
+    endpoint = endpoint_of(attributes, span.name)
+    status_code = status_code_of(attributes)
+    return Record(
+        project_id=sender.project_id,
+        trace_id=span.trace_id,
+        span_id=span.span_id,
+        parent_span_id=parent_of(span),
+        endpoint=endpoint.name,
+        method=endpoint.method,
+        path=endpoint.path,
+        status_code=status_code,
+        failed=span.status.code == Status.STATUS_CODE_ERROR or (status_code or 0) >= 500,
+        duration=(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
+        timestamp=utc(span.start_time_unix_nano),
+        start_time_unix_nano=span.start_time_unix_nano,
+        version=sender.version,
+        environment=sender.environment,
+        service=sender.service,
+        attributes=attributes,
+        resource=sender.resource,
+        events=[_event_of(event, span) for event in span.events],
+        profile=profile.facts if profile else None,
+        hot_functions=profile.hot_functions if profile else (),
+    )
+
+
+def sender_of(resource: Resource, project_id: str) -> Sender:
+    """Reads and bounds a resource. The project key is a secret and is not kept."""
+    bound_resource(resource)
+    attributes = attributes_of(resource.attributes)
+    attributes.pop(PROJECT_KEY, None)
+    return Sender(
+        project_id=project_id,
+        resource=attributes,
+        service=first_text(attributes, SERVICE_NAME, limit=MAX_NAME_CHARACTERS) or UNKNOWN_SERVICE,
+        version=first_text(attributes, SERVICE_VERSION, limit=MAX_NAME_CHARACTERS),
+        environment=first_text(attributes, ENVIRONMENT, limit=MAX_NAME_CHARACTERS),
+    )
+
+
+def utc(time_unix_nano: int) -> datetime:
+    """Nanoseconds since 1970, below 2**63, as a date; exact to the microsecond, unlike a float."""
+    return _EPOCH + timedelta(microseconds=time_unix_nano // 1_000)
+
+
+def _event_of(event: Span.Event, span: Span) -> SpanEvent:
+    time_unix_nano = event.time_unix_nano
+    return SpanEvent(
+        name=event.name,
+        time_unix_nano=time_unix_nano if time_unix_nano <= MAX_TIME_UNIX_NANO else span.start_time_unix_nano,
+        attributes=attributes_of(event.attributes),
+    )

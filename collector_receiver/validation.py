@@ -1,0 +1,37 @@
+"""Which spans can never be stored, and why. What can be repaired is repaired (bounds, translation)."""
+
+from __future__ import annotations
+
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+TRACE_ID_BYTES = 16
+SPAN_ID_BYTES = 8
+MAX_TIME_UNIX_NANO = 2**63 - 1  # BSON has no larger integer; the year 2262, inside datetime's range
+
+_NO_TRACE_ID = bytes(TRACE_ID_BYTES)
+_NO_SPAN_ID = bytes(SPAN_ID_BYTES)
+
+
+def refusal(span: Span) -> str | None:
+    """The reason why `span` cannot be stored, None when it can.
+
+    Protobuf enforces none of this: it accepts ids of any length and 64-bit unsigned times. "Valid" ids are
+    those of the trace API specification: 16 and 8 bytes, not all zero.
+    """
+    if len(span.trace_id) != TRACE_ID_BYTES or span.trace_id == _NO_TRACE_ID:
+        return "invalid_trace_id"
+    if len(span.span_id) != SPAN_ID_BYTES or span.span_id == _NO_SPAN_ID:
+        return "invalid_span_id"
+    if len(span.parent_span_id) not in (0, SPAN_ID_BYTES):
+        return "invalid_parent_span_id"
+    if not span.start_time_unix_nano:
+        return "missing_start_time"
+    if max(span.start_time_unix_nano, span.end_time_unix_nano) > MAX_TIME_UNIX_NANO:
+        return "time_out_of_range"
+    return None
+
+
+def parent_of(span: Span) -> bytes | None:
+    """The parent's id; some SDKs write eight zero bytes for "none"."""
+    parent = span.parent_span_id
+    return parent if parent and parent != _NO_SPAN_ID else None
