@@ -48,7 +48,7 @@ def build(binary: Path) -> None:
     if go is None:
         raise FileNotFoundError(
             "go is not on PATH; the Collector of the tests is built from Go modules. "
-            "Install Go (https://go.dev/dl/, the version is in the error of a too old one) and run again."
+            "Install Go 1.26 or newer and run again."
         )
     binary.parent.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="collector-building-", dir=binary.parent.parent) as scratch:

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -28,21 +29,36 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def otelcol():
     """Path of the standard Collector's binary, built when it is not in the cache."""
-    if shutil.which("go") is None and os.environ.get("CI") != "true":
-        pytest.skip("go is not on PATH: the standard Collector cannot be built")
     built = subprocess.run([sys.executable, BUILD_COLLECTOR], capture_output=True, text=True, check=False)
+    if built.returncode and shutil.which("go") is None and os.environ.get("CI") != "true":
+        pytest.skip("go is not on PATH: the standard Collector cannot be built")
     if built.returncode:
         pytest.fail(f"the standard Collector was not built:\n{built.stderr[-4000:]}", pytrace=False)
     return Path(built.stdout.splitlines()[-1])
 
 
-def free_ports(count):
-    """Distinct ports of 127.0.0.1 that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+def find_free_ports(count):
+    """Distinct ports of 127.0.0.1 for servers that are stopped and started again on the same port.
+
+    Below the range for outgoing connections (32768 and up on Linux): a client that tries to reach
+    a stopped server there can be given that very port, connect to itself and keep it.
+    """
+    ports = []
+    for port in random.sample(range(20_000, 32_000), 1000):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise RuntimeError("no free port between 20000 and 32000 on 127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def free_ports():
+    """Function (count) -> ports that a test's own servers may use, see find_free_ports."""
+    return find_free_ports
 
 
 class StandardCollector:
@@ -53,7 +69,7 @@ class StandardCollector:
     """
 
     def __init__(self, binary, directory, receiver_endpoint, overrides=()):
-        grpc, http_, health, metrics = free_ports(4)
+        grpc, http_, health, metrics = find_free_ports(4)
         self.grpc_endpoint = f"127.0.0.1:{grpc}"
         self.http_endpoint = f"http://127.0.0.1:{http_}"
         self.queue_directory = directory / "queue"

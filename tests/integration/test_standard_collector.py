@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -35,9 +36,9 @@ REQUESTS = {
 class OtlpSink:
     """A gRPC OTLP receiver on loopback that keeps every request and can be taken down and up again."""
 
-    def __init__(self):
+    def __init__(self, port):
         self.requests = []  # (signal, serialized request after decompression)
-        self._port = 0
+        self.endpoint = f"127.0.0.1:{port}"
         self.start()
 
     def start(self):
@@ -52,15 +53,11 @@ class OtlpSink:
             self._server.add_generic_rpc_handlers(
                 [grpc.method_handlers_generic_handler(service, {"Export": keep})]
             )
-        self._port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
+        self._server.add_insecure_port(self.endpoint)
         self._server.start()
 
     def stop(self):
         self._server.stop(grace=None).wait()
-
-    @property
-    def endpoint(self):
-        return f"127.0.0.1:{self._port}"
 
     def sizes_bytes(self):
         return [len(body) for _, body in list(self.requests)]
@@ -81,8 +78,8 @@ class OtlpSink:
 
 
 @pytest.fixture
-def sink():
-    sink = OtlpSink()
+def sink(free_ports):
+    sink = OtlpSink(*free_ports(1))
     yield sink
     sink.stop()
 
@@ -122,12 +119,12 @@ def send_by_grpc(collector, request, signal="trace"):
 
 def send_by_http(collector, request):
     """Returns the status of the Collector's answer."""
-    connection = HTTPConnection(urllib.parse.urlsplit(collector.http_endpoint).netloc, timeout=30)
     headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
-    connection.request("POST", "/v1/traces", gzip.compress(request.SerializeToString(), 1), headers)
-    status = connection.getresponse().status
-    connection.close()
-    return status
+    body = gzip.compress(request.SerializeToString(), 1)
+    address = urllib.parse.urlsplit(collector.http_endpoint).netloc
+    with closing(HTTPConnection(address, timeout=30)) as connection:
+        connection.request("POST", "/v1/traces", body, headers)
+        return connection.getresponse().status
 
 
 def wait_until(condition, what):
