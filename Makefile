@@ -41,7 +41,7 @@ bench: setup ## run the benchmarks, one after the other, and print their tables
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 collector: ## build the standard OpenTelemetry Collector that the tests use (needs Go)
-	@bash tests/collector/build.sh
+	@$(PYTHON) tests/collector/build.py
 
 lock: setup ## resolve the newest versions again into requirements/
 	$(BIN)/uv pip compile --quiet --upgrade $(LOCK_OPTIONS) --group dev pyproject.toml -o requirements/dev.txt
