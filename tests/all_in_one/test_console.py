@@ -1,0 +1,43 @@
+"""What the terminal gets to see."""
+
+from __future__ import annotations
+
+import io
+
+from all_in_one.console import CLEAR_LINE, Console
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_passing_states_are_for_terminals_only(console, output) -> None:
+    console.passing_state("web", "starting ...")
+    console.state("web", "http://127.0.0.1:8000")
+
+    assert output.getvalue() == "  web        http://127.0.0.1:8000\n"
+
+
+def test_a_terminal_sees_the_next_state_in_the_same_place() -> None:
+    terminal = Terminal()
+    console = Console(terminal)
+
+    console.passing_state("web", "starting ...")
+    console.state("web", "ready")
+
+    assert terminal.getvalue() == f"  web        starting ...{CLEAR_LINE}  web        ready\n"
+
+
+def test_text_of_others_cannot_drive_the_terminal(console, output) -> None:
+    console.line("first profile: GET /\x1b]0;owned\x07\nnext")
+
+    assert output.getvalue() == "first profile: GET /?]0;owned?\nnext\n"
+
+
+def test_a_terminal_that_is_gone_does_not_stop_the_stopping() -> None:
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    Console(Gone()).line("stopping")

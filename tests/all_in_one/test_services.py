@@ -1,0 +1,104 @@
+"""The commands and environments of the services."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from all_in_one.launch_settings import BadSettings, LaunchSettings
+from all_in_one.services import Addresses, clean_environment, demo_services, platform_services
+
+ADDRESSES = Addresses(
+    bind_host="127.0.0.1", otlp_grpc_port=4317, http_port=8000, shop_port=8080, supplier_port=8081
+)
+
+
+def test_the_shells_otel_variables_do_not_reach_the_demo(monkeypatch) -> None:
+    # Given a shell that is set up for somebody's own service
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "billing")
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--bind 0.0.0.0:80")
+
+    # When the environments are made
+    demo = demo_services(ADDRESSES, data=Path("/data"))
+    shop = next(service for service in demo if service.name == "shop").environment
+
+    # Then none of it is left, and the demo has its own
+    assert shop["OTEL_SERVICE_NAME"] == "flask-shop"
+    assert shop["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:4317"
+    for service in demo:
+        assert not {"OTEL_SDK_DISABLED", "OTEL_EXPORTER_OTLP_HEADERS", "GUNICORN_CMD_ARGS"} & set(
+            service.environment
+        )
+
+
+def test_what_stays_on_this_machine_passes_no_proxy(monkeypatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "example.org")
+
+    environment = clean_environment()
+
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
+
+
+def test_the_receivers_log_holds_the_line_about_the_first_profile_whatever_the_level(monkeypatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "ERROR")
+
+    services = platform_services(
+        LaunchSettings.from_environment(), ADDRESSES, mongodb_url="mongodb://x", data=Path("/data")
+    )
+
+    assert [service.environment["LOG_LEVEL"] for service in services] == ["INFO", "INFO"]
+
+
+@pytest.mark.parametrize(
+    ("bind_host", "web"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("10.0.0.7", "http://10.0.0.7:8000"),
+    ],
+)
+def test_people_are_shown_an_address_that_they_can_open(bind_host, web) -> None:
+    addresses = Addresses(
+        bind_host=bind_host, otlp_grpc_port=4317, http_port=8000, shop_port=0, supplier_port=0
+    )
+
+    assert addresses.web == web
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("HTTP_PORT", "web", "HTTP_PORT=web: "),
+        ("SHOP_PORT", "70000", "SHOP_PORT=70000: "),
+        ("INGEST_MODE", "closed", "INGEST_MODE=closed: "),
+        ("MONGODB_URL", "postgres://user:secret@db", "MONGODB_URL=***: "),
+    ],
+)
+def test_a_bad_setting_is_told_before_anything_starts(variable, value, told, monkeypatch) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(BadSettings) as problem:
+        LaunchSettings.from_environment()
+
+    assert str(problem.value).startswith(told)
+
+
+def test_an_address_that_others_reach_needs_a_decision_first(monkeypatch) -> None:
+    monkeypatch.setenv("BIND_HOST", "0.0.0.0")
+    monkeypatch.delenv("INGEST_MODE", raising=False)
+
+    with pytest.raises(BadSettings, match="INGEST_MODE=key"):
+        LaunchSettings.from_environment()
+
+
+def test_the_argument_wins_over_the_variable(monkeypatch) -> None:
+    monkeypatch.setenv("DATA_DIR", "elsewhere")
+    settings = LaunchSettings.from_environment()
+
+    assert settings.data_directory(None) == Path(os.getcwd(), "elsewhere")
+    assert settings.data_directory("/named") == Path("/named")
