@@ -29,17 +29,11 @@ class Engine:
         segment.open()
         return segment
 
-    def close_all(self) -> None:
-        """Stop everything; what was recorded is lost."""
-        for segment in list(self._open):
-            segment.close()
-        self._open.clear()
-
-    def abandon_all(self) -> None:
-        """After a fork, in the child: no sampling goes on, and no lock of the parent's threads is kept."""
-        for segment in list(self._open):
-            segment.abandon()
-        self._open = weakref.WeakSet()
+    def stop_all(self) -> None:
+        """End all sampling and lose what was recorded. Also in a forked child: the parent goes on."""
+        segments, self._open = self._open, weakref.WeakSet()
+        for segment in list(segments):
+            segment.stop()
 
 
 def _thread_belongs_to_one_request() -> bool:

@@ -117,9 +117,9 @@ class Segment:
         # The innermost of the shared calls stays: its own time is time of the request.
         return Recording(self._builder, base[:-1], facts)
 
-    def abandon(self) -> None:
-        """Stop in a forked child: the profile goes on in the parent. On the only thread that is left."""
-        self._lock = threading.RLock()  # another thread may have held it when the process was forked
+    def stop(self) -> None:
+        """End sampling and lose what was recorded. Any thread; also in a forked child."""
+        self._lock = threading.RLock()  # the parent's thread that held it does not exist in a child
         self._closed = True
         if threading.get_ident() == self._owner:
             self._unhook()

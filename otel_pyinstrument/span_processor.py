@@ -56,14 +56,14 @@ class ProfilingSpanProcessor(SpanProcessor):
     def shutdown(self) -> None:
         """Profile nothing from now on. Hooks on other threads go at their next sample."""
         self._off = True
-        self._engine.close_all()
+        self._engine.stop_all()
 
     def reset_after_fork(self) -> None:
         """In the forked child: what the parent profiles is not the child's."""
         self._guard.call("after_fork", self._reset)
 
     def _reset(self) -> None:
-        self._engine.abandon_all()
+        self._engine.stop_all()
         self._gate.reset()
 
     def _start(self, span: Span, parent_context: Context | None) -> None:

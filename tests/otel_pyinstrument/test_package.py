@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import otel_pyinstrument
+
+MEASURE = """
+import json, sys, time
+import typing, importlib.util
+before = set(sys.modules)
+start = time.perf_counter()
+import otel_pyinstrument
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "modules": sorted(set(sys.modules) - before)}))
+"""
+
+
+def in_a_new_process(code: str) -> dict:
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    return json.loads(run.stdout)
+
+
+def test_the_import_costs_less_than_20_ms() -> None:
+    # When the package is imported in new processes
+    fastest = min(in_a_new_process(MEASURE)["seconds"] for _ in range(5))
+
+    # Then that is cheap: every Python subprocess of an instrumented application pays it
+    assert fastest < 0.020
+
+
+def test_the_import_loads_nothing_but_the_package_itself() -> None:
+    loaded = in_a_new_process(MEASURE)["modules"]
+
+    assert [name for name in loaded if name.split(".")[0] != "otel_pyinstrument"] == ["__future__"]
+
+
+def test_switching_on_loads_no_exporter_and_no_server_library() -> None:
+    # When profiling is switched on for a provider
+    loaded = in_a_new_process(
+        "import json, sys\n"
+        "from opentelemetry.sdk.trace import TracerProvider\n"
+        "from otel_pyinstrument import PyinstrumentInstrumentor\n"
+        "PyinstrumentInstrumentor().instrument(tracer_provider=TracerProvider(), rate=1)\n"
+        "assert PyinstrumentInstrumentor().is_instrumented_by_opentelemetry\n"
+        "print(json.dumps({'modules': sorted({name.split('.')[0] for name in sys.modules})}))"
+    )["modules"]
+
+    # Then the application's process holds none of these for our sake
+    assert {"grpc", "pymongo", "fastapi", "starlette", "uvicorn", "pydantic", "jinja2", "flask"}.isdisjoint(
+        loaded
+    )
+
+
+def test_all_names_the_public_names_and_each_exists() -> None:
+    assert otel_pyinstrument.__all__ == ["PyinstrumentInstrumentor", "__version__"]
+    assert all(getattr(otel_pyinstrument, name) for name in otel_pyinstrument.__all__)
+    assert set(otel_pyinstrument.__all__) <= set(dir(otel_pyinstrument))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(otel_pyinstrument, "unknown")

@@ -1,0 +1,531 @@
+"""Sampling of one thread: exact shares, limits, stops from elsewhere, and life beside other profilers."""
+
+from __future__ import annotations
+
+import cProfile
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pyinstrument
+import pytest
+from opentelemetry.trace import SpanKind
+from pyinstrument import stack_sampler
+
+from otel_pyinstrument import segment as segment_module
+from otel_pyinstrument.call_tree import CallTree, CallTreeBuilder
+from otel_pyinstrument.frames import current_describer
+from otel_pyinstrument.segment import Segment
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., Segment]]:
+    segments: list[Segment] = []
+
+    def open_segment(interval_seconds: float = 0.002, max_duration_seconds: float = 30) -> Segment:
+        segment = Segment(interval_seconds=interval_seconds, max_duration_seconds=max_duration_seconds)
+        segments.append(segment)
+        segment.open()
+        return segment
+
+    yield open_segment
+    for segment in segments:
+        segment.stop()
+
+
+def subscribers() -> list[object]:
+    return stack_sampler.get_stack_sampler().subscribers
+
+
+def tree_of_segment(segment: Segment) -> CallTree:
+    recording = segment.close()
+    assert recording is not None
+    tree = recording.build(current_describer())
+    tree.self_check()
+    assert tree.duration_us == round(recording.facts.duration_seconds * 1e6)
+    return tree
+
+
+# --- exactness ---------------------------------------------------------------------------------------
+
+
+def test_functions_carry_their_true_share_of_cpu_and_waiting_time(traced, tree_of, time_in, burn) -> None:
+    # Given functions that measure themselves, one of which waits
+    spent: dict[str, float] = {}
+
+    def measured(name: str, work: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        work()
+        spent[name] = spent.get(name, 0) + time.perf_counter() - start
+
+    def heavy() -> None:
+        measured("heavy", lambda: burn(0.05))
+
+    def light() -> None:
+        measured("light", lambda: burn(0.02))
+
+    def waits() -> None:
+        measured("waits", lambda: time.sleep(0.04))
+
+    # When a request calls them in turns
+    def work() -> None:
+        for _ in range(3):
+            heavy()
+            waits()
+            light()
+
+    tree = tree_of(traced.request(work))
+
+    # Then each has the share it took in this very run, within 10 points
+    total = sum(spent.values())
+    for name, seconds in spent.items():
+        assert time_in(tree, name) / tree.duration_us == pytest.approx(seconds / total, abs=0.10), name
+
+
+def test_the_tree_sums_to_the_wall_time_of_the_request(traced, tree_of, burn) -> None:
+    def work() -> None:
+        burn(0.02)
+        time.sleep(0.05)
+
+    span = traced.request(work)
+
+    # Then what is missing is what starting and ending the profile take
+    wall_us = (span.end_time - span.start_time) / 1000
+    assert 0 <= wall_us - tree_of(span).duration_us < 5000
+
+
+def test_one_long_call_into_c_is_attributed_to_it(traced, tree_of) -> None:
+    tree = tree_of(traced.request(lambda: time.sleep(0.1)))
+
+    (sleep,) = [node for node in range(tree.node_count) if tree.frames[tree.frame[node]].function == "sleep"]
+    assert tree.self_us[sleep] > 0.9 * tree.duration_us
+    assert tree.frames[tree.frame[sleep]].file == ""
+
+
+def test_a_request_shorter_than_the_interval_has_a_root_with_its_duration(
+    make_traced, tree_of, profile_of
+) -> None:
+    span = make_traced(interval=1000.0).request(lambda: None)
+
+    tree = tree_of(span)
+    assert (tree.node_count, tree.sample_count) == (1, 0)
+    assert tree.duration_us == pytest.approx(
+        profile_of(span).attributes["pyinstrument.duration"] * 1e6, abs=1
+    )
+    assert profile_of(span).attributes["pyinstrument.sample_count"] == 0
+    assert profile_of(span).attributes["pyinstrument.summary"][0].startswith("100% [request]")
+
+
+def test_the_tree_begins_at_the_call_that_the_span_lives_in(traced, tree_of, burn) -> None:
+    # Given two requests that are sampled in different places
+    def handler(work: Callable[[], object]) -> object:
+        return traced.request(work)
+
+    def some_view() -> None:
+        burn(0.03)
+
+    spans = [handler(some_view), handler(lambda: time.sleep(0.03))]
+
+    # Then both trees start with the same function, and nothing of the test runner is in them
+    for span in spans:
+        tree = tree_of(span)
+        assert [tree.frames[tree.frame[child]].function for child in tree.children(0)] == ["Traced.request"]
+
+
+def test_methods_carry_the_name_of_their_class(traced, tree_of, burn) -> None:
+    class Order:
+        def save(self) -> None:
+            burn(0.03)
+
+        @classmethod
+        def load(cls) -> None:
+            burn(0.03)
+
+    def work() -> None:
+        Order().save()
+        Order.load()
+
+    functions = {frame.function for frame in tree_of(traced.request(work)).frames}
+
+    assert {"Order.save", "Order.load"} <= functions
+
+
+def test_the_line_a_function_is_at_does_not_split_it(traced, tree_of, burn) -> None:
+    def long_function() -> None:
+        burn(0.01)
+        burn(0.01)
+        burn(0.01)
+        burn(0.01)
+
+    tree = tree_of(traced.request(long_function))
+
+    assert [tree.frames[index].function for index in tree.frame].count("long_function") == 1
+
+
+# --- limits ------------------------------------------------------------------------------------------
+
+
+def test_sampling_ends_at_the_maximum_duration(make_traced, profile_of, tree_of, burn) -> None:
+    # When a request runs longer than allowed
+    hooks = []
+
+    def work() -> None:
+        burn(0.3)
+        hooks.append(sys.getprofile())
+        time.sleep(0.1)
+
+    span = make_traced(max_duration=0.1).request(work)
+
+    # Then the hook is gone during the request, and the profile ends there
+    assert hooks == [None]
+    attributes = profile_of(span).attributes
+    assert attributes["pyinstrument.truncated"] is True
+    assert 0.1 <= attributes["pyinstrument.duration"] < 0.3
+    assert tree_of(span).duration_us == pytest.approx(attributes["pyinstrument.duration"] * 1e6, abs=1)
+
+
+def test_sampling_ends_at_the_maximum_number_of_nodes(
+    opened, monkeypatch: pytest.MonkeyPatch, burn: Callable[[float], None]
+) -> None:
+    monkeypatch.setattr(segment_module, "MAX_NODES", 3)
+
+    segment = opened()
+    burn(0.05)
+
+    assert sys.getprofile() is None
+    recording = segment.close()
+    assert recording.facts.truncated
+    assert recording.node_count <= 3
+
+
+def test_deep_recursion_is_cut_and_marked(opened, monkeypatch: pytest.MonkeyPatch, burn) -> None:
+    # Given recursion deeper than what is kept
+    monkeypatch.setattr(segment_module, "MAX_DEPTH", 100)
+
+    def recurse(depth: int) -> None:
+        if depth:
+            recurse(depth - 1)
+        else:
+            burn(0.05)
+
+    segment = opened()
+    recurse(600)
+
+    # Then the tree is cut, its time is not, and sampling went on
+    assert sys.getprofile() is not None
+    recording = segment.close()
+    tree = recording.build(current_describer())
+    assert recording.facts.truncated
+    assert max(tree.depth()) <= 100
+    assert tree.duration_us >= 50_000
+
+
+# --- stopping ----------------------------------------------------------------------------------------
+
+
+def test_a_stop_from_another_thread_leaves_no_hook(opened, wait_until) -> None:
+    # Given a segment on a thread that idles in C for a while and then works again
+    hooks: list[object] = []
+    segments: list[Segment] = []
+    started, go_on = threading.Event(), threading.Event()
+
+    def owner() -> None:
+        segments.append(opened())
+        started.set()
+        go_on.wait(20)
+        end = time.monotonic() + 20
+        while sys.getprofile() is not None and time.monotonic() < end:
+            sum(range(100))
+        hooks.append(sys.getprofile())
+        hooks.extend(subscribers())
+
+    thread = threading.Thread(target=owner)
+    thread.start()
+    assert started.wait(20)
+
+    # When it is closed from here
+    first, second = segments[0].close(), segments[0].close()
+    go_on.set()
+    thread.join()
+
+    # Then there is one recording, and the owner removed the hook by itself
+    assert first is not None
+    assert second is None
+    assert hooks == [None]
+
+
+def test_the_idle_thread_can_be_profiled_again_before_its_old_hook_is_gone(traced, tree_of, burn) -> None:
+    # Given a request that is ended by another thread while its own thread does nothing
+    spans: list[object] = []
+    started, ended = threading.Event(), threading.Event()
+
+    def owner() -> None:
+        spans.append(traced.tracer.start_span("first", kind=SpanKind.SERVER))
+        started.set()
+        ended.wait(20)
+        traced.request(lambda: burn(0.05), "second")
+        spans.extend(subscribers())
+        spans.append(sys.getprofile())
+
+    thread = threading.Thread(target=owner)
+    thread.start()
+    assert started.wait(20)
+    spans[0].end()
+    ended.set()
+    thread.join()
+
+    # Then the next request of that thread has a full profile, and nothing is left on the thread
+    first, second = traced.exporter.get_finished_spans()
+    assert tree_of(first) is not None
+    assert tree_of(second).duration_us >= 50_000
+    assert spans[1:] == [None]
+
+
+def test_many_stops_from_other_threads_end_cleanly(traced, burn, wait_until) -> None:
+    # Given a thread that serves requests which others end
+    waiting: list[object] = []
+    done = threading.Event()
+    left: list[object] = []
+
+    def owner() -> None:
+        for _ in range(200):
+            waiting.append(traced.tracer.start_span("GET /", kind=SpanKind.SERVER))
+            sum(range(1000))
+        done.wait(20)
+        end = time.monotonic() + 20
+        while sys.getprofile() is not None and time.monotonic() < end:
+            sum(range(100))
+        left.extend([sys.getprofile(), len(subscribers())])
+
+    thread = threading.Thread(target=owner)
+    thread.start()
+    ended = 0
+    while thread.is_alive() and ended < 200:
+        if waiting:
+            waiting.pop(0).end()
+            ended += 1
+    done.set()
+    thread.join()
+
+    assert left == [None, 0]
+
+
+def test_what_the_callback_raises_never_reaches_the_user(
+    opened, monkeypatch: pytest.MonkeyPatch, burn
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(CallTreeBuilder, "add", fail)
+
+    segment = opened()
+    burn(0.05)
+
+    assert sys.getprofile() is None
+    facts = segment.close().facts
+    assert str(facts.failure) == "on purpose"
+    assert facts.truncated
+
+
+FORK = """
+import os, sys, threading, time
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from otel_pyinstrument import PyinstrumentInstrumentor
+
+provider, exporter = TracerProvider(), InMemorySpanExporter()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, max_concurrent=1, interval=1)
+tracer = provider.get_tracer("test")
+
+def profiles():
+    return [len(span.events) for span in exporter.get_finished_spans()]
+
+span = tracer.start_span("parent", kind=SpanKind.SERVER)
+pid = os.fork()
+if not pid:
+    in_child = sys.getprofile()
+    span.end()
+    tracer.start_span("child", kind=SpanKind.SERVER).end()
+    print(in_child, sys.getprofile(), profiles(), flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+print(sys.getprofile() is not None)
+span.end()
+print(sys.getprofile(), profiles())
+"""
+
+
+def test_a_fork_inside_a_request_leaves_no_hook_in_the_child() -> None:
+    # When a profiled request forks
+    run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60)
+
+    # Then the child has no hook, no profile of the parent's request, and a free place for its own;
+    # the parent goes on
+    assert (run.stdout.splitlines(), run.stderr) == (["None None [0, 1]", "True", "None [1]"], "")
+
+
+# --- other profilers ---------------------------------------------------------------------------------
+
+
+def test_a_foreign_profile_function_is_not_replaced(traced, profile_of) -> None:
+    # Given an application that is profiled by something else
+    events: list[str] = []
+
+    def theirs(_frame: object, event: str, _argument: object) -> None:
+        events.append(event)
+
+    # When a request is served
+    sys.setprofile(theirs)
+    try:
+        span = traced.request(lambda: len(events))
+        still = sys.getprofile()
+    finally:
+        sys.setprofile(None)
+
+    # Then theirs worked all the time, and we kept out
+    assert still is theirs
+    assert events
+    assert profile_of(span) is None
+
+
+def test_a_foreign_profile_function_that_appears_in_the_request_stays(
+    traced, profile_of, tree_of, burn
+) -> None:
+    def theirs(*_arguments: object) -> None:
+        pass
+
+    def work() -> None:
+        burn(0.03)
+        sys.setprofile(theirs)
+        time.sleep(0.05)
+
+    # When the request itself installs a profile function
+    span = traced.request(work)
+    still = sys.getprofile()
+    sys.setprofile(None)
+
+    # Then it is still there, our profile is marked and does not claim time it has not seen
+    assert still is theirs
+    assert profile_of(span).attributes["pyinstrument.interrupted"] is True
+    assert tree_of(span).duration_us < 45_000
+
+    # And the next request is profiled again, to its end
+    after = traced.request(lambda: burn(0.03))
+    assert profile_of(after).attributes["pyinstrument.interrupted"] is False
+    assert tree_of(after).duration_us >= 30_000
+
+
+def test_a_hook_that_was_wiped_is_installed_again_for_the_next_request(traced, profile_of, burn) -> None:
+    def work() -> None:
+        burn(0.02)
+        sys.setprofile(None)
+        burn(0.02)
+
+    wiped = traced.request(work)
+    after = traced.request(lambda: burn(0.03))
+
+    assert profile_of(wiped).attributes["pyinstrument.interrupted"] is True
+    assert profile_of(after).attributes["pyinstrument.interrupted"] is False
+    assert profile_of(after).attributes["pyinstrument.sample_count"] > 2
+
+
+def test_cprofile_inside_a_request_works(traced, profile_of, burn) -> None:
+    theirs = cProfile.Profile()
+
+    def work() -> None:
+        burn(0.02)
+        with theirs:
+            burn(0.02)
+
+    span = traced.request(work)
+
+    theirs.create_stats()
+    assert any(function == "run" for _, _, function in theirs.stats)
+    # Until Python 3.11 the interpreter has one hook for both, and theirs wins
+    interrupted = profile_of(span).attributes["pyinstrument.interrupted"]
+    assert interrupted is (sys.version_info < (3, 12))
+
+
+def test_the_users_own_pyinstrument_works_inside_ours(traced, profile_of, tree_of, burn) -> None:
+    # When a request starts the user's profiler with its default options
+    theirs = pyinstrument.Profiler()
+
+    def work() -> None:
+        with theirs:
+            burn(0.05)
+        burn(0.02)
+
+    span = traced.request(work)
+
+    # Then both have their samples
+    assert theirs.last_session.sample_count >= 20
+    assert tree_of(span).duration_us >= 70_000
+    assert profile_of(span).attributes["pyinstrument.interrupted"] is False
+
+
+def test_the_users_own_pyinstrument_goes_on_around_ours(traced, profile_of, burn) -> None:
+    # Given the user's profiler around two requests, one of which outlives it
+    theirs = pyinstrument.Profiler()
+    theirs.start()
+    burn(0.02)
+    inside = traced.request(lambda: burn(0.02))
+    during = stack_sampler.get_stack_sampler().subscribers
+
+    def work() -> None:
+        burn(0.02)
+        theirs.stop()
+        burn(0.02)
+
+    outliving = traced.request(work)
+
+    # Then all are whole
+    assert len(during) == 1
+    assert theirs.last_session.sample_count >= 30
+    assert profile_of(inside).attributes["pyinstrument.sample_count"] > 1
+    assert profile_of(outliving).attributes["pyinstrument.cpu_time"] >= 0.04
+    assert profile_of(outliving).attributes["pyinstrument.sample_count"] > 3
+
+
+def test_a_faster_profiler_of_the_user_does_not_multiply_our_samples(make_traced, profile_of, burn) -> None:
+    # Given the user's profiler at 1 ms
+    traced = make_traced(interval=10.0)
+
+    def work() -> None:
+        with pyinstrument.Profiler(interval=0.001):
+            burn(0.1)
+
+    attributes = profile_of(traced.request(work)).attributes
+
+    # Then we still sample at our own pace
+    assert attributes["pyinstrument.sample_count"] <= attributes["pyinstrument.duration"] / 0.010 + 1
+
+
+def test_no_warning_about_a_slow_clock_reaches_stderr() -> None:
+    # Given a clock that pyinstrument finds slow
+    code = """
+import threading
+from pyinstrument import stack_sampler
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind
+from otel_pyinstrument import PyinstrumentInstrumentor
+stack_sampler.timing_overhead = lambda: {"walltime": 1e-3}
+provider = TracerProvider()
+PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, interval=1)
+
+def serve():
+    provider.get_tracer("test").start_span("GET /", kind=SpanKind.SERVER).end()
+
+for _ in range(3):
+    thread = threading.Thread(target=serve)
+    thread.start()
+    thread.join()
+"""
+
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

@@ -1,0 +1,399 @@
+"""Which spans are profiled, what the event looks like on them, and that failures of ours stay ours."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult, StaticSampler
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+
+from otel_pyinstrument.engine import Engine
+from otel_pyinstrument.gate import Gate
+from otel_pyinstrument.profile_event import ProfileEvent
+from otel_pyinstrument.request import Request, request_of
+from otel_pyinstrument.segment import Recording, Segment
+from otel_pyinstrument.settings import Settings
+from otel_pyinstrument.span_processor import ProfilingSpanProcessor
+
+
+def provider_with(processors: list[SpanProcessor], **options: object) -> TracerProvider:
+    provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False, **options)
+    for processor in processors:
+        provider.add_span_processor(processor)
+    return provider
+
+
+def profiling(**options: object) -> ProfilingSpanProcessor:
+    options = {"payload_as_bytes": lambda: False, "reraise": True} | options
+    return ProfilingSpanProcessor(Settings(rate=1.0, interval=5.0), **options)
+
+
+def serve(provider: TracerProvider, work: Callable[[], object] = lambda: None, **options: object) -> None:
+    options = {"kind": SpanKind.SERVER} | options
+    with provider.get_tracer("test").start_as_current_span("GET /", **options):
+        work()
+
+
+# --- which spans -------------------------------------------------------------------------------------
+
+
+def test_a_server_span_carries_one_profile_with_every_attribute(traced, profile_of, burn) -> None:
+    # When a request is served
+    span = traced.request(lambda: burn(0.03))
+
+    # Then its span ends with the event of the wire format
+    assert span.events[-1] is profile_of(span)
+    event = profile_of(span)
+    assert event.timestamp == span.end_time
+    attributes = dict(event.attributes)
+    payload = attributes.pop("pyinstrument.payload")
+    assert base64.b64decode(payload, validate=True)
+    duration = (span.end_time - span.start_time) / 1e9
+    assert 0.03 <= attributes.pop("pyinstrument.duration") <= duration
+    assert 0.03 <= attributes.pop("pyinstrument.cpu_time") <= duration
+    assert 1 <= attributes.pop("pyinstrument.sample_count") <= duration / 0.004
+    assert attributes.pop("pyinstrument.node_count") >= 3
+    assert any("burn" in line or "run" in line for line in attributes.pop("pyinstrument.summary"))
+    assert attributes == {
+        "pyinstrument.format": 1,
+        "pyinstrument.encoding": "zlib+json+base64",
+        "pyinstrument.interval": 0.005,
+        "pyinstrument.reason": "rate",
+        "pyinstrument.truncated": False,
+        "pyinstrument.interrupted": False,
+    }
+
+
+@pytest.mark.parametrize("kind", [SpanKind.INTERNAL, SpanKind.CLIENT, SpanKind.PRODUCER, SpanKind.CONSUMER])
+def test_a_local_root_that_serves_nobody_is_not_profiled(kind: SpanKind, traced, profile_of) -> None:
+    with traced.tracer.start_as_current_span("script", kind=kind):
+        assert sys.getprofile() is None
+
+    assert profile_of(traced.exporter.get_finished_spans()[-1]) is None
+
+
+def test_a_request_with_a_remote_parent_is_profiled(traced, profile_of) -> None:
+    remote = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    with traced.tracer.start_as_current_span(
+        "GET /", kind=SpanKind.SERVER, context=trace.set_span_in_context(NonRecordingSpan(remote))
+    ):
+        pass
+
+    assert profile_of(traced.exporter.get_finished_spans()[-1]) is not None
+
+
+def test_spans_inside_a_request_inherit_it_and_carry_no_profile(traced, profile_of) -> None:
+    # When spans are opened inside a request, a server span among them
+    requests = []
+
+    def work() -> None:
+        with traced.tracer.start_as_current_span("inner", kind=SpanKind.SERVER) as inner:
+            requests.append(request_of(inner))
+            with traced.tracer.start_as_current_span("innermost") as innermost:
+                requests.append(request_of(innermost))
+
+    root = traced.request(work)
+
+    # Then they know their request, and only its root has the profile
+    assert requests[0] is requests[1] is not None
+    assert requests[0].root_span_id == root.context.span_id
+    innermost, inner, root = traced.exporter.get_finished_spans()
+    assert [profile_of(span) is None for span in (innermost, inner, root)] == [True, True, False]
+
+
+class RecordOnly(Sampler):
+    def should_sample(self, *_arguments: object, **_options: object) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_ONLY)
+
+    def get_description(self) -> str:
+        return "record only"
+
+
+@pytest.mark.parametrize("sampler", [StaticSampler(Decision.DROP), RecordOnly(), ParentBased(RecordOnly())])
+def test_an_unsampled_request_is_not_profiled(sampler: Sampler) -> None:
+    hooks = []
+
+    serve(provider_with([profiling()], sampler=sampler), lambda: hooks.append(sys.getprofile()))
+
+    assert hooks == [None]
+
+
+def test_a_disabled_sdk_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    hooks = []
+
+    serve(provider_with([profiling()]), lambda: hooks.append(sys.getprofile()))
+
+    assert hooks == [None]
+
+
+def test_no_more_requests_are_profiled_at_once_than_allowed(make_traced, profile_of) -> None:
+    # Given one place
+    traced = make_traced(max_concurrent=1)
+
+    # When two requests overlap, and a third comes after them
+    first = traced.tracer.start_span("first", kind=SpanKind.SERVER)
+    second = traced.tracer.start_span("second", kind=SpanKind.SERVER)
+    first.end()
+    second.end()
+    traced.request(lambda: None, "third")
+
+    # Then the second alone went without
+    assert [profile_of(span) is None for span in traced.exporter.get_finished_spans()] == [False, True, False]
+
+
+# --- the event among other events --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+@pytest.mark.parametrize("ending_hook_works", [True, False])
+def test_the_place_among_the_processors_does_not_matter(ours_first, ending_hook_works, profile_of) -> None:
+    # Given an exporter registered before or after us, on an SDK with or without `_on_ending`
+    exporter = InMemorySpanExporter()
+    ours = profiling(ending_hook_works=ending_hook_works)
+    order = [ours, SimpleSpanProcessor(exporter)]
+    provider = provider_with(order if ours_first else order[::-1])
+
+    # When requests end in each of the ways a span can end
+    serve(provider)
+    tracer = provider.get_tracer("test")
+    with tracer.start_span("with", kind=SpanKind.SERVER):
+        pass
+    span = tracer.start_span("manual", kind=SpanKind.SERVER)
+    span.end()
+    span.end()
+    end_time = time.time_ns() + 1_000_000_000
+    tracer.start_span("explicit", kind=SpanKind.SERVER).end(end_time)
+
+    # Then each exported span has its profile, dated when the span ended
+    spans = exporter.get_finished_spans()
+    assert len(spans) == 4
+    assert [profile_of(span).timestamp for span in spans] == [span.end_time for span in spans]
+    assert spans[-1].end_time == end_time
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_a_full_span_keeps_all_events_of_the_user(limit: int, profile_of) -> None:
+    # Given a span that may hold a few events
+    exporter = InMemorySpanExporter()
+    provider = provider_with(
+        [profiling(), SimpleSpanProcessor(exporter)], span_limits=SpanLimits(max_events=limit)
+    )
+
+    # When the request fills it
+    serve(
+        provider, lambda: [trace.get_current_span().add_event(f"event {number}") for number in range(limit)]
+    )
+
+    # Then the profile gives way
+    (span,) = exporter.get_finished_spans()
+    assert [event.name for event in span.events] == [f"event {number}" for number in range(limit)]
+    assert span.dropped_events == 0
+
+
+def test_the_last_free_place_is_taken(profile_of) -> None:
+    exporter = InMemorySpanExporter()
+    provider = provider_with(
+        [profiling(), SimpleSpanProcessor(exporter)], span_limits=SpanLimits(max_events=2)
+    )
+
+    serve(provider, lambda: trace.get_current_span().add_event("mine"))
+
+    (span,) = exporter.get_finished_spans()
+    assert [event.name for event in span.events] == ["mine", "pyinstrument.profile"]
+    assert span.dropped_events == 0
+
+
+def test_dropped_events_of_the_user_are_still_counted() -> None:
+    exporter = InMemorySpanExporter()
+    provider = provider_with(
+        [profiling(), SimpleSpanProcessor(exporter)], span_limits=SpanLimits(max_events=2)
+    )
+
+    serve(provider, lambda: [trace.get_current_span().add_event(str(number)) for number in range(5)])
+
+    (span,) = exporter.get_finished_spans()
+    assert (len(span.events), span.dropped_events) == (2, 3)
+
+
+def test_where_spans_hold_no_events_nothing_is_sampled() -> None:
+    hooks = []
+
+    serve(
+        provider_with([profiling()], span_limits=SpanLimits(max_events=0)),
+        lambda: hooks.append(sys.getprofile()),
+    )
+
+    assert hooks == [None]
+
+
+@pytest.mark.parametrize(
+    "limits", [SpanLimits(max_event_attributes=0), SpanLimits(max_event_attributes=3, max_attribute_length=8)]
+)
+def test_attribute_limits_do_not_maim_the_profile(limits: SpanLimits, tree_of, profile_of) -> None:
+    exporter = InMemorySpanExporter()
+
+    serve(provider_with([profiling(), SimpleSpanProcessor(exporter)], span_limits=limits))
+
+    (span,) = exporter.get_finished_spans()
+    assert len(profile_of(span).attributes) == 12
+    assert tree_of(span).node_count == 1
+
+
+def test_two_providers_profile_their_own_requests(make_traced, profile_of) -> None:
+    one, two = make_traced(), make_traced()
+
+    first = one.tracer.start_span("first", kind=SpanKind.SERVER, context=Context())
+    second = two.tracer.start_span("second", kind=SpanKind.SERVER, context=Context())
+    first.end()
+    second.end()
+
+    assert profile_of(one.exporter.get_finished_spans()[0]) is not None
+    assert profile_of(two.exporter.get_finished_spans()[0]) is not None
+
+
+def test_a_span_that_is_never_ended_gives_its_place_back(make_traced, profile_of) -> None:
+    # Given one place, taken by a span that somebody forgets
+    traced = make_traced(max_concurrent=1, max_duration=0.1)
+
+    def forget() -> None:
+        traced.tracer.start_span("forgotten", kind=SpanKind.SERVER)
+        end = time.monotonic() + 0.2
+        while time.monotonic() < end:
+            sum(range(100))
+
+    thread = threading.Thread(target=forget)
+    thread.start()
+    thread.join()
+
+    # Then the next request gets the place
+    assert profile_of(traced.request(lambda: None)) is not None
+
+
+def test_after_shutdown_nothing_is_profiled(traced, profile_of) -> None:
+    # When profiling ends in the middle of a request
+    span = traced.tracer.start_span("running", kind=SpanKind.SERVER)
+    traced.processor.shutdown()
+    span.end()
+
+    # Then neither this nor a later request has a profile, or a hook
+    assert sys.getprofile() is None
+    assert profile_of(traced.exporter.get_finished_spans()[-1]) is None
+    assert profile_of(traced.request(lambda: None)) is None
+    assert traced.provider.force_flush()
+
+
+# --- failures ----------------------------------------------------------------------------------------
+
+
+def failing(*_arguments: object, **_options: object) -> object:
+    raise ValueError("on purpose")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "hook"),
+    [
+        (Gate, "admit", "on_start"),
+        (Engine, "open", "on_start"),
+        (Segment, "open", "on_start"),
+        (Segment, "__init__", "on_start"),
+        (Request, "__init__", "on_start"),
+        (Request, "finish", "on_ending"),
+        (Segment, "close", "on_ending"),
+        (Recording, "__init__", "on_ending"),
+        (ProfileEvent, "__init__", "on_ending"),
+        (Gate, "hold", "on_ending"),
+    ],
+)
+def test_a_failure_in_a_hook_changes_nothing_but_one_log_line(
+    owner: type, name: str, hook: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, burn
+) -> None:
+    # Given a part of ours that fails on purpose, with an exporter behind us
+    exporter = InMemorySpanExporter()
+    provider = provider_with([profiling(reraise=False), SimpleSpanProcessor(exporter)])
+    monkeypatch.setattr(owner, name, failing)
+
+    # When three requests are served
+    for _ in range(3):
+        serve(provider, lambda: burn(0.02))
+    monkeypatch.undo()
+    burn(0.02)
+
+    # Then every span arrived, one line was logged, and no hook is left
+    assert len(exporter.get_finished_spans()) == 3
+    assert [(record.levelno, record.name.split(".")[0]) for record in caplog.records] == [
+        (logging.ERROR, "otel_pyinstrument")
+    ]
+    assert caplog.records[0].getMessage() == f"Profiling is off in this process: {hook} failed"
+    assert "on purpose" in caplog.text
+    assert sys.getprofile() is None
+
+
+def test_a_failure_while_sampling_ends_that_profile_only(
+    traced, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, burn, tree_of, profile_of
+) -> None:
+    # Given sampling that runs out of memory
+    def out_of_memory(*_arguments: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Segment, "_sample", out_of_memory)
+
+        # When two requests are served
+        spans = [traced.request(lambda: burn(0.02)) for _ in range(2)]
+
+    # Then user code saw nothing, the profiles say so, and there is one line for both
+    assert [profile_of(span).attributes["pyinstrument.truncated"] for span in spans] == [True, True]
+    assert [record.getMessage() for record in caplog.records] == ["A profile ended early: sampling failed"]
+
+    # And later requests are profiled again
+    assert tree_of(traced.request(lambda: burn(0.02))).node_count > 1
+
+
+def test_control_flow_exceptions_of_the_user_pass_through(traced) -> None:
+    with pytest.raises(SystemExit):
+        traced.request(lambda: sys.exit(3))
+
+    assert sys.getprofile() is None
+
+
+def test_a_failing_request_keeps_its_exception_event_and_its_profile(traced, profile_of) -> None:
+    with pytest.raises(ZeroDivisionError):
+        traced.request(lambda: 1 / 0)
+
+    (span,) = traced.exporter.get_finished_spans()
+    assert [event.name for event in span.events] == ["exception", "pyinstrument.profile"]
+
+
+def test_the_console_form_of_a_span_can_be_written(traced) -> None:
+    span = traced.request(lambda: None)
+
+    events = json.loads(span.to_json())["events"]
+
+    assert events[0]["attributes"]["pyinstrument.encoding"] == "zlib+json+base64"
+
+
+def test_a_parent_context_given_by_hand_is_respected(traced) -> None:
+    # Given a request whose span is not the current one
+    root = traced.tracer.start_span("root", kind=SpanKind.SERVER, context=Context())
+
+    # When a child is started with an explicit context
+    child = traced.tracer.start_span("child", context=trace.set_span_in_context(root, Context()))
+
+    # Then it belongs to that request
+    assert request_of(child) is request_of(root) is not None
+    child.end()
+    root.end()
