@@ -8,9 +8,9 @@ from operator import ne
 
 from otel_pyinstrument.call_tree.frame import Frame
 from otel_pyinstrument.call_tree.growing_tree import GrowingTree
-from otel_pyinstrument.call_tree.tree import MAX_SUM, CallTree
+from otel_pyinstrument.call_tree.tree import CallTree
 
-_MAX_SECONDS = MAX_SUM / 1e6
+_MAX_SECONDS = 9e9  # Some 285 years; in microseconds just below MAX_SUM.
 _RUNS_PER_NODE = 4
 
 
@@ -86,6 +86,9 @@ class CallTreeBuilder:
 
         Anything that is no positive number of seconds adds no time, but still counts as a sample.
         """
+        if stack != self._previous:
+            self._follow(stack)
+        node = self._path[-1]
         total = self._total_seconds + seconds
         if self._total_seconds < total <= _MAX_SECONDS:
             self._total_seconds = total
@@ -93,9 +96,6 @@ class CallTreeBuilder:
         total_us = round(self._total_seconds * 1e6)
         elapsed_us = total_us - self._assigned_us
         self._assigned_us = total_us
-        if stack != self._previous:
-            self._follow(stack)
-        node = self._path[-1]
         self._self_us[node] += elapsed_us
         self._samples[node] += 1
         if self._time_order:
@@ -147,6 +147,8 @@ class CallTreeBuilder:
             self._run_us.append(elapsed_us)
         else:
             self._time_order = False
+            self._run_nodes.clear()
+            self._run_us.clear()
 
     def build(self, describe: Callable[[str], Frame]) -> CallTree:
         """The tree so far. `describe` is called once per distinct name; `add` may go on afterwards.

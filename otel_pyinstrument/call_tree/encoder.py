@@ -7,8 +7,8 @@ import zlib
 from itertools import chain
 from typing import NamedTuple
 
-from otel_pyinstrument.call_tree.limits import FORMAT_VERSION, MAX_TEXT_BYTES
-from otel_pyinstrument.call_tree.prune import prune
+from otel_pyinstrument.call_tree.limits import DEFAULT_LIMITS, FORMAT_VERSION, MAX_TEXT_BYTES
+from otel_pyinstrument.call_tree.prune import fold_below, prune
 from otel_pyinstrument.call_tree.text import cut_end, cut_start, printable
 from otel_pyinstrument.call_tree.tree import CallTree
 
@@ -23,65 +23,101 @@ _TEXT_BYTES_AND_FEWEST_NODES = ((MAX_TEXT_BYTES, 32), (64, 32), (16, 1))
 
 
 class Encoded(NamedTuple):
-    """A payload (zlib of JSON) and what it holds. `pruned`: nodes or names were cut to fit the budget."""
+    """A payload (zlib of JSON) and what it holds. `pruned`: nodes were folded or names cut to fit."""
 
     payload: bytes
     node_count: int
     pruned: bool
 
 
+class _Attempt(NamedTuple):
+    payload: bytes
+    load: float
+    """Share of the budget that it uses; fits up to 1."""
+
+
 def encode(tree: CallTree, *, max_bytes: int = 65_536) -> Encoded:
     """Encode `tree` in at most `max_bytes`; works for every tree that passes `self_check`.
 
     What does not fit goes in this order: the time order, the smallest subtrees (see `prune`) down to some
-    30 nodes, the end of long names, more subtrees. The root's total stays exact in any case.
+    30 nodes, the end of long names, more subtrees. The root's total stays exact in any case. The bounds of
+    `DEFAULT_LIMITS` that a reader applies hold too, save that on the payload itself, which is `max_bytes`.
 
     Control characters and lone surrogates in names become visible escapes, names are cut to 512 bytes.
-    Raises ValueError when `max_bytes` is below 512. Costs a few compressions of the tree: not for the
-    profiled request's thread.
+    Raises ValueError when `max_bytes` is below 512. Costs up to about ten compressions of the tree: not for
+    the profiled request's thread.
     """
     if max_bytes < MIN_BUDGET_BYTES:
         raise ValueError(f"max_bytes is {max_bytes}: a payload needs {MIN_BUDGET_BYTES}")
-    payload = _payload(tree, MAX_TEXT_BYTES)
-    if len(payload) > max_bytes and tree.order is not None:
-        tree = CallTree(tree.frames, tree.parent, tree.frame, tree.self_us, tree.samples)
-        payload = _payload(tree, MAX_TEXT_BYTES)
-    if len(payload) <= max_bytes:
-        return Encoded(payload, tree.node_count, pruned=False)
+    within = _within_limits(tree)
+    attempt = _attempt(within, MAX_TEXT_BYTES, max_bytes)
+    if attempt.load > 1 and within.order is not None:
+        within = _without_order(within)
+        attempt = _attempt(within, MAX_TEXT_BYTES, max_bytes)
+    if attempt.load <= 1:
+        return Encoded(attempt.payload, within.node_count, pruned=within.node_count < tree.node_count)
+    start = int(within.node_count * _AIM / attempt.load)
     for text_bytes, fewest_nodes in _TEXT_BYTES_AND_FEWEST_NODES:
-        encoded = _largest_fit(tree, text_bytes, max_bytes, min(fewest_nodes, tree.node_count))
+        encoded = _largest_fit(within, text_bytes, max_bytes, fewest_nodes, start)
         if encoded is not None:
             return encoded
-    raise AssertionError("a lone root with its short fixed name fits every budget")
+        start = max_bytes
+    raise AssertionError("a lone root, with its short fixed name, fits every budget")
 
 
-def _largest_fit(tree: CallTree, text_bytes: int, max_bytes: int, fewest_nodes: int) -> Encoded | None:
+def _within_limits(tree: CallTree) -> CallTree:
+    """What every reader accepts: `DEFAULT_LIMITS` for depth, frames, nodes and runs."""
+    limits = DEFAULT_LIMITS
+    if tree.order is not None and len(tree.order) > limits.max_order_runs:
+        tree = _without_order(tree)
+    if len(tree.frames) > tree.node_count or max(tree.depth()) > limits.max_depth:
+        tree = fold_below(tree, max_depth=limits.max_depth)
+    return prune(
+        tree, max_nodes=limits.max_frames if len(tree.frames) > limits.max_frames else limits.max_nodes
+    )
+
+
+def _without_order(tree: CallTree) -> CallTree:
+    return CallTree(tree.frames, tree.parent, tree.frame, tree.self_us, tree.samples)
+
+
+def _largest_fit(
+    tree: CallTree, text_bytes: int, max_bytes: int, fewest_nodes: int, start: int
+) -> Encoded | None:
     """Search the node count that uses the budget well; None when even `fewest_nodes` are too large.
 
-    Size is close to proportional to the node count, so each try aims from the one before. Once the tries
-    are used up, the best fit so far stands.
+    Size is close to proportional to the node count, so each try aims from the one before. The last try
+    takes the fewest nodes if nothing has fitted yet; otherwise the best fit so far stands.
     """
     best: Encoded | None = None
-    too_many = tree.node_count + 1
-    count = min(tree.node_count, max_bytes)
-    for _ in range(_MAX_ENCODES):
+    lowest, too_many = min(fewest_nodes, tree.node_count), tree.node_count + 1
+    count = min(max(start, lowest), tree.node_count)
+    for remaining in reversed(range(_MAX_ENCODES)):
         pruned = prune(tree, max_nodes=count)
-        payload = _payload(pruned, text_bytes)
-        if len(payload) <= max_bytes:
-            best = Encoded(payload, pruned.node_count, pruned=True)
-            if len(payload) >= _GOOD_ENOUGH * max_bytes:
-                break
+        attempt = _attempt(pruned, text_bytes, max_bytes)
+        if attempt.load <= 1:
+            best = Encoded(attempt.payload, pruned.node_count, pruned=True)
+            lowest = count + 1
         else:
             too_many = count
-        aim = int(count * _AIM * max_bytes / len(payload))
-        lowest = fewest_nodes if best is None else best.node_count + 1
-        if lowest >= too_many:
+        if lowest >= too_many or _GOOD_ENOUGH <= attempt.load <= 1:
             break
-        count = min(max(aim, lowest), too_many - 1)
+        count = min(max(int(count * _AIM / attempt.load), lowest), too_many - 1)
+        if remaining == 1 and best is None:
+            count = lowest
     return best
 
 
-def _payload(tree: CallTree, text_bytes: int) -> bytes:
+def _attempt(tree: CallTree, text_bytes: int, max_bytes: int) -> _Attempt:
+    text = json.dumps(_document(tree, text_bytes), ensure_ascii=False, separators=(",", ":")).encode()
+    load = len(text) / DEFAULT_LIMITS.max_json_bytes
+    if load > 1:
+        return _Attempt(b"", load)
+    payload = zlib.compress(text, 6)
+    return _Attempt(payload, max(load, len(payload) / max_bytes))
+
+
+def _document(tree: CallTree, text_bytes: int) -> dict[str, object]:
     strings: dict[str, int] = {}
     function_indices: list[int] = []
     file_indices: list[int] = []
@@ -108,5 +144,4 @@ def _payload(tree: CallTree, text_bytes: int) -> bytes:
     }
     if tree.order is not None:
         document["order"] = list(chain.from_iterable(tree.order))
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    return zlib.compress(text.encode(), 6)
+    return document

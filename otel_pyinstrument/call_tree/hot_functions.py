@@ -10,7 +10,7 @@ from otel_pyinstrument.call_tree.tree import CallTree
 
 _SUMMARY_LINES = 10
 _SUMMARY_FUNCTION_BYTES = 64
-_SUMMARY_FILE_BYTES = 64
+_SUMMARY_FILE_BYTES = 60
 
 
 class HotFunction(NamedTuple):

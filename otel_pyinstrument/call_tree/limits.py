@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from otel_pyinstrument.call_tree.tree import MAX_SUM
-
 FORMAT_VERSION = 1
 """Value of `pyinstrument.format` and of `v` in the payload that this package writes and reads."""
 
@@ -21,10 +19,10 @@ class Limits(NamedTuple):
     max_nodes: int = 200_000
     max_frames: int = 100_000
     max_depth: int = 10_000
-    max_order_runs: int = 400_000
+    max_order_runs: int = 200_000
     max_text_bytes: int = MAX_TEXT_BYTES
-    max_sum: int = MAX_SUM
-    """Largest sum of `self_us` and of `samples` in one tree."""
+    max_sum: int = 2**43 - 1
+    """Largest sum of `self_us` (101 days) and of `samples`; 1,024 such trees still merge into a valid one."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -11,14 +11,20 @@ def prune(tree: CallTree, *, max_nodes: int) -> CallTree:
 
     The folded children of a node become one `[other]` leaf, which counts as a node, where the first of
     them stood. So the inclusive time and samples of every kept node stay what they were. A child is never
-    kept without its parent. Time order survives: what the folded nodes took goes to their `[other]`.
-    With `max_nodes=1` the root takes everything. A tree that is small enough is returned as it is.
+    kept without its parent, and a single leaf is never replaced by an `[other]` of the same size. Time
+    order survives: what the folded nodes took goes to their `[other]`. With `max_nodes=1` the root takes
+    everything. A tree that is small enough is returned as it is.
     """
     if max_nodes < 1:
         raise ValueError(f"max_nodes is {max_nodes}: the root alone needs 1")
     if tree.node_count <= max_nodes:
         return tree
     return _fold(tree, _kept_nodes(tree, max_nodes), with_other=max_nodes > 1)
+
+
+def fold_below(tree: CallTree, *, max_depth: int) -> CallTree:
+    """The same tree with all from `max_depth` (1 or more) on in `[other]` leaves, without unused frames."""
+    return _fold(tree, [depth < max_depth for depth in tree.depth()], with_other=True)
 
 
 def _kept_nodes(tree: CallTree, max_nodes: int) -> list[bool]:
@@ -36,13 +42,15 @@ def _kept_nodes(tree: CallTree, max_nodes: int) -> list[bool]:
         for node, frame in enumerate(tree.frame)
         if tree.frames[frame] == OTHER and not folded_children[node]
     }
+    full = False
     for node in sorted(range(1, tree.node_count), key=lambda node: -totals[node]):
         if node in earlier_other:
             continue
         # The node itself, an [other] for its own children, and one less if its parent's [other] is now empty.
         growth = 1 + bool(folded_children[node]) - (folded_children[parent[node]] == 1)
-        if size + growth > max_nodes:
-            break
+        full = full or size + growth > max_nodes
+        if full and (growth > 0 or not keep[parent[node]]):
+            continue
         size += growth
         keep[node] = True
         folded_children[parent[node]] -= 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from otel_pyinstrument.call_tree.frame import ROOT, Frame
 
@@ -82,27 +81,35 @@ class CallTree:
         count = len(self.parent)
         if not count:
             raise InvalidCallTree("a tree has at least its root")
-        for name in ("frame", "self_us", "samples"):
-            values: list[int] = getattr(self, name)
+        _check_integers("parent", self.parent, lowest=-1)
+        for name, values in (("frame", self.frame), ("self_us", self.self_us), ("samples", self.samples)):
             if len(values) != count:
                 raise InvalidCallTree(f"{name} has {len(values)} entries, parent has {count}")
             _check_integers(name, values)
         _check_sum("self_us", self.self_us)
         _check_sum("samples", self.samples)
-        if max(self.frame) >= len(self.frames):
-            raise InvalidCallTree(f"frame refers to {max(self.frame)}, there are {len(self.frames)} frames")
-        if self.frames[self.frame[0]] != ROOT:
-            raise InvalidCallTree(f"the root's frame is {self.frames[self.frame[0]]!r:.200}")
+        self._check_frames()
         broken = first_preorder_violation(self.parent)
         if broken is not None:
             raise InvalidCallTree(f"node {broken} with parent {self.parent[broken]} is not in preorder")
         if self.order is not None:
             self._check_order(self.order)
 
+    def _check_frames(self) -> None:
+        for frame in self.frames:
+            if tuple(map(type, frame)) != (str, str, int, bool):
+                raise InvalidCallTree(f"{frame!r:.200} is no frame: text, text, int, bool")
+            if not 0 <= frame.line <= MAX_SUM:
+                raise InvalidCallTree(f"line {frame.line} of {frame!r:.200} is no line number")
+        if max(self.frame) >= len(self.frames):
+            raise InvalidCallTree(f"frame refers to {max(self.frame)}, there are {len(self.frames)} frames")
+        if self.frames[self.frame[0]] != ROOT:
+            raise InvalidCallTree(f"the root's frame is {self.frames[self.frame[0]]!r:.200}")
+
     def _check_order(self, order: list[tuple[int, int]]) -> None:
         sums = [0] * len(self.parent)
+        _check_integers("order", [number for run in order for number in run])
         for node, duration_us in order:
-            _check_integers("order", (node, duration_us))
             if node >= len(sums):
                 raise InvalidCallTree(f"order refers to node {node}, there are {len(sums)} nodes")
             sums[node] += duration_us
@@ -121,8 +128,8 @@ def first_preorder_violation(parent: Sequence[int]) -> int | None:
     if parent[0] != -1:
         return 0
     path = [0]
-    for node, (_, above) in enumerate(pairwise(parent), start=1):
-        while path and path[-1] != above:
+    for node in range(1, len(parent)):
+        while path and path[-1] != parent[node]:
             path.pop()
         if not path:
             return node
@@ -130,11 +137,11 @@ def first_preorder_violation(parent: Sequence[int]) -> int | None:
     return None
 
 
-def _check_integers(name: str, values: Sequence[int]) -> None:
-    if set(map(type, values)) != {int}:
+def _check_integers(name: str, values: Sequence[int], *, lowest: int = 0) -> None:
+    if not set(map(type, values)) <= {int}:
         raise InvalidCallTree(f"{name} holds something else than int")
-    if min(values) < 0:
-        raise InvalidCallTree(f"{name} holds the negative number {min(values)}")
+    if min(values, default=lowest) < lowest:
+        raise InvalidCallTree(f"{name} holds {min(values)}, less than {lowest}")
 
 
 def _check_sum(name: str, values: Sequence[int]) -> None:
