@@ -1,0 +1,63 @@
+"""The pages as one ASGI application, to be mounted by the composition root."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Scope
+
+from profile_store.contracts import Reader
+from web.assets_manifest import AssetsManifest
+from web.languages import LANGUAGE_COOKIE, LANGUAGES
+from web.pages import projects, record, records
+from web.pages.errors import ErrorPages
+from web.rendering import Renderer
+from web.security import SecurityHeaders
+from web.settings import WebSettings
+
+_YEAR = 31_536_000
+
+
+def create_app(store: Reader, settings: WebSettings | None = None) -> ASGIApp:
+    """The web interface over an open store. Use it on the event loop that opened the store."""
+    settings = settings or WebSettings()
+    renderer = Renderer(AssetsManifest(settings.static_directory))
+    handlers: dict[Any, Any] = ErrorPages(renderer).handlers()
+    pages = Starlette(
+        routes=[
+            *projects.routes(store, renderer, settings),
+            *records.routes(store, renderer, settings),
+            *record.routes(store, renderer),
+            Route("/language/{language}", choose_language),
+            Mount("/static", _HashedFiles(directory=settings.static_directory, check_dir=False)),
+        ],
+        exception_handlers=handlers,
+    )
+    return SecurityHeaders(pages)  # around Starlette's own error middleware, which sends the last-resort page
+
+
+async def choose_language(request: Request) -> Response:
+    """Remember the language for a year and go back to the page in `next`, which must be a path of this site."""
+    back_to = request.query_params.get("next", "/")
+    if not back_to.startswith("/") or back_to.startswith("//") or "\\" in back_to or not back_to.isprintable():
+        back_to = "/"
+    response = RedirectResponse(back_to, status_code=303)
+    language: str = request.path_params["language"]
+    if language in LANGUAGES:
+        response.set_cookie(LANGUAGE_COOKIE, language, max_age=_YEAR, httponly=True, samesite="lax")
+    return response
+
+
+class _HashedFiles(StaticFiles):
+    """Files whose names change with their content, so a browser never asks twice."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        if response.status_code in (200, 304):
+            response.headers["Cache-Control"] = f"public, max-age={_YEAR}, immutable"
+        return response

@@ -1,0 +1,95 @@
+// The call-tree table: opens and closes rows, arrow keys as in a treegrid. htmx fetches children, once per row.
+
+const OPEN = "aria-expanded";
+
+export function enhanceTreeTable(table: HTMLTableElement): void {
+  const body = table.tBodies[0];
+  body.addEventListener("click", (event) => {
+    const target = event.target as HTMLElement;
+    const row = target.closest("tr");
+    if (!row || !body.contains(row)) return;
+    focus(body, row);
+    if (target.closest("[data-toggle]")) toggle(row);
+  });
+  body.addEventListener("keydown", (event) => {
+    const row = (event.target as HTMLElement).closest("tr");
+    if (row && event.target === row && onKey(body, row, event.key)) event.preventDefault();
+  });
+  body.addEventListener("htmx:after:swap", () => ensureTabStop(body));
+  ensureTabStop(body);
+}
+
+function onKey(body: HTMLElement, row: HTMLTableRowElement, key: string): boolean {
+  const rows = visibleRows(body);
+  const index = rows.indexOf(row);
+  switch (key) {
+    case "ArrowDown":
+      return focus(body, rows[index + 1]);
+    case "ArrowUp":
+      return focus(body, rows[index - 1]);
+    case "Home":
+      return focus(body, rows[0]);
+    case "End":
+      return focus(body, rows[rows.length - 1]);
+    case "ArrowRight":
+      return row.getAttribute(OPEN) === "false" ? press(row) : focus(body, childOf(rows, index));
+    case "ArrowLeft":
+      return row.getAttribute(OPEN) === "true" ? press(row) : focus(body, parentOf(rows, index));
+    case "Enter":
+    case " ":
+      return press(row);
+    default:
+      return false;
+  }
+}
+
+/** Presses the row's button, so that keys and pointer go the same way (and htmx hears of it). */
+function press(row: HTMLTableRowElement): boolean {
+  const button = row.querySelector<HTMLButtonElement>("[data-toggle], [data-more]");
+  button?.click();
+  return button !== null;
+}
+
+function toggle(row: HTMLTableRowElement): void {
+  const opens = row.getAttribute(OPEN) !== "true";
+  row.setAttribute(OPEN, String(opens));
+  const level = levelOf(row);
+  // What was closed inside a branch stays closed when the branch opens again.
+  let hiddenBelow = Infinity;
+  for (let next = row.nextElementSibling; next && levelOf(next) > level; next = next.nextElementSibling) {
+    const depth = levelOf(next);
+    if (depth <= hiddenBelow) hiddenBelow = Infinity;
+    (next as HTMLElement).hidden = !opens || hiddenBelow !== Infinity;
+    if (hiddenBelow === Infinity && next.getAttribute(OPEN) === "false") hiddenBelow = depth;
+  }
+}
+
+function visibleRows(body: HTMLElement): HTMLTableRowElement[] {
+  return [...body.querySelectorAll<HTMLTableRowElement>("tr:not([hidden])")];
+}
+
+function childOf(rows: HTMLTableRowElement[], index: number): HTMLTableRowElement | undefined {
+  const next = rows[index + 1];
+  return next && levelOf(next) > levelOf(rows[index]) ? next : undefined;
+}
+
+function parentOf(rows: HTMLTableRowElement[], index: number): HTMLTableRowElement | undefined {
+  return rows.slice(0, index).findLast((row) => levelOf(row) < levelOf(rows[index]));
+}
+
+/** One row at a time can be reached by Tab. */
+function focus(body: HTMLElement, row: HTMLTableRowElement | undefined): boolean {
+  if (!row) return false;
+  for (const other of body.querySelectorAll('tr[tabindex="0"]')) other.setAttribute("tabindex", "-1");
+  row.tabIndex = 0;
+  row.focus({ preventScroll: document.activeElement !== null && row.contains(document.activeElement) });
+  return true;
+}
+
+function ensureTabStop(body: HTMLElement): void {
+  if (!body.querySelector('tr[tabindex="0"]')) body.querySelector("tr")?.setAttribute("tabindex", "0");
+}
+
+function levelOf(row: Element): number {
+  return Number(row.getAttribute("aria-level"));
+}

@@ -1,0 +1,67 @@
+"""Turn values into short, honest text. Names come from other people's processes, so every one is hostile."""
+
+from __future__ import annotations
+
+import unicodedata
+
+NAME_LIMIT = 120
+"""Characters of a name that are shown; the rest becomes an ellipsis."""
+
+_INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
+"""Unicode categories that a browser hides, reorders by, or cannot encode."""
+
+
+def reveal(text: str, *, keep: str = "") -> str:
+    """Write invisible and direction-changing characters as `\\uXXXX`, so that a name cannot look like another.
+
+    Characters in `keep` stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char in keep else _visible(char) for char in text)
+
+
+def shown(text: str, limit: int = NAME_LIMIT) -> str:
+    """`text` as one visible line of at most `limit` characters and an ellipsis."""
+    cut = reveal(text[: limit + 1])
+    return cut if len(cut) <= limit else cut[:limit] + "…"
+
+
+def duration(seconds: float | None) -> str:
+    """Three significant digits with the unit that suits: `1.24 s`, `812 ms`, `35.0 µs`; `–` when unknown."""
+    if seconds is None:
+        return "–"
+    if seconds == 0:
+        return "0 ms"
+    magnitude = abs(seconds)
+    if magnitude >= 99.95:
+        return f"{seconds:,.0f} s"
+    if magnitude >= 0.9995:
+        return f"{_three_digits(seconds)} s"
+    if magnitude >= 0.0009995:
+        return f"{_three_digits(seconds * 1e3)} ms"
+    return f"{_three_digits(seconds * 1e6)} µs"
+
+
+def share(part: float, whole: float) -> str:
+    """`part` of `whole` in percent: `34%`, `3.4%`, `<0.1%`."""
+    if whole <= 0 or part <= 0:
+        return "0%"
+    percent = 100 * part / whole
+    if percent < 0.1:
+        return "<0.1%"
+    return f"{percent:.1f}%" if percent < 9.95 else f"{percent:.0f}%"
+
+
+def _visible(char: str) -> str:
+    if unicodedata.category(char) not in _INVISIBLE:
+        return char
+    point = ord(char)
+    return f"\\u{point:04X}" if point <= 0xFFFF else f"\\U{point:08X}"
+
+
+def _three_digits(value: float) -> str:
+    magnitude = abs(value)
+    if magnitude >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if magnitude >= 9.995 else f"{value:.2f}"
