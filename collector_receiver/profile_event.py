@@ -23,7 +23,7 @@ from profile_store.model import Attributes, AttributeValue, HotFunctionFacts, Pr
 
 EVENT_NAME = "pyinstrument.profile"
 REASONS = frozenset({"rate", "slow", "error", "rule", "forced"})
-ENCODINGS = frozenset({"zlib+json", "zlib+json+base64"})
+ENCODINGS = ("zlib+json", "zlib+json+base64")  # compared, not hashed: the value may be a list
 
 MAX_JSON_BYTES_PER_REQUEST = 64 * 1024 * 1024
 

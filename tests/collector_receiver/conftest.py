@@ -1,0 +1,181 @@
+"""Builders of OTLP requests, and a real receiver on a real store with a real gRPC channel to it."""
+
+import base64
+import os
+import time
+from types import SimpleNamespace
+
+import grpc
+import grpc.aio
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
+
+from collector_receiver.server import Receiver
+from collector_receiver.settings import ReceiverSettings
+from otel_pyinstrument.call_tree import CallTreeBuilder, Frame, encode
+from profile_store import StoreSettings, open_store
+
+EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+
+def any_value(value):
+    match value:
+        case None:
+            return AnyValue()
+        case bool():
+            return AnyValue(bool_value=value)
+        case int():
+            return AnyValue(int_value=value)
+        case float():
+            return AnyValue(double_value=value)
+        case bytes():
+            return AnyValue(bytes_value=value)
+        case str():
+            return AnyValue(string_value=value)
+        case dict():
+            return AnyValue(kvlist_value=KeyValueList(values=pairs(value)))
+        case list():
+            return AnyValue(array_value=ArrayValue(values=[any_value(item) for item in value]))
+
+
+def pairs(attributes):
+    items = attributes.items() if isinstance(attributes, dict) else attributes
+    return [KeyValue(key=key, value=any_value(value)) for key, value in items]
+
+
+def make_span(attributes=(), *, kind=Span.SPAN_KIND_SERVER, events=(), **changes):
+    """A valid server span that ended a moment ago."""
+    start = time.time_ns() - 10**9
+    values = {
+        "trace_id": os.urandom(16),
+        "span_id": os.urandom(8),
+        "name": "GET /orders",
+        "kind": kind,
+        "start_time_unix_nano": start,
+        "end_time_unix_nano": start + 250_000_000,
+    } | changes
+    return Span(
+        attributes=pairs(attributes),
+        events=[Span.Event(name=name, attributes=pairs(of_event)) for name, of_event in events],
+        **values,
+    )
+
+
+def make_resource_spans(*spans, resource=(("service.name", "shop"),), scope="flask"):
+    result = ResourceSpans()
+    result.resource.attributes.extend(pairs(resource))
+    scope_spans = result.scope_spans.add()
+    scope_spans.scope.name = scope
+    scope_spans.spans.extend(spans)
+    return result
+
+
+def make_request(*spans, **more):
+    return ExportTraceServiceRequest(resource_spans=[make_resource_spans(*spans, **more)])
+
+
+def make_payload():
+    """A tree of 0.25 s: load_orders takes 0.2 s of it."""
+    builder = CallTreeBuilder()
+    builder.add(["view", "load_orders", "execute"], 0.2)
+    builder.add(["view"], 0.05)
+    return encode(builder.build(lambda name: Frame(name, "shop/orders.py", 7, name != "execute"))).payload
+
+
+def make_profile_event(payload=None, **changes):
+    """Name and attributes of a profile event; changes replace attributes, None removes one."""
+    payload = make_payload() if payload is None else payload
+    attributes = {
+        "format": 1,
+        "encoding": "zlib+json",
+        "payload": payload,
+        "interval": 0.01,
+        "duration": 0.25,
+        "cpu_time": 0.2,
+        "sample_count": 25,
+        "node_count": 4,
+        "reason": "slow",
+        "truncated": False,
+        "interrupted": False,
+        "summary": ["80% load_orders shop/orders.py:7"],
+    } | changes
+    kept = {f"pyinstrument.{name}": value for name, value in attributes.items() if value is not None}
+    return ("pyinstrument.profile", kept)
+
+
+def make_text_profile_event():
+    payload = base64.b64encode(make_payload()).decode()
+    return make_profile_event(payload, encoding="zlib+json+base64")
+
+
+@pytest.fixture
+def make():
+    """Functions that build what a sender sends."""
+    return SimpleNamespace(
+        span=make_span,
+        resource_spans=make_resource_spans,
+        request=make_request,
+        payload=make_payload,
+        profile_event=make_profile_event,
+        text_profile_event=make_text_profile_event,
+        pairs=pairs,
+        any_value=any_value,
+    )
+
+
+@pytest.fixture
+async def store(mongodb_url, mongodb_database, anyio_backend):
+    async with open_store(
+        StoreSettings(MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)
+    ) as opened:
+        yield opened
+
+
+class Client:
+    """A gRPC client that sends whatever bytes it is told to."""
+
+    def __init__(self, address):
+        self.channel = grpc.aio.insecure_channel(address)
+
+    async def call(self, method, body, *, metadata=None, timeout=20, compression=None):
+        call = self.channel.unary_unary(method)
+        return await call(body, metadata=metadata, timeout=timeout, compression=compression)
+
+    async def export(self, request, **options):
+        """Sends a request (or raw bytes); the decoded answer."""
+        body = request if isinstance(request, bytes) else request.SerializeToString()
+        return ExportTraceServiceResponse.FromString(await self.call(EXPORT_TRACES, body, **options))
+
+    async def refusal(self, request, **options):
+        """Sends a request that must fail; the error."""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.export(request, **options)
+        return caught.value
+
+
+@pytest.fixture
+async def start_receiver(store):
+    """Function (**settings) -> receiver with `.client`, listening on a free port; stopped after the test."""
+    started = []
+
+    async def start(**settings):
+        receiver = Receiver(store, ReceiverSettings(otlp_grpc_port=0, **settings))
+        receiver.client = Client(await receiver.start())
+        started.append(receiver)
+        return receiver
+
+    yield start
+    for receiver in started:
+        await receiver.client.channel.close()
+        await receiver.stop(5)
+
+
+@pytest.fixture
+async def receiver(start_receiver):
+    """A receiver in open mode."""
+    return await start_receiver()
