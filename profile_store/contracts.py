@@ -25,21 +25,21 @@ class StoreError(Exception):
     """Anything the store raises on purpose. The message is safe to log; it holds no document."""
 
 
-class StoreUnavailable(StoreError):
-    """Network, election, time-out, full disk: nothing is known about what was written. Try the same call again."""
+class StoreUnavailable(StoreError):  # noqa: N818 - says what is the case, as in the contract
+    """Network, election, time-out, full disk: nothing is known about what was written. Try the call again."""
 
 
-class ProjectExists(StoreError):
+class ProjectExists(StoreError):  # noqa: N818 - says what is the case, as in the contract
     """Another project already has this name."""
 
 
-class InvalidProject(StoreError):
+class InvalidProject(StoreError):  # noqa: N818 - says what is the case, as in the contract
     """A project cannot have this name, description, framework or base_url; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """One item that can never be stored. `span_ids` are the spans lost with it; `reason` is a snake_case name.
+    """One item that can never be stored. `span_ids` are lost with it; `reason` is a snake_case name.
 
     A refused call tree loses no span: its record is stored without a profile, and `span_ids` is empty.
     """

@@ -1,7 +1,8 @@
 """A real MongoDB of one's own: found, started as a replica set of one node, waited for, stopped.
 
-The server is never part of this project: it is a `mongod` on PATH, or the one in the wheel that the dependency
-group `embedded-mongodb` installs. It listens on 127.0.0.1 only and has no password, like any development database.
+The server is never part of this project: it is a `mongod` on PATH, or the one in the wheel that the
+dependency group `embedded-mongodb` installs. It listens on 127.0.0.1 only and has no password, like any
+development database.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def find_mongod() -> Path:
 
 
 class EmbeddedMongoDB:
-    """A running server. `url` is for `MONGODB_URL`; `exited` is set when the process is gone for any reason."""
+    """A running server. `url` is for `MONGODB_URL`; `exited` is set when the process is gone."""
 
     def __init__(self, url: str, server: _Server) -> None:
         self.url = url

@@ -135,7 +135,7 @@ class ChildSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncomingRecord:
-    """A record as the receiver hands it over, with its encoded call tree (wire format version 1) if it has one.
+    """A record as the receiver hands it over, with its call tree in wire format version 1 if it has one.
 
     The receiver has decoded `payload` successfully; `profile` and `hot_functions` of the record came from it.
     """
@@ -188,7 +188,7 @@ class RecordQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[Item]):
-    """One page of a list. `total` is exact up to `total_limit`, then `total_limit` with `total_is_exact` False."""
+    """One page of a list. `total` is exact up to a limit, then that limit with `total_is_exact` False."""
 
     items: Sequence[Item]
     page: int
@@ -199,7 +199,7 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectStatistics:
-    """Numbers of one project over a window; response times in milliseconds; None when there was no request."""
+    """Numbers of one project over a window; response times in milliseconds, None without a request."""
 
     total_requests: int
     avg_response_time: float | None
@@ -210,9 +210,10 @@ class ProjectStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordDetail:
-    """A record with everything that belongs to it. `call_tree` is None when it was not profiled or the profile is gone.
+    """A record with everything that belongs to it.
 
-    `child_spans_truncated` tells that the trace has more child spans than one page reads.
+    `call_tree` is None when it was not profiled or the profile is gone. `child_spans_truncated` tells that
+    the trace has more child spans than one page reads.
     """
 
     record: Record

@@ -9,7 +9,8 @@ MAX_NAME_CHARACTERS = 200
 UNKNOWN_SERVICE = "unknown_service"
 """What OpenTelemetry calls a service without a name."""
 
-# Control and surrogate characters, line and paragraph separators; and those that reorder text (Unicode TR 36).
+# Control and surrogate characters, line and paragraph separators; and those that reorder text (Unicode TR
+# 36).
 _FORBIDDEN_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
 _REORDERING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 

@@ -1,7 +1,8 @@
 """Attributes in one compressed binary: nothing that a sender names can clash with rules of the database.
 
-A BSON key may hold no NUL, a dotted key cannot be queried, integers end at 2**63 and nesting at 180 levels. JSON
-has none of these limits. It lacks bytes, so a value that is an object is a tag: {"b": base64} or {"m": mapping}.
+A BSON key may hold no NUL, a dotted key cannot be queried, integers end at 2**63 and nesting at 180 levels.
+JSON has none of these limits. It lacks bytes, so a value that is an object is a tag: {"b": base64} or {"m":
+mapping}.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ def descendants(
 ) -> Sequence[ChildSpan]:
     """The spans that descend from a record, in start order, each once.
 
-    `other_records` are the span ids of the trace's other records; what descends from them is theirs. When there is
-    none, spans whose parent never arrived count too, unless the record descends from them.
+    `other_records` are the span ids of the trace's other records; what descends from them is theirs. When
+    there is none, spans whose parent never arrived count too, unless the record descends from them.
     """
     by_id = {
         span.span_id: span

@@ -53,8 +53,8 @@ def connect(settings: StoreSettings) -> Client:
 def database_of(client: Client, settings: StoreSettings) -> Database:
     """The database with our guarantees, whatever the address says.
 
-    Majority and journal: with less, acknowledged spans are lost when a primary is killed. Majority reads: nobody
-    sees a record that a failover takes back.
+    Majority and journal: with less, acknowledged spans are lost when a primary is killed. Majority reads:
+    nobody sees a record that a failover takes back.
     """
     return client.get_database(
         settings.mongodb_database,

@@ -35,7 +35,8 @@ def record_key(trace_id: bytes, span_id: bytes) -> bytes:
     """24 bytes, the `_id` of a record and of its profile.
 
     Raises:
-        ValueError: an id of another length. BSON sorts binaries by length first, so mixed lengths break trace ranges.
+        ValueError: an id of another length. BSON sorts binaries by length first, so mixed lengths break
+        trace ranges.
     """
     if len(trace_id) != TRACE_ID_BYTES or len(span_id) != SPAN_ID_BYTES:
         raise ValueError(f"trace and span id have {len(trace_id)} and {len(span_id)} bytes, not 16 and 8")

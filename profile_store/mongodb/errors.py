@@ -25,7 +25,7 @@ def unavailable_on_failure(action: str) -> Generator[None]:
 
 
 def describe(error: PyMongoError) -> str:
-    """Name and code of an error. Only connection errors carry text of ours alone, so only theirs is repeated."""
+    """Name and code of an error; the text only for errors of the connection, whose texts hold no document."""
     name = type(error).__name__
     if isinstance(error, OperationFailure):
         code_name = (error.details or {}).get("codeName", "")

@@ -1,4 +1,4 @@
-"""The indexes. Each one serves a query named in docs/adr/001-storage-schema.md; there is none without a query."""
+"""The indexes. Each one serves a query named in docs/adr/001-storage-schema.md."""
 
 from __future__ import annotations
 
@@ -65,9 +65,10 @@ async def ensure_indexes(database: Database) -> None:
                 await database[name].create_indexes(list(indexes))
             except OperationFailure as error:
                 if error.code in _CONFLICT_CODES:
+                    needed = ", ".join(index.document["name"] for index in indexes)
                     raise StoreError(
                         f"An index of the collection {database.name}.{name} exists with other options "
-                        f"than this version needs ({', '.join(index.document['name'] for index in indexes)}). "
+                        f"than this version needs ({needed}). "
                         "Drop it, or set MONGODB_DATABASE to a database of its own."
                     ) from None
                 raise

@@ -1,8 +1,8 @@
 """Unordered inserts in which no document can take another one with it.
 
-`insert_many(ordered=False)` stores nothing at all when the driver cannot encode one document, or when the server
-refuses the message for the sake of one. So documents are encoded here one by one, and a refused message is halved
-until the culprit stands alone.
+`insert_many(ordered=False)` stores nothing at all when the driver cannot encode one document, or when the
+server refuses the message for the sake of one. So documents are encoded here one by one, and a refused
+message is halved until the culprit stands alone.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Prepared:
 
 @dataclass(slots=True)
 class Inserted:
-    """`new` counts documents that were not there before; `refused` holds, by key, those that never will be."""
+    """`new` counts documents that were not there before; `refused` holds, by key, those that never are."""
 
     new: int = 0
     refused: dict[bytes, Refusal] = field(default_factory=dict[bytes, Refusal])
 
 
 def prepare(what: str, key: bytes, span_ids: Sequence[bytes], build: Callable[[], Document]) -> Prepared:
-    """Build and encode one document. `what` begins the names of refusals: "record", "profile", "child_spans"."""
+    """Build and encode one document. `what` begins the names of refusals: "record", "profile"."""
     try:
         document = build()
         raw = encode(document)

@@ -42,7 +42,8 @@ _STATISTICS_WINDOW = timedelta(hours=24)
 _MAX_ENDPOINTS = 200
 _MAX_SKIP = 2**31
 
-# Decoding 32 KiB of payload takes some milliseconds; longer work would stall every other request of this loop.
+# Decoding 32 KiB of payload takes some milliseconds; longer work would stall every other request of this
+# loop.
 _DECODE_IN_THREAD_BYTES = 32 * 1024
 
 
@@ -190,7 +191,8 @@ class RecordReader(DatabaseUser):
             if not groups:
                 return nothing
             found = groups[0]
-            # Nearest rank: the smallest duration that at least 95 percent do not exceed. $percentile needs MongoDB 7.
+            # Nearest rank: the smallest duration that at least 95 percent do not exceed. $percentile needs
+            # MongoDB 7.
             above = found["count"] - -(-found["count"] * 95 // 100)
             slow = await (
                 await collection.aggregate(
@@ -235,7 +237,7 @@ class RecordReader(DatabaseUser):
 
 
 def record_filter(query: RecordQuery) -> Document | None:
-    """The filter of a record list; None when nothing can match, such as an id or a text that BSON cannot hold."""
+    """The filter of a record list; None when nothing can match, such as a text that BSON cannot hold."""
     if not ObjectId.is_valid(query.project_id):
         return None
     filters: Document = {"project_id": ObjectId(query.project_id)}

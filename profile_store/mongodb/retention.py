@@ -22,9 +22,9 @@ _MAX_REMEMBERED_PROJECTS = 10_000
 def expiry(timestamp: datetime, arrival: datetime, retention_days: int) -> datetime:
     """The date on which an item of `timestamp` that came at `arrival` expires.
 
-    Counts from the timestamp, so a replayed item lives no longer than one that came in time. A timestamp in the
-    future or older than the retention comes from a wrong clock and counts as the arrival: otherwise the item would
-    stay for years, or go within a minute although it was acknowledged.
+    Counts from the timestamp, so a replayed item lives no longer than one that came in time. A timestamp in
+    the future or older than the retention comes from a wrong clock and counts as the arrival: otherwise the
+    item would stay for years, or go within a minute although it was acknowledged.
     """
     retention = timedelta(days=retention_days)
     believable = arrival - retention <= timestamp <= arrival + CLOCK_TOLERANCE

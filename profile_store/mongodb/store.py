@@ -23,7 +23,7 @@ def utc_now() -> datetime:
 
 
 class MongoDBStore(Projects, RecordReader, RecordWriter):
-    """Implements `profile_store.contracts.Store`; the three parts share nothing but the database and the clock."""
+    """Implements `profile_store.contracts.Store`; its parts share only the database and the clock."""
 
     async def check(self) -> None:
         """See `profile_store.contracts.Reader.check`."""

@@ -75,7 +75,8 @@ class RecordWriter(DatabaseUser):
         ]
         if not due:
             return
-        # A plain dict of projects seen by this process; start anew before hostile numbers of them fill the memory.
+        # A plain dict of projects seen by this process; start anew before hostile numbers of them fill the
+        # memory.
         if len(self._activity_noted) > 10_000:
             self._activity_noted.clear()
         self._activity_noted.update(dict.fromkeys(due, now))

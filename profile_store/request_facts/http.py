@@ -1,0 +1,94 @@
+"""The request and the response, from the server span's attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from profile_store.model import Attributes, RecordDetail
+from profile_store.request_facts.attribute_access import integer, joined_text, text
+from profile_store.request_facts.masking import masked, query_pairs
+
+_REQUEST_HEADER = "http.request.header."
+_RESPONSE_HEADER = "http.response.header."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestInfo:
+    """Sizes in bytes. Header names are lower case with dashes; the values of secrets are masked."""
+
+    method: str
+    path: str
+    query_params: Mapping[str, Sequence[str]]
+    headers: Mapping[str, str]
+    user_agent: str
+    remote_ip: str
+    request_size: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseInfo:
+    """Sizes in bytes."""
+
+    status_code: int | None
+    response_size: int | None
+    content_type: str
+    headers: Mapping[str, str]
+
+
+def request_info(detail: RecordDetail) -> RequestInfo:
+    """What was asked."""
+    record, attributes = detail.record, detail.record.attributes
+    headers = _headers(attributes, _REQUEST_HEADER)
+    parameters: dict[str, list[str]] = {}
+    for name, value in query_pairs(_query(attributes)):
+        parameters.setdefault(name, []).append(value)
+    return RequestInfo(
+        method=record.method,
+        path=record.path,
+        query_params=parameters,
+        headers=headers,
+        user_agent=text(attributes, "user_agent.original", "http.user_agent")
+        or headers.get("user-agent", ""),
+        remote_ip=text(
+            attributes,
+            "client.address",
+            "http.client_ip",
+            "network.peer.address",
+            "net.sock.peer.addr",
+            "net.peer.ip",
+        ),
+        request_size=integer(attributes, "http.request.body.size", "http.request_content_length"),
+    )
+
+
+def response_info(detail: RecordDetail) -> ResponseInfo:
+    """What was answered."""
+    attributes = detail.record.attributes
+    headers = _headers(attributes, _RESPONSE_HEADER)
+    return ResponseInfo(
+        status_code=detail.record.status_code,
+        response_size=integer(attributes, "http.response.body.size", "http.response_content_length"),
+        content_type=headers.get("content-type", ""),
+        headers=headers,
+    )
+
+
+def _query(attributes: Attributes) -> str:
+    if query := text(attributes, "url.query"):
+        return query.removeprefix("?")
+    try:
+        return urlsplit(text(attributes, "http.target", "url.full", "http.url")).query
+    except ValueError:
+        return ""
+
+
+def _headers(attributes: Attributes, prefix: str) -> dict[str, str]:
+    """Python's instrumentations write `content_type` where the convention has `content-type`."""
+    headers: dict[str, str] = {}
+    for key, value in attributes.items():
+        if key.startswith(prefix):
+            name = key.removeprefix(prefix).replace("_", "-").lower()
+            headers[name] = masked(name, joined_text(value))
+    return dict(sorted(headers.items()))
