@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from otel_pyinstrument.guard import Guard
+
+
+def fail(*_arguments: object) -> None:
+    raise ValueError("on purpose")
+
+
+def test_the_result_passes_through() -> None:
+    assert Guard(lambda: None).call("hook", max, 1, 2) == 2
+
+
+def test_a_failure_switches_off_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    # Given a guard
+    switched: list[str] = []
+    guard = Guard(lambda: switched.append("off"))
+
+    # When a hook fails and is called again, and another one too
+    results = [guard.call("one", fail), guard.call("one", fail), guard.call("two", lambda: "not called")]
+
+    # Then one line says so and nothing of ours runs any more
+    assert results == [None, None, None]
+    assert switched == ["off"]
+    (record,) = caplog.records
+    assert (record.levelno, record.getMessage()) == (
+        logging.ERROR,
+        "Profiling is off in this process: one failed",
+    )
+    assert record.exc_info[0] is ValueError
+
+
+def test_a_failure_to_switch_off_stays_inside(caplog: pytest.LogCaptureFixture) -> None:
+    guard = Guard(fail)
+
+    assert guard.call("hook", fail) is None
+    assert guard.tripped
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_is_not_an_exception_passes(exception: type[BaseException]) -> None:
+    def interrupt() -> None:
+        raise exception
+
+    guard = Guard(lambda: None)
+    with pytest.raises(exception):
+        guard.call("hook", interrupt)
+    assert not guard.tripped
+
+
+def test_tests_can_see_the_exception() -> None:
+    with pytest.raises(ValueError, match="on purpose"):
+        Guard(lambda: None, reraise=True).call("hook", fail)
+
+
+def test_a_report_is_logged_once_per_hook_and_switches_nothing_off(caplog: pytest.LogCaptureFixture) -> None:
+    guard = Guard(fail)
+    guard.report("sampling", ValueError("first"))
+    guard.report("sampling", ValueError("second"))
+
+    assert guard.call("hook", lambda: 1) == 1
+    assert [record.getMessage() for record in caplog.records] == ["A profile ended early: sampling failed"]
