@@ -10,9 +10,11 @@ import socket
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import uvicorn
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -36,7 +38,8 @@ _GRACEFUL_STOP_SECONDS = 5
 _GZIP_LEVEL = 5  # within a few percent of level 9 for JSON at a third of its time
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised here, not bound
 
-log = logging.getLogger(__name__)
+
+Settings = TypeVar("Settings", bound=BaseSettings)
 
 
 class StartError(Exception):
@@ -121,10 +124,21 @@ def main() -> int:
 
 
 def _read_settings() -> tuple[ServerSettings, StoreSettings]:
+    """All settings, or all problems at once."""
+    problems: list[str] = []
+    settings = _read(ServerSettings, problems)
+    store_settings = _read(StoreSettings, problems)
+    if settings is None or store_settings is None:
+        raise StartError("\n".join(problems))
+    return settings, store_settings
+
+
+def _read(kind: type[Settings], problems: list[str]) -> Settings | None:
     try:
-        return ServerSettings(), StoreSettings()
+        return kind()
     except ValidationError as raised:
-        raise StartError("\n".join(settings_problems(raised))) from raised
+        problems += settings_problems(raised)
+        return None
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -28,7 +28,8 @@ class ServerSettings(ApiSettings):
     @field_validator("log_level", mode="before")
     @classmethod
     def _capitals(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
+        # A wrong one stays as it was written, for the message.
+        return value.upper() if isinstance(value, str) and value.upper() in get_args(LogLevel) else value
 
 
 def settings_problems(raised: ValidationError) -> list[str]:
