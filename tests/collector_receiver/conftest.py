@@ -140,6 +140,7 @@ class Client:
     """A gRPC client that sends whatever bytes it is told to."""
 
     def __init__(self, address):
+        self.address = address
         self.channel = grpc.aio.insecure_channel(address)
 
     async def call(self, method, body, *, metadata=None, timeout=20, compression=None):

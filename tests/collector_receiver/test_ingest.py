@@ -1,0 +1,278 @@
+"""The path of a request on a real store: admission, acknowledgement, announcement."""
+
+import asyncio
+import logging
+import re
+import threading
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from collector_receiver.ingest import Ingest, TryAgain, Unauthenticated, Undecodable, parse_protobuf
+from collector_receiver.projects import Projects
+
+pytestmark = pytest.mark.anyio
+
+ANNOUNCEMENT = re.compile(r"first profile received: project=(\S+) record=([0-9a-f]{48}) endpoint=(.*)")
+
+
+@pytest.fixture
+async def make_ingest(store):
+    made = []
+
+    def make_one(mode="open", **options):
+        made.append(Ingest(store, Projects(store, mode), **options))
+        return made[-1]
+
+    yield make_one
+    for ingest in made:
+        await ingest.close(5)
+
+
+@pytest.fixture
+def project_id(store):
+    async def of(service="shop"):
+        return (await store.project_for_service(service)).id
+
+    return of
+
+
+class Gate:
+    """A parser that waits until it is told to go on: a request under way for as long as a test needs."""
+
+    def __init__(self):
+        self.entered, self.open = threading.Event(), threading.Event()
+
+    def parse(self, body):
+        self.entered.set()
+        assert self.open.wait(20)
+        return parse_protobuf(body)
+
+
+def large(make, **more):
+    """A request that is parsed on the thread."""
+    return make.request(make.span(events=[make.profile_event()], **more)).SerializeToString()
+
+
+async def test_an_answer_means_that_everything_can_be_read(make_ingest, make, store, project_id):
+    # Given a request, its profile and its query
+    server = make.span({"http.method": "GET", "http.route": "/orders"}, events=[make.profile_event()])
+    query = make.span(
+        {"db.system": "sqlite"},
+        kind=Span.SPAN_KIND_CLIENT,
+        trace_id=server.trace_id,
+        parent_span_id=server.span_id,
+    )
+    ingest = make_ingest()
+
+    # When it is taken in
+    answer = await ingest.export(make.request(server, query).SerializeToString(), project_key=None)
+
+    # Then everything is there
+    assert not answer.HasField("partial_success")
+    detail = await store.record(await project_id(), (server.trace_id + server.span_id).hex())
+    assert detail.record.endpoint == "GET /orders"
+    assert detail.call_tree.duration_us == 250_000
+    assert [span.span_id for span in detail.child_spans] == [query.span_id]
+    assert (ingest.counters.spans_accepted, ingest.counters.new_records, ingest.counters.new_profiles) == (
+        2,
+        1,
+        1,
+    )
+
+
+async def test_a_repeated_request_changes_nothing_and_is_a_success(make_ingest, make, store, project_id):
+    ingest = make_ingest()
+    body = large(make)
+
+    for _ in range(3):
+        assert not (await ingest.export(body, project_key=None)).HasField("partial_success")
+
+    from profile_store.model import RecordQuery
+
+    assert (await store.records(RecordQuery(project_id=await project_id()))).total == 1
+    assert (ingest.counters.new_records, ingest.counters.new_profiles) == (1, 1)
+
+
+async def test_an_empty_request_is_a_success(make_ingest):
+    assert not (await make_ingest("key").export(b"", project_key=None)).HasField("partial_success")
+
+
+async def test_an_empty_request_still_proves_its_key(make_ingest, store):
+    ingest = make_ingest("key")
+    project = await store.create_project("orders")
+
+    await ingest.export(b"", project_key=project.project_key)
+    with pytest.raises(Unauthenticated):
+        await ingest.export(b"", project_key="wrong")
+
+
+async def test_a_wrong_key_is_refused_before_anything_is_parsed(make_ingest):
+    def parse(body):
+        pytest.fail("parsed")
+
+    with pytest.raises(Unauthenticated, match="unknown_project_key"):
+        await make_ingest().export(b"x", project_key="wrong", parse=parse)
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"\xff" * 200_000, b"\x0a\xff\xff\xff\xff\x0f"])
+async def test_bytes_that_are_no_request_are_undecodable(make_ingest, body):
+    ingest = make_ingest()
+
+    with pytest.raises(Undecodable):
+        await ingest.export(body, project_key=None)
+
+    assert ingest.counters.requests == {"undecodable": 1}
+
+
+async def test_rejected_spans_are_counted_and_named(make_ingest, make):
+    ingest = make_ingest()
+    request = make.request(
+        make.span(), make.span(trace_id=b"bad"), make.span(events=[make.profile_event(b"junk")])
+    )
+
+    answer = await ingest.export(request.SerializeToString(), project_key=None)
+
+    assert answer.partial_success.rejected_spans == 1
+    assert answer.partial_success.error_message == (
+        "spans rejected: invalid_trace_id 1; spans kept with a change: profile_not_zlib 1"
+    )
+    assert ingest.counters.spans_accepted == 2
+    assert ingest.counters.requests == {"partial": 1}
+
+
+async def test_a_lost_profile_is_a_warning_without_rejected_spans(make_ingest, make):
+    body = make.request(make.span(events=[make.profile_event(b"junk")])).SerializeToString()
+
+    answer = await make_ingest().export(body, project_key=None)
+
+    assert answer.partial_success.rejected_spans == 0
+    assert "profile_not_zlib 1" in answer.partial_success.error_message
+
+
+async def test_resources_with_a_wrong_key_do_not_take_others_with_them(make_ingest, make, store):
+    project = await store.create_project("orders")
+    request = make.request(make.span(), resource={"project.key": project.project_key})
+    request.resource_spans.append(
+        make.resource_spans(make.span(), make.span(), resource={"project.key": "wrong"})
+    )
+
+    answer = await make_ingest("key").export(request.SerializeToString(), project_key=None)
+
+    assert answer.partial_success.rejected_spans == 2
+    assert "unknown_project_key 2" in answer.partial_success.error_message
+
+
+async def test_above_the_bytes_in_flight_a_request_is_refused_for_now(make_ingest, make):
+    # Given a request under way that fills the room
+    gate, body = Gate(), large(make)
+    ingest = make_ingest(max_bytes_in_flight=20_000)
+    first = asyncio.create_task(ingest.export(body, project_key=None, parse=gate.parse))
+    await asyncio.to_thread(gate.entered.wait, 20)
+
+    # When another one comes
+    with pytest.raises(TryAgain) as refused:
+        await ingest.export(large(make), project_key=None)
+
+    # Then it is to come again, and may as soon as the first one is done
+    assert (refused.value.reason, refused.value.retry_after_seconds) == ("overloaded", 1.0)
+    gate.open.set()
+    await first
+    await ingest.export(large(make), project_key=None)
+
+
+async def test_even_tiny_requests_cannot_pile_up(make_ingest, make):
+    gate = Gate()
+    ingest = make_ingest(max_bytes_in_flight=5 * 16_384)
+    tasks = [
+        asyncio.create_task(ingest.export(large(make), project_key=None, parse=gate.parse)) for _ in range(8)
+    ]
+    await asyncio.to_thread(gate.entered.wait, 20)
+    gate.open.set()
+
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(result) for result in results].count(TryAgain) == 3
+
+
+async def test_a_client_that_goes_away_does_not_stop_the_work_nor_free_its_room(
+    make_ingest, make, store, project_id
+):
+    # Given a request whose caller is cancelled half way
+    gate = Gate()
+    ingest = make_ingest(max_bytes_in_flight=20_000)
+    span = make.span(events=[make.profile_event()])
+    call = asyncio.create_task(
+        ingest.export(make.request(span).SerializeToString(), project_key=None, parse=gate.parse)
+    )
+    await asyncio.to_thread(gate.entered.wait, 20)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+    # Then its room is still taken
+    with pytest.raises(TryAgain):
+        await ingest.export(large(make), project_key=None)
+
+    # And it is stored in the end
+    gate.open.set()
+    await ingest.close(20)
+    assert await store.record(await project_id(), (span.trace_id + span.span_id).hex()) is not None
+
+
+async def test_closing_ends_even_what_hangs(make_ingest, make):
+    gate = Gate()
+    ingest = make_ingest()
+    call = asyncio.create_task(ingest.export(large(make), project_key=None, parse=gate.parse))
+    await asyncio.to_thread(gate.entered.wait, 20)
+
+    await ingest.close(0.1)
+
+    gate.open.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_the_first_profile_of_each_project_is_announced_once(make_ingest, make, project_id, caplog):
+    ingest = make_ingest()
+    with caplog.at_level(logging.INFO, logger="collector_receiver"):
+        await ingest.export(make.request(make.span()).SerializeToString(), project_key=None)
+        spans = [
+            make.span({"http.method": "GET", "http.route": "/a b"}, events=[make.profile_event()])
+            for _ in range(2)
+        ]
+        for span in spans:
+            await ingest.export(make.request(span).SerializeToString(), project_key=None)
+        other = make.request(make.span(events=[make.profile_event()]), resource={"service.name": "other"})
+        await ingest.export(other.SerializeToString(), project_key=None)
+
+    found = [ANNOUNCEMENT.fullmatch(record.getMessage()) for record in caplog.records]
+    first, second = [match.groups() for match in found if match]
+    assert first == (await project_id(), (spans[0].trace_id + spans[0].span_id).hex(), "GET /a b")
+    assert second[0] == await project_id("other")
+
+
+async def test_an_unexpected_error_is_to_be_repeated_and_logged_without_its_message(
+    make_ingest, make, caplog
+):
+    def parse(body):
+        raise RuntimeError("secret")
+
+    ingest = make_ingest()
+    with pytest.raises(TryAgain) as refused:
+        await ingest.export(b"x", project_key=None, parse=parse)
+
+    assert refused.value.reason == "internal_error"
+    assert "RuntimeError at test_ingest.py" in caplog.text
+    assert "secret" not in caplog.text + str(refused.value)
+
+
+async def test_the_loop_goes_on_while_a_large_profile_is_decoded(make_ingest, make):
+    """Decoding happens on a thread: the loop turns while the parser there waits."""
+    gate = Gate()
+    call = asyncio.create_task(make_ingest().export(large(make), project_key=None, parse=gate.parse))
+
+    assert await asyncio.wait_for(asyncio.to_thread(gate.entered.wait, 20), 20)
+    gate.open.set()
+
+    await call

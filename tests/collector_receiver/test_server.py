@@ -1,0 +1,265 @@
+"""The receiver as a process: its lines, its exit codes, its end; a graceful stop in the middle of a call."""
+
+import asyncio
+import os
+import re
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from collector_receiver.ingest import Ingest, parse_protobuf
+from collector_receiver.server import STOP_SECONDS, PortBusy, Receiver
+from collector_receiver.settings import ReceiverSettings
+
+EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+READY = re.compile(r"collector_receiver: OTLP/gRPC on (\S+)$", re.MULTILINE)
+
+
+def receiver_command():
+    return [sys.executable, "-m", "collector_receiver"]
+
+
+def environment(**settings):
+    names = {*ReceiverSettings.model_fields, "mongodb_url", "mongodb_database"}
+    kept = {name: value for name, value in os.environ.items() if name.lower() not in names}
+    return kept | {"OTLP_GRPC_PORT": "0"} | settings
+
+
+def run(**settings):
+    """Runs a receiver that must fail at its start; exit code and stderr."""
+    done = subprocess.run(
+        receiver_command(),
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+class Process:
+    """A receiver process whose stderr is collected."""
+
+    def __init__(self, **settings):
+        self._process = subprocess.Popen(
+            receiver_command(), env=environment(**settings), stderr=subprocess.PIPE
+        )
+        self.stderr = ""
+
+    def wait_for_address(self):
+        deadline = time.monotonic() + 30
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stderr, selectors.EVENT_READ)
+            while not (ready := READY.search(self.stderr)):
+                assert selector.select(max(0, deadline - time.monotonic())), f"not ready: {self.stderr}"
+                chunk = os.read(self._process.stderr.fileno(), 65_536).decode()
+                assert chunk, f"ended early: {self.stderr}"
+                self.stderr += chunk
+        return ready.group(1)
+
+    def signal(self, number):
+        self._process.send_signal(number)
+
+    def wait(self, timeout=30):
+        """Exit code; all of stderr is in `.stderr` afterwards."""
+        _, rest = self._process.communicate(timeout=timeout)
+        self.stderr += rest.decode()
+        return self._process.returncode
+
+    def kill(self):
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def start_process(mongodb_url, mongodb_database):
+    started = []
+
+    def start(**settings):
+        process = Process(MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database, **settings)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def test_the_process_serves_until_a_signal_and_says_what_it_did(start_process, make):
+    process = start_process()
+    address = process.wait_for_address()
+    with grpc.insecure_channel(address) as channel:
+        span = make.span({"http.method": "GET", "http.route": "/orders"}, events=[make.profile_event()])
+        channel.unary_unary(EXPORT_TRACES)(make.request(span).SerializeToString(), timeout=20)
+
+    process.signal(signal.SIGTERM)
+
+    assert process.wait() == 0
+    record_id = (span.trace_id + span.span_id).hex()
+    assert re.search(
+        rf"first profile received: project=\S+ record={record_id} endpoint=GET /orders$", process.stderr, re.M
+    )
+    assert "stopped: 1 spans accepted (1 new records, 1 new profiles), 0 rejected" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_ctrl_c_stops_it_too(start_process):
+    process = start_process()
+    process.wait_for_address()
+
+    process.signal(signal.SIGINT)
+
+    assert process.wait() == 0
+    assert "Traceback" not in process.stderr
+
+
+def test_a_second_signal_does_not_wait_for_running_calls(start_process):
+    # Given a receiver that stops while somebody watches its health, a call that never ends
+    process = start_process()
+    with grpc.insecure_channel(process.wait_for_address()) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        process.signal(signal.SIGTERM)
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+        # When a second signal comes
+        process.signal(signal.SIGTERM)
+
+        # Then it ends before the time for running calls is over
+        assert process.wait(timeout=0.8 * STOP_SECONDS) == 0
+    assert "Traceback" not in process.stderr
+
+
+def test_a_bad_setting_is_exit_code_2_and_one_line():
+    code, stderr = run(INGEST_MODE="closed")
+
+    assert code == 2
+    assert re.fullmatch(r"collector_receiver: INGEST_MODE=closed: .*\n", stderr)
+
+
+def test_an_open_receiver_on_all_addresses_must_be_asked_for():
+    code, stderr = run(BIND_HOST="0.0.0.0")
+
+    assert code == 2
+    assert "INGEST_MODE=key" in stderr
+
+
+def test_a_busy_port_is_exit_code_3_and_names_the_remedy(mongodb_url, mongodb_database):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        code, stderr = run(OTLP_GRPC_PORT=port, MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)
+
+    assert code == 3
+    assert f"OTLP_GRPC_PORT={port}" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_missing_database_address_is_exit_code_4_without_a_traceback():
+    code, stderr = run()
+
+    assert code == 4
+    assert "MONGODB_URL" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_database_that_does_not_answer_is_exit_code_4():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        code, stderr = run(
+            MONGODB_URL=f"mongodb://user:hunter2@127.0.0.1:{silent.getsockname()[1]}/?directConnection=true"
+        )
+
+    assert code == 4
+    assert "hunter2" not in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.anyio
+async def test_a_second_receiver_on_the_same_port_fails(store, receiver):
+    """gRPC shares ports by default: the second one would silently take half of the calls."""
+    port = int(receiver.client.address.rsplit(":", 1)[1])
+
+    with pytest.raises(PortBusy):
+        await Receiver(store, ReceiverSettings(otlp_grpc_port=port)).start()
+
+
+@pytest.mark.anyio
+async def test_ipv6_addresses_are_written_in_brackets(store):
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    receiver = Receiver(store, ReceiverSettings(bind_host="::1", otlp_grpc_port=0))
+    try:
+        address = await receiver.start()
+    except PortBusy:
+        pytest.skip("no IPv6 loopback here")
+
+    assert re.fullmatch(r"\[::1\]:\d+", address)
+    await receiver.stop(1)
+
+
+@pytest.mark.anyio
+async def test_stopping_finishes_running_calls_and_refuses_new_ones(store, receiver, make, monkeypatch):
+    # Given a call that is held up in the middle of its work
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(body):
+        entered.set()
+        assert go_on.wait(20)
+        return parse_protobuf(body)
+
+    real = Ingest.export
+    monkeypatch.setattr(
+        Ingest,
+        "export",
+        lambda self, body, *, project_key: real(self, body, project_key=project_key, parse=slow),
+    )
+    request = make.request(make.span(events=[make.profile_event()]))
+    running = asyncio.create_task(receiver.client.export(request))
+    assert await asyncio.to_thread(entered.wait, 20)
+
+    # When the receiver stops
+    stopping = asyncio.create_task(receiver.stop(20))
+    error = None
+    while error is None or error.code() is grpc.StatusCode.OK:
+        error = await receiver.client.refusal(request)
+    go_on.set()
+
+    # Then new calls may be repeated elsewhere, and the running one is answered
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert await running == ExportTraceServiceResponse()
+    await stopping
+
+
+@pytest.mark.anyio
+async def test_stopping_does_not_wait_for_ever(receiver, make, monkeypatch):
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hangs(body):
+        entered.set()
+        assert go_on.wait(60)
+        return parse_protobuf(body)
+
+    real = Ingest.export
+    monkeypatch.setattr(
+        Ingest,
+        "export",
+        lambda self, body, *, project_key: real(self, body, project_key=project_key, parse=hangs),
+    )
+    running = asyncio.create_task(
+        receiver.client.refusal(make.request(make.span(events=[make.profile_event()])))
+    )
+    assert await asyncio.to_thread(entered.wait, 20)
+
+    await asyncio.wait_for(receiver.stop(0.2), 20)
+
+    go_on.set()
+    assert (await running).code() is grpc.StatusCode.UNAVAILABLE
