@@ -10,7 +10,7 @@ from otel_pyinstrument.call_tree.frame import Frame
 from otel_pyinstrument.call_tree.growing_tree import GrowingTree
 from otel_pyinstrument.call_tree.tree import CallTree
 
-_MAX_SECONDS = 9e9  # Some 285 years; in microseconds just below MAX_SUM.
+_MAX_SECONDS = 8.64e6  # 100 days: below what readers take for one profile (Limits.max_sum).
 _RUNS_PER_NODE = 4
 
 
@@ -84,7 +84,8 @@ class CallTreeBuilder:
     def add(self, stack: Sequence[str], seconds: float) -> None:
         """Count one sample: `seconds` since the sample before were spent in `stack` (outermost call first).
 
-        Anything that is no positive number of seconds adds no time, but still counts as a sample.
+        What is no positive number of seconds, or makes more than 100 days in all, adds no time, but still
+        counts as a sample.
         """
         if stack != self._previous:
             self._follow(stack)

@@ -49,8 +49,12 @@ class InvalidPayload(ValueError):
     """A payload is refused. `reason` is one of `InvalidReason`; the message names the field."""
 
     def __init__(self, reason: InvalidReason, message: str) -> None:
-        super().__init__(message)
+        super().__init__(reason, message)
         self.reason: InvalidReason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def decode(payload: bytes, *, limits: Limits = DEFAULT_LIMITS) -> CallTree:

@@ -41,7 +41,8 @@ def encode(tree: CallTree, *, max_bytes: int = 65_536) -> Encoded:
 
     What does not fit goes in this order: the time order, the smallest subtrees (see `prune`) down to some
     30 nodes, the end of long names, more subtrees. The root's total stays exact in any case. The bounds of
-    `DEFAULT_LIMITS` that a reader applies hold too, save that on the payload itself, which is `max_bytes`.
+    `DEFAULT_LIMITS` on depth, frames, nodes, runs and JSON hold too. Only the sums stay whatever they are: a
+    merged tree of more than 101 days needs a reader with a larger `max_sum`.
 
     Control characters and lone surrogates in names become visible escapes, names are cut to 512 bytes.
     Raises ValueError when `max_bytes` is below 512. Costs up to about ten compressions of the tree: not for

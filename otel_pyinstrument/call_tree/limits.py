@@ -22,7 +22,8 @@ class Limits(NamedTuple):
     max_order_runs: int = 200_000
     max_text_bytes: int = MAX_TEXT_BYTES
     max_sum: int = 2**43 - 1
-    """Largest sum of `self_us` (101 days) and of `samples`; 1,024 such trees still merge into a valid one."""
+    """Largest sum of `self_us` (101 days) and of `samples`. 1,024 such trees still merge into a valid one,
+    which takes a larger limit to read back."""
 
 
 DEFAULT_LIMITS = Limits()
