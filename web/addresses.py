@@ -29,7 +29,9 @@ class Addresses:
         return f"{self.record(project_id, record_id)}/flame.json"
 
     def tree_rows(self, project_id: str, record_id: str, node: int, offset: int = 0) -> str:
-        return f"{self.record(project_id, record_id)}/tree?node={node}" + (f"&offset={offset}" if offset else "")
+        return f"{self.record(project_id, record_id)}/tree?node={node}" + (
+            f"&offset={offset}" if offset else ""
+        )
 
     def language(self, language: str, back_to: str) -> str:
         return f"{self._root}/language/{language}?{urlencode({'next': back_to})}"

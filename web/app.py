@@ -38,19 +38,23 @@ def create_app(store: Reader, settings: WebSettings | None = None) -> ASGIApp:
         ],
         exception_handlers=handlers,
     )
-    return SecurityHeaders(pages)  # around Starlette's own error middleware, which sends the last-resort page
+    # Around Starlette's own error middleware, which sends the page of last resort.
+    return SecurityHeaders(pages)
 
 
 async def choose_language(request: Request) -> Response:
-    """Remember the language for a year and go back to the page in `next`, which must be a path of this site."""
-    back_to = request.query_params.get("next", "/")
-    if not back_to.startswith("/") or back_to.startswith("//") or "\\" in back_to or not back_to.isprintable():
-        back_to = "/"
-    response = RedirectResponse(back_to, status_code=303)
+    """Remember the language for a year and go back to `next`, which must be a path of this site."""
+    response = RedirectResponse(_path_here(request.query_params.get("next", "/")), status_code=303)
     language: str = request.path_params["language"]
     if language in LANGUAGES:
         response.set_cookie(LANGUAGE_COOKIE, language, max_age=_YEAR, httponly=True, samesite="lax")
     return response
+
+
+def _path_here(address: str) -> str:
+    """`address` if browsers read it as a path of this site (`//host` and `/\\host` they do not), else `/`."""
+    is_path = address.startswith("/") and not address.startswith("//")
+    return address if is_path and "\\" not in address and address.isprintable() else "/"
 
 
 class _HashedFiles(StaticFiles):

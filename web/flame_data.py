@@ -4,8 +4,9 @@
      "names": {"function": [text], "file": [text], "line": [n], "own": [0|1]},
      "nodes": {"parent": [node], "frame": [index into names], "self_us": [n], "samples": [n]}}
 
-Nodes are in preorder, node 0 is the request, parents stand before their children. Totals, depths and positions follow
-from that in one pass and are left to the browser. Texts are display-safe (`web.display.shown`).
+Nodes are in preorder, node 0 is the request, parents stand before their children. Totals, depths and
+positions follow from that in one pass and are left to the browser. Texts are display-safe, as
+`web.display.shown` makes them.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def language_of(request: Request) -> str:
 
 
 def negotiate(header: str) -> str:
-    """The best of `LANGUAGES` for an Accept-Language header (RFC 9110, 12.5.4); any kind of Chinese is zh_CN."""
+    """The best of `LANGUAGES` for an Accept-Language header (RFC 9110, 12.5.4); all Chinese is zh_CN."""
     ranked: list[tuple[float, int, str]] = []
     for position, item in enumerate(header[:1000].split(",")):
         tag, _, parameters = item.strip().partition(";")

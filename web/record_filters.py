@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 from profile_store.model import RecordQuery
 from web.paging import page_number
@@ -23,13 +23,18 @@ RANGES = {
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 Sort: TypeAlias = Literal["-timestamp", "timestamp", "-duration", "duration"]
-_SORTS = ("-timestamp", "timestamp", "-duration", "duration")
+_SORTS: dict[str, Sort] = {
+    "-timestamp": "-timestamp",
+    "timestamp": "timestamp",
+    "-duration": "-duration",
+    "duration": "duration",
+}
 _TEXT_LIMIT = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordFilters:
-    """The form as the user sees it: texts, empty when not used. `errors` names the fields that make no sense."""
+    """The form as the user sees it: texts, empty when unused; `errors` names fields that make no sense."""
 
     endpoint: str = ""
     method: str = ""
@@ -84,7 +89,8 @@ class RecordFilters:
 
     def sorted_by(self, field: Literal["timestamp", "duration"]) -> dict[str, str]:
         """Parameters of the same list by `field`, largest first; smallest first when it is so already."""
-        sort = cast("Sort", field if self.sort == f"-{field}" else f"-{field}")
+        descending: Sort = "-timestamp" if field == "timestamp" else "-duration"
+        sort: Sort = field if self.sort == descending else descending
         return replace(self, sort=sort, page=1).parameters()
 
     def _texts(self) -> dict[str, str]:
@@ -93,12 +99,11 @@ class RecordFilters:
 
 
 def parse(query: Mapping[str, str]) -> RecordFilters:
-    """Read the form; never raises. Unknown parameters are passed over, senseless values are named in `errors`."""
+    """Read the form; never raises. Unknown parameters are passed over, senseless values named in `errors`."""
 
     def text(name: str) -> str:
         return query.get(name, "").strip()[:_TEXT_LIMIT]
 
-    sort = text("sort")
     filters = RecordFilters(
         endpoint=text("endpoint"),
         method=text("method").upper(),
@@ -108,7 +113,7 @@ def parse(query: Mapping[str, str]) -> RecordFilters:
         min_duration_ms=text("min_duration_ms"),
         range=text("range"),
         profiled=text("profiled") == "1",
-        sort=cast("Sort", sort) if sort in _SORTS else "-timestamp",
+        sort=_SORTS.get(text("sort"), "-timestamp"),
         page=page_number(query),
     )
     return replace(filters, errors=frozenset(_errors(filters)))
@@ -130,7 +135,7 @@ def _errors(filters: RecordFilters) -> list[str]:
 
 def _status(text: str) -> Literal["ok", "failed"] | int | None:
     if text in ("ok", "failed"):
-        return cast("Literal['ok', 'failed']", text)
+        return text
     return int(text) if len(text) == 3 and text.isascii() and text.isdigit() else None
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from babel.dates import format_datetime
 from babel.numbers import format_decimal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -53,7 +54,7 @@ class Renderer:
         """Render `template` in the language of `request`.
 
         Raises:
-            AssetsNotBuilt: the page would have neither style nor script.
+            AssetsNotBuiltError: the page would have neither style nor script.
         """
         language = language_of(request)
         urls = Addresses(request.scope.get("root_path", ""), self._assets)
@@ -79,16 +80,24 @@ def environment(language: str) -> Environment:
         finalize=_finalize,
     )
     env.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    with_i18n: Any = env  # the extension adds its methods at run time
-    with_i18n.install_gettext_translations(translations(language), newstyle=True)
-    env.filters.update(
+    any_env: Any = env  # extensions and filters are not typed
+    any_env.install_gettext_translations(translations(language), newstyle=True)
+    any_env.filters.update(
         shown=display.shown,
         duration=display.duration,
         share=display.share,
-        number=lambda value: format_decimal(value, locale=language),
-        utc=lambda value: format_datetime(value, "yyyy-MM-dd HH:mm:ss 'UTC'", locale="en"),
+        number=partial(_number, locale=language),
+        utc=_utc,
     )
     return env
+
+
+def _number(value: int, locale: str) -> str:
+    return format_decimal(value, locale=locale)
+
+
+def _utc(value: datetime) -> str:
+    return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _finalize(value: object) -> object:

@@ -97,11 +97,15 @@ class TreeTable:
         """The closed rows of `node`'s children from `offset`; empty when there are none."""
         return self._child_rows(node, offset, frozenset())
 
-    def _child_rows(self, node: int, offset: int, opened: frozenset[int] | set[int]) -> list[TreeRow | MoreChildren]:
+    def _child_rows(
+        self, node: int, offset: int, opened: frozenset[int] | set[int]
+    ) -> list[TreeRow | MoreChildren]:
         children = self._children[node]
         shown = children[offset : offset + CHILDREN_AT_ONCE]
         rows: list[TreeRow | MoreChildren] = [
-            self._row(child, position, len(children), expanded=child in opened and bool(self._children[child]))
+            self._row(
+                child, position, len(children), expanded=child in opened and bool(self._children[child])
+            )
             for position, child in enumerate(shown, start=offset + 1)
         ]
         rest = len(children) - offset - len(shown)

@@ -10,7 +10,6 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -165,12 +164,17 @@ class Watched:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
-    """Opens fresh pages that must stay clean: console, page errors, HTTP errors, requests to other machines."""
+    """Opens fresh pages that must stay clean: console, page errors, HTTP errors, requests to others."""
     watched: list[Watched] = []
     contexts: list[BrowserContext] = []
 
     def open_page(
-        *, locale: str = "en-GB", color_scheme: str = "light", width: int = 1280, height: int = 800, **options: Any
+        *,
+        locale: str = "en-GB",
+        color_scheme: str = "light",
+        width: int = 1280,
+        height: int = 800,
+        **options: Any,
     ) -> Watched:
         context = browser.new_context(
             locale=locale,
@@ -195,11 +199,15 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
                 route.abort()
 
         context.route("**/*", guard)
-        page.on("console", lambda message: problems.append(f"console: {message.text} {message.location['url']}"))
+        page.on(
+            "console", lambda message: problems.append(f"console: {message.text} {message.location['url']}")
+        )
         page.on("pageerror", lambda error: problems.append(f"page error: {error}"))
         page.on(
             "response",
-            lambda answer: problems.append(f"HTTP {answer.status}: {answer.url}") if answer.status >= 400 else None,
+            lambda answer: (
+                problems.append(f"HTTP {answer.status}: {answer.url}") if answer.status >= 400 else None
+            ),
         )
         return observed
 
@@ -215,9 +223,6 @@ def axe_source(assets: None) -> str:
     if not path.is_file():
         missing(f"{path} is missing: python web/build_assets.py --force")
     return path.read_text("utf-8")
-
-
-# --- records -------------------------------------------------------------------------------------------------
 
 
 def make_record(project_id: str, **changes: Any) -> Record:
@@ -328,12 +333,23 @@ def shop_tree() -> CallTree:
     shares: list[tuple[Sequence[str], float]] = [
         (WSGI[:1], 0.004),
         (WSGI[:3], 0.003),
-        ([*WSGI[:3], "Flask.preprocess_request|flask/app.py|1366", "load_customer|shop/views.py|19", *EXECUTE], 0.012),
+        (
+            [
+                *WSGI[:3],
+                "Flask.preprocess_request|flask/app.py|1366",
+                "load_customer|shop/views.py|19",
+                *EXECUTE,
+            ],
+            0.012,
+        ),
         (WSGI, 0.006),
         ([*WSGI, *history, *EXECUTE], 0.021),
         ([*WSGI, *history, "Row.__init__|shop/models.py|12"], 0.008),
         ([*WSGI, *history, *item, *EXECUTE], 0.214),
-        ([*WSGI, *history, *item, *EXECUTE, "Span.set_attribute|opentelemetry/sdk/trace/__init__.py|871"], 0.031),
+        (
+            [*WSGI, *history, *item, *EXECUTE, "Span.set_attribute|opentelemetry/sdk/trace/__init__.py|871"],
+            0.031,
+        ),
         ([*WSGI, *history, *item], 0.052),
         ([*WSGI, *history, *item, "Item.total|shop/models.py|40", "quantize|decimal.py|2512"], 0.017),
         ([*WSGI, *similarity], 0.306),
@@ -345,9 +361,19 @@ def shop_tree() -> CallTree:
         ([*WSGI, *REQUESTS[:-3]], 0.006),
         ([*WSGI, *RENDER], 0.036),
         ([*WSGI, *RENDER, "macro_price|shop/templates/_prices.html|3"], 0.061),
-        ([*WSGI, *RENDER, "macro_price|shop/templates/_prices.html|3", "escape|markupsafe/__init__.py|26"], 0.012),
+        (
+            [*WSGI, *RENDER, "macro_price|shop/templates/_prices.html|3", "escape|markupsafe/__init__.py|26"],
+            0.012,
+        ),
         ([*WSGI, *RENDER[:1], "Environment.get_or_select_template|jinja2/environment.py|1063"], 0.007),
-        ([*WSGI[:3], "Flask.process_response|flask/app.py|1398", "SecureCookieSessionInterface.save_session|flask/sessions.py|345"], 0.005),
+        (
+            [
+                *WSGI[:3],
+                "Flask.process_response|flask/app.py|1398",
+                "SecureCookieSessionInterface.save_session|flask/sessions.py|345",
+            ],
+            0.005,
+        ),
     ]
     return tree_of([(stack, 0.01) for stack, seconds in shares for _ in range(max(1, round(seconds * 100)))])
 
@@ -362,7 +388,12 @@ def large_tree(nodes: int = 50_000) -> CallTree:
     """Random but reproducible: 2,500 functions, depth at most 60, Pareto self times."""
     random_source = random.Random(7)
     frames = [ROOT] + [
-        Frame(f"function_{index}", f"{'shop' if index % 3 else 'library'}/module_{index % 90}.py", index, index % 3 > 0)
+        Frame(
+            f"function_{index}",
+            f"{'shop' if index % 3 else 'library'}/module_{index % 90}.py",
+            index,
+            index % 3 > 0,
+        )
         for index in range(2_500)
     ]
     parent, depth, path = [-1], 0, [0]
@@ -382,13 +413,21 @@ def large_tree(nodes: int = 50_000) -> CallTree:
 
 
 def attribute(key: str, value: str | int) -> KeyValue:
-    return KeyValue(key=key, value=AnyValue(string_value=value) if isinstance(value, str) else AnyValue(int_value=value))
+    return KeyValue(
+        key=key, value=AnyValue(string_value=value) if isinstance(value, str) else AnyValue(int_value=value)
+    )
 
 
 def shop_spans(record: Record) -> IncomingChildSpans:
     """What the standard instrumentations would send with the order page."""
-    statements = ["SELECT id, name, email FROM customers WHERE id = ?", "SELECT * FROM orders WHERE customer_id = ? ORDER BY placed_at DESC"]
-    statements += ["SELECT i.id, i.product_id, i.quantity, p.price FROM items i JOIN products p ON p.id = i.product_id WHERE i.order_id = ?"] * 26
+    statements = [
+        "SELECT id, name, email FROM customers WHERE id = ?",
+        "SELECT * FROM orders WHERE customer_id = ? ORDER BY placed_at DESC",
+    ]
+    statements += [
+        "SELECT i.id, i.quantity, p.price FROM items i JOIN products p ON p.id = i.product_id"
+        " WHERE i.order_id = ?"
+    ] * 26
     spans: list[Span] = []
 
     def add(name: str, kind: int, seconds: float, **attributes: str | int) -> None:
@@ -407,7 +446,13 @@ def shop_spans(record: Record) -> IncomingChildSpans:
         )
 
     for index, statement in enumerate(statements):
-        add("SELECT", Span.SPAN_KIND_CLIENT, 0.0112 - index * 0.0001, db__system="sqlite", db__statement=statement)
+        add(
+            "SELECT",
+            Span.SPAN_KIND_CLIENT,
+            0.0112 - index * 0.0001,
+            db__system="sqlite",
+            db__statement=statement,
+        )
     add(
         "GET",
         Span.SPAN_KIND_CLIENT,
@@ -464,7 +509,13 @@ def shop_record(site: Site) -> Record:
 def record_list(site: Site, shop_record: Record) -> list[Record]:
     """An hour of ordinary traffic."""
     random_source = random.Random(11)
-    endpoints = [("GET /products", 0.02), ("GET /products/<sku>", 0.034), ("GET /orders/<customer>", 0.7), ("POST /checkout", 0.4), ("GET /search", 0.16)]
+    endpoints = [
+        ("GET /products", 0.02),
+        ("GET /products/<sku>", 0.034),
+        ("GET /orders/<customer>", 0.7),
+        ("POST /checkout", 0.4),
+        ("GET /search", 0.16),
+    ]
     batch: list[IncomingRecord] = []
     for index in range(120):
         endpoint, typical = random_source.choice(endpoints)

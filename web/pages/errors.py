@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from profile_store.contracts import StoreUnavailable
-from web.assets_manifest import AssetsNotBuilt
+from web.assets_manifest import AssetsNotBuiltError
 from web.rendering import Renderer
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class ErrorPages:
         return {
             HTTPException: self.http,
             StoreUnavailable: self.store_unavailable,
-            AssetsNotBuilt: self.assets_not_built,
+            AssetsNotBuiltError: self.assets_not_built,
             Exception: self.unexpected,
         }
 
@@ -74,5 +74,5 @@ class ErrorPages:
         template = "_error_row.html" if fragment else "error.html"
         try:
             return self._renderer.page(request, template, ErrorPage(status=status, kind=kind), status)
-        except AssetsNotBuilt:
+        except AssetsNotBuiltError:
             return PlainTextResponse(NOT_BUILT, HTTPStatus.SERVICE_UNAVAILABLE)

@@ -19,7 +19,7 @@ from web.display import shown
 from web.flame_data import FLAME_FORMAT, flame_json
 from web.pages.records import known_project
 from web.rendering import Renderer
-from web.request_facts_view import RequestView, request_view
+from web.request_view import RequestView, request_view
 from web.tree_table import MoreChildren, TreeRow, TreeTable
 
 _PATH = "/projects/{project_id}/records/{record_id}"

@@ -60,7 +60,7 @@ async def known_project(store: Reader, request: Request) -> Project:
     """The project that the address names by its id.
 
     Raises:
-        HTTPException: 404. A project key in the address is not accepted: keys are secrets and addresses are shared.
+        HTTPException: 404. A project key is not accepted: keys are secrets and addresses are shared.
     """
     project_id: str = request.path_params["project_id"]
     project = await store.project(project_id)
