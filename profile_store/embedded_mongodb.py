@@ -29,7 +29,9 @@ _REPLICA_SET = "otel_pyinstrument"
 _START_LIMIT_SECONDS = 60.0
 _STOP_LIMIT_SECONDS = 20.0
 _POLL_SECONDS = 0.05
+_REPORT_SECONDS = 1.0
 _SHOWN_LOG_LINES = 12
+_SHOWN_CHARACTERS = 400
 
 # Exit codes of mongod, from its src/mongo/util/exit_code.h.
 _EXIT_ADDRESS_IN_USE = 48
@@ -109,19 +111,17 @@ def embedded_mongodb(
         EmbeddedMongoDBError: no server, a second start on the same directory, or no start within the limit.
     """
     executable = find_mongod()
-    deadline = time.monotonic() + limit_seconds
-    database_dir = data_dir / "mongodb"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        database_dir.mkdir(mode=0o700, exist_ok=True)
+        (data_dir / "mongodb").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise EmbeddedMongoDBError(f"Cannot use the data directory {data_dir}: {error.strerror}") from None
     with _locked(data_dir):
         progress(f"starting {executable}")
-        server, port = _start(executable, data_dir, deadline, progress)
+        start = _Start(executable, data_dir, progress, time.monotonic() + limit_seconds)
+        server, port = start.answering_server()
         try:
-            _become_primary(port, server, data_dir, deadline)
-            progress(f"MongoDB is ready on 127.0.0.1:{port}")
+            start.become_primary(server, port)
             yield EmbeddedMongoDB(f"mongodb://127.0.0.1:{port}/?replicaSet={_REPLICA_SET}", server)
         finally:
             server.stop()
@@ -198,30 +198,86 @@ class _Server:
             self.exited.wait(_STOP_LIMIT_SECONDS)
 
 
-def _start(executable: Path, data_dir: Path, deadline: float, progress: Progress) -> tuple[_Server, int]:
-    """A server that answers, and its port. Tries again for a port taken or a last server still stopping."""
-    log = data_dir / "mongod.log"
-    if log.exists():
-        log.replace(data_dir / "mongod.log.1")
-    while True:
-        port = _port_for(data_dir)
-        with log.open("ab") as output:
-            server = _Server(_arguments(executable, data_dir / "mongodb", port), output)
-        try:
-            _wait_until_answering(server, port, deadline, data_dir)
-        except _TryAgainError as reason:
-            progress(str(reason))
-            time.sleep(_POLL_SECONDS)
-        except BaseException:
-            server.stop()
-            raise
-        else:
-            (data_dir / "mongodb.port").write_text(str(port))
-            return server, port
+class _Start:
+    """The way from nothing to a primary, within a limit."""
 
+    def __init__(self, executable: Path, data_dir: Path, progress: Progress, deadline: float) -> None:
+        self._executable = executable
+        self._data_dir = data_dir
+        self._log = data_dir / "mongod.log"
+        self._progress = progress
+        self._deadline = deadline
+        self._next_report = time.monotonic() + _REPORT_SECONDS
+        self._attempt_begins_at = 0
+        if self._log.exists():
+            self._log.replace(data_dir / "mongod.log.1")
 
-class _TryAgainError(Exception):
-    """The server stopped for a reason that passes."""
+    def answering_server(self) -> tuple[_Server, int]:
+        """A server that answers, and its port.
+
+        Tries again when the port was taken meanwhile, or while the last server on this directory still stops.
+        """
+        while True:
+            port = _port_for(self._data_dir)
+            with self._log.open("ab") as output:
+                self._attempt_begins_at = output.tell()
+                server = _Server(_arguments(self._executable, self._data_dir / "mongodb", port), output)
+            try:
+                while not _answers(port) and not server.exited.is_set():
+                    self._wait(f"waiting for MongoDB on 127.0.0.1:{port}")
+                # Whoever answers on the port of a server that has exited is somebody else.
+                if not server.exited.is_set():
+                    (self._data_dir / "mongodb.port").write_text(str(port))
+                    return server, port
+                if server.exit_code != _EXIT_ADDRESS_IN_USE and "DBPathInUse" not in self._attempts_log():
+                    raise self._stopped(server)
+                self._wait("waiting for the last MongoDB on this directory to stop")
+            except BaseException:
+                server.stop()
+                raise
+
+    def become_primary(self, server: _Server, port: int) -> None:
+        """Make the replica set, or correct the port in it, and wait until it accepts writes."""
+        member = f"127.0.0.1:{port}"
+        client: MongoClient[dict[str, Any]] = MongoClient(
+            member, directConnection=True, serverSelectionTimeoutMS=1_000, socketTimeoutMS=10_000
+        )
+        with client:
+            while True:
+                problem = ""
+                try:
+                    if client.admin.command("hello").get("isWritablePrimary"):
+                        return
+                    _configure(client, member)
+                except PyMongoError as error:
+                    problem = f" ({type(error).__name__})"
+                if server.exited.is_set():
+                    raise self._stopped(server)
+                self._wait(f"waiting until MongoDB accepts writes{problem}")
+
+    def _wait(self, what: str) -> None:
+        now = time.monotonic()
+        if now > self._deadline:
+            raise EmbeddedMongoDBError(f"MongoDB did not get ready in time, {what}.\n{self._log_tail()}")
+        if now > self._next_report:
+            self._next_report = now + _REPORT_SECONDS
+            self._progress(what)
+        time.sleep(_POLL_SECONDS)
+
+    def _stopped(self, server: _Server) -> EmbeddedMongoDBError:
+        return EmbeddedMongoDBError(f"MongoDB stopped with exit code {server.exit_code}.\n{self._log_tail()}")
+
+    def _attempts_log(self) -> str:
+        with self._log.open("rb") as log:
+            log.seek(self._attempt_begins_at)
+            return log.read().decode(errors="replace")
+
+    def _log_tail(self) -> str:
+        """The last warnings and errors; the very last lines of a shutdown say nothing of its cause."""
+        lines = self._attempts_log().splitlines()
+        telling = [line for line in lines if '"s":"I"' not in line] or lines
+        shown = (f"  {line[:_SHOWN_CHARACTERS]}" for line in telling[-_SHOWN_LOG_LINES:])
+        return "\n".join([f"From the end of {self._log}:", *shown])
 
 
 def _arguments(executable: Path, database_dir: Path, port: int) -> list[str]:
@@ -243,64 +299,24 @@ def _arguments(executable: Path, database_dir: Path, port: int) -> list[str]:
 
 def _port_for(data_dir: Path) -> int:
     """The port of the last start when it is free, so that addresses stay valid; else any free one."""
-    remembered = data_dir / "mongodb.port"
+    try:
+        return _bound_port(int((data_dir / "mongodb.port").read_text()))
+    except (OSError, ValueError, OverflowError):
+        return _bound_port(0)
+
+
+def _bound_port(port: int) -> int:
     with socket.socket() as probe:
+        # As mongod does; else a port would look busy for a minute after its last connection.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", int(remembered.read_text())))
-        except (OSError, ValueError, OverflowError):
-            probe.close()
-        else:
-            return probe.getsockname()[1]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("127.0.0.1", port))
         return probe.getsockname()[1]
 
 
-def _wait_until_answering(server: _Server, port: int, deadline: float, data_dir: Path) -> None:
-    while True:
-        if server.exited.is_set():
-            tail = _log_tail(data_dir)
-            if time.monotonic() < deadline:
-                if server.exit_code == _EXIT_ADDRESS_IN_USE:
-                    raise _TryAgainError(f"port {port} was taken in the meantime, trying another")
-                if "DBPathInUse" in tail:
-                    raise _TryAgainError("waiting for the last MongoDB on this directory to stop")
-            raise EmbeddedMongoDBError(f"MongoDB stopped with exit code {server.exit_code}.\n{tail}")
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        _check_deadline(deadline, data_dir)
-        time.sleep(_POLL_SECONDS)
-
-
-def _become_primary(port: int, server: _Server, data_dir: Path, deadline: float) -> None:
-    """Make the replica set, or correct the port in it, and wait until it accepts writes."""
-    member = f"127.0.0.1:{port}"
-    client: MongoClient[dict[str, Any]] = MongoClient(
-        member,
-        directConnection=True,
-        serverSelectionTimeoutMS=1_000,
-        connectTimeoutMS=1_000,
-        socketTimeoutMS=10_000,
-    )
-    with client:
-        while True:
-            try:
-                if client.admin.command("hello").get("isWritablePrimary"):
-                    return
-                _configure(client, member)
-            except PyMongoError as error:
-                problem = f" The last answer was: {type(error).__name__}."
-            else:
-                problem = ""
-            if server.exited.is_set():
-                raise EmbeddedMongoDBError(
-                    f"MongoDB stopped with exit code {server.exit_code}.\n{_log_tail(data_dir)}"
-                )
-            _check_deadline(deadline, data_dir, problem)
-            time.sleep(_POLL_SECONDS)
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _configure(client: MongoClient[dict[str, Any]], member: str) -> None:
@@ -309,23 +325,11 @@ def _configure(client: MongoClient[dict[str, Any]], member: str) -> None:
     except OperationFailure as error:
         if error.code != _NOT_YET_INITIALIZED:
             raise
-        client.admin.command(
-            "replSetInitiate", {"_id": _REPLICA_SET, "members": [{"_id": 0, "host": member}]}
-        )
+        members = [{"_id": 0, "host": member}]
+        client.admin.command("replSetInitiate", {"_id": _REPLICA_SET, "members": members})
         return
     if config["members"][0]["host"] != member:
         config["members"][0]["host"] = member
         config["version"] += 1
-        # The node is in no replica set under its new address, so nobody else could accept this change.
+        # Under its new address the node is in no replica set, so nobody else could accept this change.
         client.admin.command("replSetReconfig", config, force=True)
-
-
-def _check_deadline(deadline: float, data_dir: Path, problem: str = "") -> None:
-    if time.monotonic() > deadline:
-        raise EmbeddedMongoDBError(f"MongoDB did not get ready in time.{problem}\n{_log_tail(data_dir)}")
-
-
-def _log_tail(data_dir: Path) -> str:
-    log = data_dir / "mongod.log"
-    lines = log.read_text(errors="replace").splitlines()[-_SHOWN_LOG_LINES:]
-    return "\n".join([f"The end of {log}:", *(f"  {line[:400]}" for line in lines)])
