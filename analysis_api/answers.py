@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
 from starlette.responses import Response
@@ -67,8 +68,11 @@ def success(data: object, *, status: int = 200, headers: Mapping[str, str] | Non
 
 
 def json_response(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON that no cache keeps. Lone surrogates, which UTF-8 cannot hold, become question marks."""
-    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """JSON that no cache keeps; dataclasses in it become objects.
+
+    Lone surrogates, which UTF-8 cannot hold, become question marks.
+    """
+    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=asdict)
     content = text.encode("utf-8", errors="replace")
     return Response(
         content,

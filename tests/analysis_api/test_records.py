@@ -5,8 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from otel_pyinstrument.call_tree import ROOT, CallTree, Frame
+from profile_store.model import IncomingBatch, IncomingChildSpans
 
 VIEW = Frame("orders_page", "shop/views.py", 10, True)
 QUERY = Frame("load_orders", "shop/orders.py", 41, True)
@@ -261,6 +264,49 @@ def test_a_record_carries_its_call_tree(api: Any) -> None:
         "interrupted": False,
     }
     assert data["hot_functions"][0]["function"] == "load_orders"
+
+
+def test_a_record_carries_the_queries_of_its_request(api: Any) -> None:
+    # Given a request with three queries that differ in their values only
+    project = api.project()
+    record = api.store_record(project)
+    statement = {"key": "db.statement", "value": {"string_value": "SELECT * FROM orders WHERE id = 7"}}
+    attributes = [{"key": "db.system", "value": {"string_value": "sqlite"}}, statement]
+    start = record.start_time_unix_nano
+    spans = [
+        Span(
+            trace_id=record.trace_id,
+            span_id=bytes([number]) * 8,
+            parent_span_id=record.span_id,
+            name="SELECT",
+            kind=Span.SPAN_KIND_CLIENT,
+            start_time_unix_nano=start + number,
+            end_time_unix_nano=start + number + 20_000_000,
+            attributes=[KeyValue(**attribute) for attribute in attributes],
+        )
+        for number in (11, 12, 13)
+    ]
+    children = IncomingChildSpans(
+        project_id=project.id,
+        trace_id=record.trace_id,
+        span_ids=[span.span_id for span in spans],
+        timestamp=record.timestamp,
+        otlp=ResourceSpans(scope_spans=[ScopeSpans(spans=spans)]).SerializeToString(),
+    )
+    api.run(api.store.write, IncomingBatch(child_spans=[children]))
+
+    # When it is asked for
+    data = api.get(f"{RECORDS}/{record.id}", params={"project_key": project.id}).json()["data"]
+
+    # Then they are one query, three times
+    (query,) = data["database_queries"]
+    assert (query["query"], query["query_type"], query["count"]) == (
+        "SELECT * FROM orders WHERE id = ?",
+        "SELECT",
+        3,
+    )
+    assert query["duration"] == pytest.approx(0.06)
+    assert data["performance_metrics"]["database_metrics"]["query_count"] == 3
 
 
 def test_a_record_without_profile_has_no_calls(api: Any) -> None:
