@@ -1,0 +1,373 @@
+"""One slow request of an untouched Flask app, from gunicorn to the flame graph in the browser."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from all_in_one import services
+from all_in_one.console import Console
+from all_in_one.interrupts import Interrupts
+from all_in_one.launch import choose_addresses
+from all_in_one.launch_settings import LaunchSettings
+from all_in_one.services import Addresses
+from all_in_one.supervisor import Supervisor
+from profile_store.embedded_mongodb import embedded_mongodb
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+TOLERANCE = 0.10
+ARRIVAL_SECONDS = 60
+SLOW_PAGE = "/products/17"
+SLOW_ENDPOINT = "GET /products/<int:product_id>"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one request, and the trace it began."""
+
+    trace_id: str
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """What the shop measured itself, in milliseconds."""
+        header = dict(self.headers)["Server-Timing"]
+        return {name: float(ms) for name, ms in re.findall(r"(\w+);dur=([\d.]+)", header)}
+
+
+class Site:
+    """A server on loopback, asked without any library that would change or follow something."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._address = urlsplit(url).hostname, urlsplit(url).port
+
+    def get(self, path: str, *, method: str = "GET", trace_id: str = "") -> Answer:
+        trace_id = trace_id or secrets.token_hex(16)
+        connection = http.client.HTTPConnection(*self._address, timeout=60)
+        try:
+            connection.request(
+                method, path, headers={"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+            )
+            response = connection.getresponse()
+            return Answer(trace_id, response.status, response.getheaders(), response.read())
+        finally:
+            connection.close()
+
+
+class Api(Site):
+    """The REST API, as a client sees it."""
+
+    def data(self, path: str):
+        answer = self.get(f"/api/v1{path}")
+        assert answer.status == 200, answer.body
+        return json.loads(answer.body)["data"]
+
+    def project_id(self, name: str) -> str | None:
+        return next((item["id"] for item in self.data("/projects")["items"] if item["name"] == name), None)
+
+    def records(self, project_id: str, **filters: str) -> list[dict]:
+        """All records, page after page."""
+        items, page = [], 1
+        query = "".join(f"&{name}={quote(value)}" for name, value in filters.items())
+        while True:
+            found = self.data(
+                f"/performance/records?project_key={project_id}&page_size=100&page={page}&sort=timestamp{query}"
+            )
+            items += found["items"]
+            if not found["pagination"]["has_next"]:
+                return items
+            page += 1
+
+
+def wait_for(what: Callable[[], object], *, seconds: float = ARRIVAL_SECONDS):
+    """The first true value of `what`."""
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+    return value
+
+
+class Platform:
+    """Receiver, API and pages over a database of their own, and shops that send to them."""
+
+    def __init__(self, supervisor: Supervisor, addresses: Addresses, directory) -> None:
+        self.addresses = addresses
+        self.api = Api(addresses.web)
+        self.supervisor = supervisor
+        self._directory = directory
+
+    def start_shop(self, *, endpoint: str = "", **environment: str) -> Site:
+        """The demo's own shop and supplier, sending to `endpoint` or straight to the receiver."""
+        addresses = choose_addresses(LaunchSettings.from_environment(), with_demo=True)
+        number = addresses.shop_port
+        supplier, shop, _ = services.demo_services(addresses, data=self._directory / str(number))
+        target = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint or self.addresses.otlp_endpoint}
+        self.supervisor.start(replace(supplier, name=f"supplier-{number}"))
+        self.supervisor.start(
+            replace(shop, name=f"shop-{number}", environment={**shop.environment, **target, **environment})
+        )
+        site = Site(shop.address)
+        wait_for(lambda: site.get("/health").status == 200)
+        return site
+
+
+@pytest.fixture
+def start_platform(tmp_path, monkeypatch):
+    """Function (mongodb_url, database) -> Platform; everything is stopped after the test."""
+    for name in ("OTLP_GRPC_PORT", "HTTP_PORT", "SHOP_PORT"):
+        monkeypatch.setenv(name, "0")
+    (tmp_path / "logs").mkdir()
+    supervisor = Supervisor(Console(sys.stdout), Interrupts(), logs=tmp_path / "logs")
+
+    def start(mongodb_url: str, database: str) -> Platform:
+        monkeypatch.setenv("MONGODB_DATABASE", database)
+        settings = LaunchSettings.from_environment()
+        addresses = choose_addresses(settings, with_demo=False)
+        for service in services.platform_services(
+            settings, addresses, mongodb_url=mongodb_url, data=tmp_path
+        ):
+            supervisor.start(service)
+        return Platform(supervisor, addresses, tmp_path)
+
+    yield start
+    supervisor.stop()
+
+
+@pytest.fixture
+def platform(start_platform, mongodb_url, mongodb_database) -> Platform:
+    return start_platform(mongodb_url, mongodb_database)
+
+
+# --- The page ---
+
+CHROMIUM_FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+
+@pytest.fixture
+def open_page():
+    """Function (url) -> page in a fresh profile. Afterwards no page may have complained or left loopback."""
+    from playwright.sync_api import sync_playwright
+
+    executable = shutil.which("chromium")
+    if executable is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("chromium is not on PATH")
+    problems: list[str] = []
+
+    def watch(request) -> None:
+        if urlsplit(request.url).hostname != "127.0.0.1":
+            problems.append(f"request to {request.url}")
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+
+        def open_page(url: str):
+            page = browser.new_context(locale="en-GB").new_page()
+            page.on("request", watch)
+            page.on("console", lambda message: problems.append(f"console: {message.text}"))
+            page.on("pageerror", lambda error: problems.append(f"page error: {error}"))
+            page.goto(url)
+            page.locator("[data-flame][data-state=ready]").wait_for()
+            return page
+
+        yield open_page
+        browser.close()
+    assert problems == []
+
+
+def share_on_page(page, function: str) -> float:
+    """What the page answers to a search for `function`: its share of the request."""
+    page.get_by_role("searchbox").fill(function)
+    matches = page.locator("[data-part=matches]")
+    wait_for(lambda: "%" in matches.inner_text(), seconds=10)
+    return float(re.search(r"([\d.]+)\s*%", matches.inner_text())[1]) / 100
+
+
+# --- The proofs ---
+
+
+def true_shares(platform: Platform) -> dict[str, float]:
+    """What the planted functions take of their request in a shop that is not profiled, by its own clock."""
+    shop = platform.start_shop(SHOP_SERVER_TIMING="1", OTEL_PYINSTRUMENT_ENABLED="false")
+    shop.get(SLOW_PAGE)
+    timings = [shop.get(SLOW_PAGE).timings for _ in range(10)]
+    total = sum(timing["total"] for timing in timings)
+    return {
+        name: sum(timing[name] for timing in timings) / total for name in ("score_baskets", "volume_prices")
+    }
+
+
+def seconds_in(call: dict, function: str) -> float:
+    """Time in the outermost calls of `function`."""
+    if call["function"] == function:
+        return call["duration"]
+    return sum(seconds_in(child, function) for child in call["children"])
+
+
+def prove_first_light(platform: Platform, open_page, endpoint: str = "") -> None:
+    # Given the true shares, and the slow page of the untouched shop under full profiling
+    truth = true_shares(platform)
+    shop = platform.start_shop(endpoint=endpoint)
+    shop.get(SLOW_PAGE)
+    trace_ids = [shop.get(SLOW_PAGE).trace_id for _ in range(10)]
+
+    # When the records have arrived
+    api = platform.api
+    project = wait_for(lambda: api.project_id("flask-shop"))
+
+    def arrived() -> list[dict]:
+        items = {item["trace_id"]: item for item in api.records(project, endpoint=SLOW_ENDPOINT)}
+        return [items[trace_id] for trace_id in trace_ids if trace_id in items]
+
+    wait_for(lambda: len(arrived()) == len(trace_ids))
+    items = arrived()
+    details = [api.data(f"/performance/records/{item['id']}?project_key={project}") for item in items]
+
+    # Then every one has a tree, and the planted functions carry their true share of its time
+    assert all(item["has_profile"] for item in items)
+    assert {item["top_function"].split()[0] for item in items} == {"score_baskets"}
+    whole = sum(detail["profile"]["duration"] for detail in details)
+    for function, share in truth.items():
+        seconds = sum(seconds_in(detail["function_calls"][0], function) for detail in details)
+        assert seconds / whole == pytest.approx(share, abs=TOLERANCE), function
+
+    # And the page of one of them shows the same
+    page = open_page(f"{api.url}/projects/{project}/records/{items[0]['id']}")
+    assert page.get_by_role("heading", level=1).inner_text().startswith(SLOW_ENDPOINT)
+    shown = share_on_page(page, "score_baskets")
+    own = seconds_in(details[0]["function_calls"][0], "score_baskets") / details[0]["profile"]["duration"]
+    assert shown == pytest.approx(own, abs=0.01)
+    assert shown == pytest.approx(truth["score_baskets"], abs=TOLERANCE)
+
+    # And its address brings the same view to somebody else
+    other = open_page(page.url)
+    assert other.get_by_role("searchbox").input_value() == "score_baskets"
+    assert (
+        other.locator("[data-part=matches]").inner_text() == page.locator("[data-part=matches]").inner_text()
+    )
+
+
+@pytest.mark.browser
+def test_the_slow_function_of_an_untouched_app_carries_its_true_share_in_the_browser(
+    platform, open_page
+) -> None:
+    prove_first_light(platform, open_page)
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(900)
+def test_the_same_through_a_standard_collector_with_the_shipped_configuration(
+    platform, open_page, start_collector
+) -> None:
+    collector = start_collector(f"127.0.0.1:{platform.addresses.otlp_grpc_port}")
+
+    prove_first_light(platform, open_page, endpoint=f"http://{collector.grpc_endpoint}")
+
+
+REQUESTS = 2_000
+OUTAGE_AFTER = 700
+OUTAGE_SECONDS = 10.0
+
+
+def test_every_span_arrives_exactly_once_although_the_database_hangs_for_ten_seconds(
+    start_platform, mongod_executable, tmp_path
+) -> None:
+    # Given a database of our own, and a shop whose exporter is patient and has room for what must wait
+    with embedded_mongodb(tmp_path / "database") as database:
+        platform = start_platform(database.url, "outage")
+        shop = platform.start_shop(
+            OTEL_PYTHON_EXCLUDED_URLS="", OTEL_BSP_MAX_QUEUE_SIZE="50000", OTEL_EXPORTER_OTLP_TIMEOUT="120"
+        )
+        shop_log = platform.supervisor.log_of(f"shop-{urlsplit(shop.url).port}")
+
+        # When it answers 2,000 requests, and the database stands still for ten seconds meanwhile
+        paths = ["/health", "/", "/health", "/orders/7/invoice", "/health"]
+        answers: list[Answer] = []
+        for number in range(REQUESTS):
+            if number == OUTAGE_AFTER:
+                os.kill(database.pid, signal.SIGSTOP)
+                thaw = threading.Timer(OUTAGE_SECONDS, os.kill, [database.pid, signal.SIGCONT])
+                thaw.start()
+            answers.append(shop.get(paths[number % len(paths)]))
+        thaw.join()
+        assert {answer.status for answer in answers} == {200}
+
+        # Then each of them is there, once
+        project = wait_for(lambda: platform.api.project_id("flask-shop"))
+        sent = Counter(answer.trace_id for answer in answers)
+
+        def stored() -> Counter[str]:
+            return Counter(item["trace_id"] for item in platform.api.records(project))
+
+        wait_for(lambda: stored().keys() >= sent.keys(), seconds=120)
+        assert {trace_id: count for trace_id, count in stored().items() if trace_id in sent} == sent
+        log = shop_log.read_text("utf-8")
+        assert "StatusCode.UNAVAILABLE" in log  # the outage was felt
+        assert "Failed to export" not in log
+        platform.supervisor.stop()
+
+
+COMPARED = [
+    *[
+        ("GET", path)
+        for path in ("/", "/products/17", "/products/240", "/orders", "/orders/7/invoice", "/health")
+    ],
+    *[
+        ("GET", path)
+        for path in ("/orders/25/invoice", "/products/9999", "/nowhere", "/products/3/availability")
+    ],
+    *[("HEAD", "/orders"), ("POST", "/orders"), ("OPTIONS", "/")],
+]
+
+
+def test_profiling_changes_no_byte_of_a_response(platform) -> None:
+    # Given the same shop with and without profiling
+    # (the order of the methods in an Allow header depends on the hash seed)
+    profiled = platform.start_shop(PYTHONHASHSEED="0")
+    plain = platform.start_shop(PYTHONHASHSEED="0", OTEL_PYINSTRUMENT_ENABLED="false")
+
+    # When both are asked the same, each page twice
+    def response(shop: Site, method: str, path: str):
+        answer = shop.get(path, method=method)
+        return answer, (answer.status, [h for h in answer.headers if h[0] != "Date"], answer.body)
+
+    pairs = [
+        (response(profiled, *request), response(plain, *request)) for request in COMPARED for _ in range(2)
+    ]
+
+    # Then status, headers and body are the same
+    for (_, with_profile), (_, without) in pairs:
+        assert with_profile == without
+    assert {status for (_, (status, _, _)), _ in pairs} == {200, 404, 405, 500}
+
+    # And the profiled one was profiled indeed
+    project = wait_for(lambda: platform.api.project_id("flask-shop"))
+    traces = {answer.trace_id for (answer, _), _ in pairs}
+
+    def profiles() -> set[str]:
+        found = {item["trace_id"] for item in platform.api.records(project) if item["has_profile"]}
+        return found & traces
+
+    # (the shop's health page is not traced at all)
+    wait_for(lambda: len(profiles()) == len(traces) - 2)
