@@ -37,11 +37,11 @@ class Guard:
             return None
 
     def report(self, hook: str, error: BaseException) -> None:
-        """Log `error` once per hook: for a failure that ended one profile and nothing else. Any thread."""
+        """Log `error` once per hook: for a failure that spoilt one profile and nothing else. Any thread."""
         if hook in self._reported:
             return
         self._reported.add(hook)
-        _logger.warning("A profile ended early: %s failed", hook, exc_info=error)
+        _logger.warning("A profile is incomplete: %s failed", hook, exc_info=error)
 
     def _trip(self, hook: str, error: Exception) -> None:
         self.tripped = True

@@ -6,7 +6,6 @@ import base64
 import os
 import threading
 from collections.abc import Callable, Mapping
-from logging import getLogger
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -18,7 +17,6 @@ from otel_pyinstrument.segment import Recording
 
 EVENT_NAME: Final = "pyinstrument.profile"
 
-_logger = getLogger(__name__)
 _ERROR_CHARACTERS = 200
 _encoding_lock = threading.RLock()
 
@@ -51,10 +49,12 @@ class ProfileEvent(EventBase):
         interval_seconds: float,
         timestamp: int | None,
         payload_as_bytes: Callable[[], bool],
+        report: Callable[[str, Exception], None],
     ) -> None:
         super().__init__(EVENT_NAME, timestamp)
         self._recording: Recording | None = recording
         self._payload_as_bytes = payload_as_bytes
+        self._report = report
         facts = recording.facts
         self._facts: dict[str, Any] = {
             "pyinstrument.format": FORMAT_VERSION,
@@ -74,7 +74,7 @@ class ProfileEvent(EventBase):
         if self._attributes is None:
             with _encoding_lock:
                 if self._attributes is None:
-                    self._attributes = MappingProxyType(self._facts | self._payload_attributes())
+                    self._attributes = MappingProxyType(self._facts | self._encoded_or_error())
                     self._recording = None
         return self._attributes
 
@@ -82,21 +82,24 @@ class ProfileEvent(EventBase):
         """Copies and pickles are plain events, as some exporters hand spans to other processes."""
         return Event, (self.name, dict(self.attributes), self.timestamp)
 
-    def _payload_attributes(self) -> dict[str, Any]:
+    def _encoded_or_error(self) -> dict[str, Any]:
         try:
-            if self._recording is None:
-                raise AssertionError("a recording is freed only once its attributes exist")
-            tree = self._recording.build(current_describer())
-            encoded = encode(tree)
-            as_bytes = self._payload_as_bytes()
-            return {
-                "pyinstrument.node_count": encoded.node_count,
-                "pyinstrument.summary": summary(tree),
-                "pyinstrument.encoding": "zlib+json" if as_bytes else "zlib+json+base64",
-                "pyinstrument.payload": (
-                    encoded.payload if as_bytes else base64.b64encode(encoded.payload).decode("ascii")
-                ),
-            }
+            return self._encoded()
         except Exception as error:
-            _logger.warning("A profile could not be encoded", exc_info=True)
+            self._report("encoding", error)
             return {"pyinstrument.error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]}
+
+    def _encoded(self) -> dict[str, Any]:
+        if self._recording is None:
+            raise AssertionError("a recording is freed only once its attributes exist")
+        tree = self._recording.build(current_describer())
+        encoded = encode(tree)
+        as_bytes = self._payload_as_bytes()
+        return {
+            "pyinstrument.node_count": encoded.node_count,
+            "pyinstrument.summary": summary(tree),
+            "pyinstrument.encoding": "zlib+json" if as_bytes else "zlib+json+base64",
+            "pyinstrument.payload": (
+                encoded.payload if as_bytes else base64.b64encode(encoded.payload).decode("ascii")
+            ),
+        }

@@ -109,6 +109,7 @@ class ProfilingSpanProcessor(SpanProcessor):
                 interval_seconds=self._settings.interval_seconds,
                 timestamp=span.end_time if timestamp is None else timestamp,
                 payload_as_bytes=self._payload_as_bytes,
+                report=self._guard.report,
             )
         )
 

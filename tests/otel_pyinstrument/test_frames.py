@@ -133,11 +133,12 @@ def test_strange_file_names_are_described(file: str) -> None:
 
 def test_a_removed_working_directory_is_no_problem(tmp_path: Path) -> None:
     # Given a process whose working directory is gone
+    gone = tmp_path / "gone"
     code = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from otel_pyinstrument.frames import current_describer
-os.mkdir({str(tmp_path / "gone")!r}); os.chdir({str(tmp_path / "gone")!r}); os.rmdir({str(tmp_path / "gone")!r})
+os.mkdir({str(gone)!r}); os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})
 print(current_describer()("f\\0/app/m.py\\x001"))
 """
 

@@ -64,4 +64,4 @@ def test_a_report_is_logged_once_per_hook_and_switches_nothing_off(caplog: pytes
     guard.report("sampling", ValueError("second"))
 
     assert guard.call("hook", lambda: 1) == 1
-    assert [record.getMessage() for record in caplog.records] == ["A profile ended early: sampling failed"]
+    assert [record.getMessage() for record in caplog.records] == ["A profile is incomplete: sampling failed"]

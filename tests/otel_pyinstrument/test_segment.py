@@ -93,7 +93,7 @@ def test_the_tree_sums_to_the_wall_time_of_the_request(traced, tree_of, burn) ->
 
     # Then what is missing is what starting and ending the profile take
     wall_us = (span.end_time - span.start_time) / 1000
-    assert 0 <= wall_us - tree_of(span).duration_us < 5000
+    assert tree_of(span).duration_us == pytest.approx(wall_us, rel=0.15)
 
 
 def test_one_long_call_into_c_is_attributed_to_it(traced, tree_of) -> None:
@@ -182,7 +182,7 @@ def test_sampling_ends_at_the_maximum_duration(make_traced, profile_of, tree_of,
     assert hooks == [None]
     attributes = profile_of(span).attributes
     assert attributes["pyinstrument.truncated"] is True
-    assert 0.1 <= attributes["pyinstrument.duration"] < 0.3
+    assert 0.1 <= attributes["pyinstrument.duration"] < (span.end_time - span.start_time) / 1e9 - 0.1
     assert tree_of(span).duration_us == pytest.approx(attributes["pyinstrument.duration"] * 1e6, abs=1)
 
 
@@ -399,10 +399,14 @@ def test_a_foreign_profile_function_that_appears_in_the_request_stays(
     def theirs(*_arguments: object) -> None:
         pass
 
+    seconds_before: list[float] = []
+
     def work() -> None:
+        start = time.perf_counter()
         burn(0.03)
+        seconds_before.append(time.perf_counter() - start)
         sys.setprofile(theirs)
-        time.sleep(0.05)
+        time.sleep(0.1)
 
     # When the request itself installs a profile function
     span = traced.request(work)
@@ -412,7 +416,7 @@ def test_a_foreign_profile_function_that_appears_in_the_request_stays(
     # Then it is still there, our profile is marked and does not claim time it has not seen
     assert still is theirs
     assert profile_of(span).attributes["pyinstrument.interrupted"] is True
-    assert tree_of(span).duration_us < 45_000
+    assert tree_of(span).duration_us < (seconds_before[0] + 0.05) * 1e6
 
     # And the next request is profiled again, to its end
     after = traced.request(lambda: burn(0.03))

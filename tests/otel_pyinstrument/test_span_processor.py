@@ -61,8 +61,8 @@ def test_a_server_span_carries_one_profile_with_every_attribute(traced, profile_
     attributes = dict(event.attributes)
     payload = attributes.pop("pyinstrument.payload")
     assert base64.b64decode(payload, validate=True)
-    duration = (span.end_time - span.start_time) / 1e9
-    assert 0.03 <= attributes.pop("pyinstrument.duration") <= duration
+    duration = attributes.pop("pyinstrument.duration")
+    assert duration == pytest.approx((span.end_time - span.start_time) / 1e9, rel=0.15)
     assert 0.03 <= attributes.pop("pyinstrument.cpu_time") <= duration
     assert 1 <= attributes.pop("pyinstrument.sample_count") <= duration / 0.004
     assert attributes.pop("pyinstrument.node_count") >= 3
@@ -357,7 +357,7 @@ def test_a_failure_while_sampling_ends_that_profile_only(
 
     # Then user code saw nothing, the profiles say so, and there is one line for both
     assert [profile_of(span).attributes["pyinstrument.truncated"] for span in spans] == [True, True]
-    assert [record.getMessage() for record in caplog.records] == ["A profile ended early: sampling failed"]
+    assert [record.getMessage() for record in caplog.records] == ["A profile is incomplete: sampling failed"]
 
     # And later requests are profiled again
     assert tree_of(traced.request(lambda: burn(0.02))).node_count > 1

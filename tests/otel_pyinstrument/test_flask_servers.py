@@ -1,0 +1,422 @@
+"""An untouched Flask application under `opentelemetry-instrument`, on real servers in processes of their own."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from otel_pyinstrument.call_tree import CallTree, decode
+
+pytestmark = pytest.mark.integration
+
+REPOSITORY = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+APP = """
+import time
+from flask import Flask, Response, jsonify, request
+
+app = Flask(__name__)
+
+def cpu_heavy(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(200))
+
+def other_work(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(200))
+
+def slow_backend(seconds):
+    time.sleep(seconds)
+
+@app.get("/slow")
+def slow():
+    cpu_heavy(0.06)
+    slow_backend(0.03)
+    other_work(0.01)
+    return "done"
+
+@app.get("/thread/<name>")
+def by_name(name):
+    globals()[f"work_for_{name}"]()
+    return name
+
+def work_for_a():
+    cpu_heavy(0.03)
+
+def work_for_b():
+    cpu_heavy(0.03)
+
+@app.post("/echo")
+def echo():
+    return jsonify(method=request.method, body=request.get_data(as_text=True), headers=sorted(
+        name for name, _ in request.headers))
+
+@app.get("/stream")
+def stream():
+    return Response((str(number) for number in range(100)), mimetype="text/plain")
+
+@app.get("/fails")
+def fails():
+    raise RuntimeError("of the application")
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder with the application, and our entry points as an installed package would have them."""
+    (tmp_path / "app.py").write_text(APP)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    installed = tmp_path / "otel_pyinstrument-0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: otel-pyinstrument\nVersion: 0\n")
+    (installed / "entry_points.txt").write_text(
+        "\n".join(
+            f"[{group}]\n" + "\n".join(f"{name} = {target}" for name, target in entries.items())
+            for group, entries in project["entry-points"].items()
+        )
+    )
+    return tmp_path
+
+
+def environment(site: Path, **variables: str) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
+        "PYTHONPATH": os.pathsep.join([str(site), str(REPOSITORY)]),
+        "HOME": str(site),
+        "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]]),
+        "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_PYINSTRUMENT_RATE": "1",
+        "OTEL_PYINSTRUMENT_INTERVAL": "4",
+        **variables,
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def get(port: int, path: str, *, method: str = "GET", body: str | None = None) -> tuple[int, list, bytes]:
+    """Status, headers without the date, and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(method, path, body=body)
+    response = connection.getresponse()
+    headers = [(name, value) for name, value in response.getheaders() if name != "Date"]
+    content = response.read()
+    connection.close()
+    return response.status, headers, content
+
+
+@pytest.fixture
+def served(site: Path, wait_until) -> Callable[..., AbstractContextManager[int]]:
+    """Runs gunicorn with some options; gives the port, and afterwards the log in `log`."""
+
+    @contextmanager
+    def run(*options: str, instrumented: bool = True, **variables: str) -> Iterator[int]:
+        port = free_port()
+        command = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--graceful-timeout", "10", *options, "app:app"]
+        if instrumented:
+            command.insert(0, "opentelemetry-instrument")
+        log = site / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=site,
+                env=environment(site, **variables),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+        def answers() -> bool:
+            assert process.poll() is None, log.read_text()
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        try:
+            wait_until(answers, 60)
+            yield port
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, log.read_text()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        text = log.read_text()
+        expected = text.count("Error: of the application") + text.count("Error: broken on purpose")
+        assert text.count("Traceback") == expected, text
+
+    return run
+
+
+def request_spans(sink) -> list:
+    return [span for span in sink.spans() if span.kind == 2]
+
+
+def attributes_of(span) -> dict[str, object]:
+    (event,) = [event for event in span.events if event.name == "pyinstrument.profile"]
+    return {entry.key: getattr(entry.value, entry.value.WhichOneof("value")) for entry in event.attributes}
+
+
+def tree_of(span) -> CallTree:
+    tree = decode(attributes_of(span)["pyinstrument.payload"])
+    tree.self_check()
+    return tree
+
+
+def functions(tree: CallTree) -> set[str]:
+    return {frame.function for frame in tree.frames}
+
+
+SERVERS = {
+    "sync": ["--workers", "2"],
+    "gthread": ["--workers", "2", "--threads", "4"],
+    "preload": ["--workers", "2", "--threads", "2", "--preload"],
+}
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_every_worker_profiles_an_untouched_application(
+    server: str, served, grpc_sink, time_in, wait_until
+) -> None:
+    # Given an application without a line of ours, on two workers
+    with served(*SERVERS[server], OTEL_EXPORTER_OTLP_ENDPOINT=grpc_sink.endpoint) as port:
+        # When it is asked until both have answered
+        def asked() -> bool:
+            with ThreadPoolExecutor(4) as clients:
+                assert {body for _, _, body in clients.map(lambda _: get(port, "/slow"), range(8))} == {
+                    b"done"
+                }
+            time.sleep(0.2)
+            return len({pid_of(request) for request in grpc_sink.requests}) == 2
+
+        wait_until(asked, 60)
+
+    # Then profiles came from each, with the functions that took the time
+    profiled = [span for span in request_spans(grpc_sink) if span.events]
+    assert len(profiled) >= 8
+    for span in profiled:
+        tree = tree_of(span)
+        (outermost,) = [tree.frames[tree.frame[child]] for child in tree.children(0)]
+        assert (outermost.function.split(".")[-1], outermost.file) == ("wsgi_app", "flask/app.py")
+        assert {"slow", "slow_backend"} <= functions(tree)
+        (frame,) = [frame for frame in tree.frames if frame.function == "slow"]
+        assert (frame.file, frame.own_code) == ("app.py", True)
+        wall_us = (span.end_time_unix_nano - span.start_time_unix_nano) / 1000
+        assert tree.duration_us <= 1.1 * wall_us
+        assert attributes_of(span)["pyinstrument.encoding"] == "zlib+json"
+    pids = {
+        pid_of(request)
+        for request in grpc_sink.requests
+        if any(s.events for r in request.resource_spans for scope in r.scope_spans for s in scope.spans)
+    }
+    assert len(pids) == 2
+
+
+def pid_of(request) -> int:
+    (attributes,) = [resource_spans.resource.attributes for resource_spans in request.resource_spans]
+    return next(entry.value.int_value for entry in attributes if entry.key == "process.pid")
+
+
+def test_the_planted_function_has_its_share(served, grpc_sink, time_in, wait_until) -> None:
+    # When one request after the other is profiled
+    with served("--threads", "2", OTEL_EXPORTER_OTLP_ENDPOINT=grpc_sink.endpoint) as port:
+        for _ in range(10):
+            get(port, "/slow")
+        wait_until(lambda: len(request_spans(grpc_sink)) == 10)
+
+    # Then CPU time is where it was planted: 60 ms to 10 ms by the clock of the thread
+    trees = [tree_of(span) for span in request_spans(grpc_sink)]
+    heavy = sum(time_in(tree, "cpu_heavy") for tree in trees)
+    other = sum(time_in(tree, "other_work") for tree in trees)
+    assert heavy / (heavy + other) == pytest.approx(6 / 7, abs=0.10)
+
+
+def test_concurrent_requests_on_threads_do_not_mix(served, grpc_sink, wait_until) -> None:
+    # When two endpoints with work of their own run side by side
+    with served(
+        "--threads", "8", OTEL_EXPORTER_OTLP_ENDPOINT=grpc_sink.endpoint, OTEL_PYINSTRUMENT_MAX_CONCURRENT="8"
+    ) as port:
+        with ThreadPoolExecutor(8) as clients:
+            list(clients.map(lambda number: get(port, f"/thread/{'ab'[number % 2]}"), range(40)))
+        wait_until(lambda: len(request_spans(grpc_sink)) == 40)
+
+    # Then no tree shows the work of the other
+    seen = {"a": 0, "b": 0}
+    for span in request_spans(grpc_sink):
+        names = functions(tree_of(span))
+        (path,) = [e.value.string_value for e in span.attributes if e.key in {"http.target", "url.path"}]
+        name = path[-1]
+        assert f"work_for_{'ba'['ab'.index(name)]}" not in names
+        seen[name] += f"work_for_{name}" in names
+    assert seen["a"] > 10
+    assert seen["b"] > 10
+
+
+REQUESTS = [
+    ("/slow", "GET", None),
+    ("/echo", "POST", "a body"),
+    ("/stream", "GET", None),
+    ("/fails", "GET", None),
+    ("/missing", "GET", None),
+    ("/slow", "HEAD", None),
+]
+
+
+def test_profiling_changes_no_byte_of_a_response(served, http_sink, site: Path, wait_until) -> None:
+    # Given the answers of the application alone
+    def answers(**options: object) -> list:
+        with served("--threads", "2", **options) as port:
+            return [get(port, path, method=method, body=body) for path, method, body in REQUESTS]
+
+    plain = answers(instrumented=False)
+
+    # When it is profiled
+    export = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": http_sink.endpoint.removesuffix("/v1/traces"),
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    }
+    profiled = answers(**export)
+    profiles = [
+        span
+        for span in request_spans(http_sink)
+        if any(e.name == "pyinstrument.profile" for e in span.events)
+    ]
+
+    # Then every answer is the same
+    assert [status for status, _, _ in plain] == [200, 200, 200, 500, 404, 200]
+    assert profiled == plain
+    assert len(profiles) == len(REQUESTS)
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "line"),
+    [
+        (
+            "span_processor.ProfilingSpanProcessor",
+            "_start",
+            "Profiling is off in this process: on_start failed",
+        ),
+        (
+            "span_processor.ProfilingSpanProcessor",
+            "_end",
+            "Profiling is off in this process: on_ending failed",
+        ),
+        ("segment.Segment", "_sample", "A profile is incomplete: sampling failed"),
+        ("profile_event.ProfileEvent", "_encoded", "A profile is incomplete: encoding failed"),
+    ],
+)
+def test_a_broken_hook_changes_nothing_but_one_line_of_log(
+    owner: str, method: str, line: str, served, http_sink, site: Path
+) -> None:
+    # Given a build of ours in which one hook raises
+    module, owner_class = owner.rsplit(".", 1)
+    (site / "broken.py").write_text(
+        f"import otel_pyinstrument.{module} as module\n"
+        "def fail(*arguments, **options):\n"
+        "    raise RuntimeError('broken on purpose')\n"
+        f"module.{owner_class}.{method} = fail\n"
+    )
+    (site / "app.py").write_text("import broken\n" + APP)
+    with served("--threads", "2", instrumented=False) as port:
+        plain = [get(port, path, method=verb, body=body) for path, verb, body in REQUESTS]
+
+    # When the application serves requests
+    with served(
+        "--threads",
+        "2",
+        OTEL_EXPORTER_OTLP_ENDPOINT=http_sink.endpoint.removesuffix("/v1/traces"),
+        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+        PYTHONWARNINGS="ignore",
+    ) as port:
+        broken = [get(port, path, method=verb, body=body) for path, verb, body in REQUESTS]
+
+    # Then all answers are the same, every span arrives, and there is one line about it
+    assert broken == plain
+    assert len(request_spans(http_sink)) == len(REQUESTS)
+    assert (site / "log").read_text().count(line) == 1
+
+
+def test_the_options_of_the_command_reach_us(site: Path, grpc_sink) -> None:
+    # When a script is started with our option on the command line
+    script = site / "script.py"
+    script.write_text("from app import app\nprint(app.test_client().get('/slow').text)\n")
+    run = subprocess.run(
+        [str(BIN / "opentelemetry-instrument"), "--pyinstrument_interval", "7", "python", str(script)],
+        env=environment(site, OTEL_EXPORTER_OTLP_ENDPOINT=grpc_sink.endpoint),
+        cwd=site,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    # Then the profile was taken that way
+    assert (run.returncode, run.stdout) == (0, "done\n"), run.stderr
+    (span,) = request_spans(grpc_sink)
+    assert attributes_of(span)["pyinstrument.interval"] == 0.007
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "pyinstrument"}, {"OTEL_PYINSTRUMENT_ENABLED": "false"}],
+)
+def test_it_can_be_left_out(variables: dict[str, str], site: Path, grpc_sink) -> None:
+    script = site / "script.py"
+    script.write_text(
+        "import sys\nfrom app import app\napp.test_client().get('/slow')\n"
+        "print('pyinstrument' in sys.modules)\n"
+    )
+
+    run = subprocess.run(
+        [str(BIN / "opentelemetry-instrument"), "python", str(script)],
+        env=environment(site, OTEL_EXPORTER_OTLP_ENDPOINT=grpc_sink.endpoint, **variables),
+        cwd=site,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert (run.returncode, run.stdout) == (0, "False\n"), run.stderr
+    (span,) = request_spans(grpc_sink)
+    assert len(span.events) == 0
+
+
+def test_a_bad_setting_neither_stops_us_nor_other_instrumentations(site: Path, grpc_sink) -> None:
+    script = site / "script.py"
+    script.write_text("from app import app\nprint(app.test_client().get('/slow').text)\n")
+
+    run = subprocess.run(
+        [str(BIN / "opentelemetry-instrument"), "python", str(script)],
+        env=environment(
+            site, OTEL_EXPORTER_OTLP_ENDPOINT=grpc_sink.endpoint, OTEL_PYINSTRUMENT_INTERVAL="often"
+        ),
+        cwd=site,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert run.stdout == "done\n"
+    assert (
+        run.stderr.count("OTEL_PYINSTRUMENT_INTERVAL=often: expected a number; using the default 10.0") == 1
+    )
+    (span,) = request_spans(grpc_sink)
+    assert attributes_of(span)["pyinstrument.interval"] == 0.01
