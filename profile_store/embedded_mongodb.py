@@ -208,19 +208,16 @@ class _Start:
         self._progress = progress
         self._deadline = deadline
         self._next_report = time.monotonic() + _REPORT_SECONDS
-        self._attempt_begins_at = 0
         if self._log.exists():
             self._log.replace(data_dir / "mongod.log.1")
 
     def answering_server(self) -> tuple[_Server, int]:
-        """A server that answers, and its port.
-
-        Tries again when the port was taken meanwhile, or while the last server on this directory still stops.
-        """
+        """A server that answers, and its port. Tries again when somebody takes the port meanwhile."""
+        while _is_locked(self._data_dir / "mongodb" / "mongod.lock"):
+            self._wait("waiting for the last MongoDB on this directory to stop")
         while True:
             port = _port_for(self._data_dir)
             with self._log.open("ab") as output:
-                self._attempt_begins_at = output.tell()
                 server = _Server(_arguments(self._executable, self._data_dir / "mongodb", port), output)
             try:
                 while not _answers(port) and not server.exited.is_set():
@@ -229,9 +226,9 @@ class _Start:
                 if not server.exited.is_set():
                     (self._data_dir / "mongodb.port").write_text(str(port))
                     return server, port
-                if server.exit_code != _EXIT_ADDRESS_IN_USE and "DBPathInUse" not in self._attempts_log():
+                if server.exit_code != _EXIT_ADDRESS_IN_USE:
                     raise self._stopped(server)
-                self._wait("waiting for the last MongoDB on this directory to stop")
+                self._wait("looking for another port")
             except BaseException:
                 server.stop()
                 raise
@@ -258,26 +255,23 @@ class _Start:
     def _wait(self, what: str) -> None:
         now = time.monotonic()
         if now > self._deadline:
-            raise EmbeddedMongoDBError(f"MongoDB did not get ready in time, {what}.\n{self._log_tail()}")
+            raise EmbeddedMongoDBError(f"MongoDB did not get ready in time, {what}.{self._log_tail()}")
         if now > self._next_report:
             self._next_report = now + _REPORT_SECONDS
             self._progress(what)
         time.sleep(_POLL_SECONDS)
 
     def _stopped(self, server: _Server) -> EmbeddedMongoDBError:
-        return EmbeddedMongoDBError(f"MongoDB stopped with exit code {server.exit_code}.\n{self._log_tail()}")
-
-    def _attempts_log(self) -> str:
-        with self._log.open("rb") as log:
-            log.seek(self._attempt_begins_at)
-            return log.read().decode(errors="replace")
+        return EmbeddedMongoDBError(f"MongoDB stopped with exit code {server.exit_code}.{self._log_tail()}")
 
     def _log_tail(self) -> str:
         """The last warnings and errors; the very last lines of a shutdown say nothing of its cause."""
-        lines = self._attempts_log().splitlines()
+        if not self._log.exists():
+            return ""
+        lines = self._log.read_text(errors="replace").splitlines()
         telling = [line for line in lines if '"s":"I"' not in line] or lines
         shown = (f"  {line[:_SHOWN_CHARACTERS]}" for line in telling[-_SHOWN_LOG_LINES:])
-        return "\n".join([f"From the end of {self._log}:", *shown])
+        return "\n".join([f"\nFrom the end of {self._log}:", *shown])
 
 
 def _arguments(executable: Path, database_dir: Path, port: int) -> list[str]:
@@ -311,6 +305,18 @@ def _bound_port(port: int) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
         return probe.getsockname()[1]
+
+
+def _is_locked(lock: Path) -> bool:
+    """Whether a server holds its own lock: one whose parent was killed a moment ago is still stopping."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _answers(port: int) -> bool:
