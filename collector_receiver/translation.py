@@ -18,6 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 from collector_receiver.attributes import attributes_of
 from collector_receiver.bounds import bound_resource, bound_span, bounded_scope
 from collector_receiver.endpoint import endpoint_of, status_code_of
+from collector_receiver.header_masking import mask_attributes, masked_otlp
 from collector_receiver.outcome import Outcome, place_of
 from collector_receiver.profile_event import (
     BrokenProfile,
@@ -103,7 +104,7 @@ class _Chunk:
             trace_id=trace_id,
             span_ids=self._span_ids,
             timestamp=utc(self._start_time_unix_nano),
-            otlp=self._otlp.SerializeToString(),
+            otlp=masked_otlp(self._otlp),
         )
 
 
@@ -204,6 +205,7 @@ class Translator:
 def record_of(span: Span, sender: Sender, profile: ReceivedProfile | None) -> Record:
     """The record of one request. The span must have passed `validation.refusal` and `bounds.bound_span`."""
     attributes = attributes_of(span.attributes)
+    mask_attributes(attributes)
     if span.dropped_attributes_count:
         attributes[DROPPED_ATTRIBUTES] = span.dropped_attributes_count
     if span.dropped_events_count:

@@ -1,0 +1,39 @@
+"""Captured HTTP headers that hold secrets are masked before they are stored, not only when they are shown.
+
+Instrumentations capture headers as `http.request.header.<name>` and `http.response.header.<name>` when the
+user asks for it; not every one of them masks, and senders may be of any language.
+"""
+
+from __future__ import annotations
+
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+
+from profile_store.model import AttributeValue
+from profile_store.request_facts.masking import MASK, is_secret
+
+HEADER_PREFIXES = ("http.request.header.", "http.response.header.")
+
+
+def mask_attributes(attributes: dict[str, AttributeValue]) -> None:
+    """Replace the values of secret headers, in place."""
+    for key in attributes:
+        if _is_secret_header(key):
+            attributes[key] = MASK
+
+
+def masked_otlp(chunk: ResourceSpans) -> bytes:
+    """The chunk as bytes, secret headers replaced. Looks at attributes only when one may be a header."""
+    otlp = chunk.SerializeToString()
+    if b".header." not in otlp:
+        return otlp
+    for scope_spans in chunk.scope_spans:
+        for span in scope_spans.spans:
+            for pair in span.attributes:
+                if _is_secret_header(pair.key):
+                    pair.value.Clear()
+                    pair.value.string_value = MASK
+    return chunk.SerializeToString()
+
+
+def _is_secret_header(key: str) -> bool:
+    return key.startswith(HEADER_PREFIXES) and is_secret(key)
