@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from otel_pyinstrument.call_tree.limits import DEFAULT_LIMITS, FORMAT_VERSION, MAX_TEXT_BYTES
 from otel_pyinstrument.call_tree.prune import fold_below, prune
-from otel_pyinstrument.call_tree.text import cut_end, cut_start, printable
+from otel_pyinstrument.call_tree.text import bounded_name, bounded_path
 from otel_pyinstrument.call_tree.tree import CallTree
 
 MIN_BUDGET_BYTES = 512
@@ -123,8 +123,8 @@ def _document(tree: CallTree, text_bytes: int) -> dict[str, object]:
     function_indices: list[int] = []
     file_indices: list[int] = []
     for frame in tree.frames:
-        function = cut_end(printable(frame.function), text_bytes)
-        file = cut_start(printable(frame.file), text_bytes)
+        function = bounded_name(frame.function, text_bytes)
+        file = bounded_path(frame.file, text_bytes)
         function_indices.append(strings.setdefault(function, len(strings)))
         file_indices.append(strings.setdefault(file, len(strings)))
     document: dict[str, object] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from otel_pyinstrument.call_tree.frame import Frame
-from otel_pyinstrument.call_tree.text import cut_end, cut_start, printable
+from otel_pyinstrument.call_tree.text import bounded_name, bounded_path
 from otel_pyinstrument.call_tree.tree import CallTree
 
 _SUMMARY_LINES = 10
@@ -75,9 +75,9 @@ def summary(tree: CallTree) -> list[str]:
         if not percent:
             break
         frame = function.frame
-        words = [f"{percent}%", cut_end(printable(frame.function), _SUMMARY_FUNCTION_BYTES)]
+        words = [f"{percent}%", bounded_name(frame.function, _SUMMARY_FUNCTION_BYTES)]
         if frame.file:
-            place = cut_start(printable(frame.file), _SUMMARY_FILE_BYTES)
+            place = bounded_path(frame.file, _SUMMARY_FILE_BYTES)
             words.append(f"{place}:{frame.line}" if frame.line else place)
         lines.append(" ".join(words))
     return lines

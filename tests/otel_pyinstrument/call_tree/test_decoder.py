@@ -285,6 +285,32 @@ def test_too_many_values_are_refused_before_they_are_parsed(text):
     assert peak_bytes < 5 * len(text) + 1_000_000
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'"' + b"\\\\" * 3_000_000 + b'"',
+        b'"' + b"\\a" * 3_000_000,
+        b'{"v":1,"strings":["' + b"\\u0001" * 1_000_000 + b'"],"frames":{"function":[0]}}',
+        b" " * 6_000_000,
+        b"-" * 6_000_000,
+        b"1 " * 3_000_000,
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_long_text_costs_a_few_times_its_size(text):
+    # Given
+    payload = packed(text)
+    tracemalloc.start()
+
+    # When
+    refusal(payload)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    # Then
+    assert peak_bytes < 5 * len(text) + 1_000_000
+
+
 def test_brackets_commas_and_digits_in_names_count_for_nothing():
     # Given
     name = '[[[{{{,,,\\"' + "1" * 40

@@ -103,7 +103,7 @@ def test_any_budget_is_kept_and_the_total_stays(tree, max_bytes):
     assert (decoded.duration_us, decoded.sample_count) == (tree.duration_us, tree.sample_count)
 
 
-@settings(unhurried, max_examples=300)
+@settings(unhurried, max_examples=200)
 @given(call_trees(), st.integers(2, 30))
 def test_pruning_keeps_every_sum_and_folds_the_smallest(tree, max_nodes):
     # Given: every node shows a frame of its own, so that it is found again
@@ -245,7 +245,7 @@ def test_random_bytes_are_refused_by_name(payload):
     assert isinstance(tree_or_refusal(payload), InvalidPayload)
 
 
-@settings(unhurried, max_examples=300)
+@settings(unhurried, max_examples=200)
 @given(call_trees(), st.data())
 def test_a_payload_with_flipped_bytes_is_refused_or_still_a_tree(tree, data):
     # Given
@@ -265,7 +265,7 @@ json_values = st.recursive(
 )
 
 
-@settings(unhurried, max_examples=300)
+@settings(unhurried, max_examples=200)
 @given(call_trees(), st.data())
 def test_a_document_with_a_changed_member_is_refused_or_still_a_tree(tree, data):
     # Given

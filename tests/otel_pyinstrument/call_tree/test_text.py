@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from otel_pyinstrument.call_tree.text import cut_end, cut_start, printable
+from otel_pyinstrument.call_tree.text import bounded_name, bounded_path, printable
 
 
 @pytest.mark.parametrize(
@@ -22,16 +22,16 @@ def test_control_characters_and_lone_surrogates_become_visible(text, shown):
 
 
 def test_a_long_name_loses_its_end():
-    assert cut_end("abcdefghij", 10) == "abcdefghij"
-    assert cut_end("abcdefghijk", 10) == "abcdefg…"
+    assert bounded_name("abcdefghij", 10) == "abcdefghij"
+    assert bounded_name("abcdefghijk", 10) == "abcdefg…"
 
 
 def test_a_long_path_loses_its_start():
-    assert cut_start("abcdefghij", 10) == "abcdefghij"
-    assert cut_start("abcdefghijk", 10) == "…efghijk"
+    assert bounded_path("abcdefghij", 10) == "abcdefghij"
+    assert bounded_path("abcdefghijk", 10) == "…efghijk"
 
 
-@pytest.mark.parametrize("cut", [cut_end, cut_start])
+@pytest.mark.parametrize("cut", [bounded_name, bounded_path])
 @pytest.mark.parametrize("max_bytes", range(3, 30))
 def test_a_cut_never_splits_a_character_and_never_exceeds_its_limit(cut, max_bytes):
     text = cut("é日🛒" * 5, max_bytes)
@@ -39,3 +39,19 @@ def test_a_cut_never_splits_a_character_and_never_exceeds_its_limit(cut, max_byt
     assert len(text.encode()) <= max_bytes
     assert set(text) <= set("é日🛒…")
     assert cut(text, max_bytes) == text
+
+
+@pytest.mark.parametrize("cut", [bounded_name, bounded_path])
+def test_escapes_count_as_what_they_become(cut):
+    assert cut("\x00" * 4, 16) == r"\x00" * 4
+    assert len(cut("\x00" * 5, 16).encode()) <= 16
+    assert cut("", 16) == ""
+
+
+def test_a_long_text_is_cut_before_it_is_searched():
+    # Given: one character more than fits at once, so that both ends show that something is missing
+    text = "a" * 17
+
+    # Then
+    assert bounded_name(text, 16) == "a" * 13 + "…"
+    assert bounded_path(text, 16) == "…" + "a" * 13
