@@ -18,7 +18,7 @@ REPEATS = 7
 
 
 def sampled_stacks(depth: int, count: int, *, functions: int = 8) -> list[list[str]]:
-    """Stacks as a profiler hands them over: fresh strings, most of them differ in a few frames near the leaf."""
+    """Stacks as a profiler hands them over: fresh strings, most differ near the leaf."""
     rng = random.Random(depth)
     calls = [rng.randrange(functions) for _ in range(depth)]
     stacks: list[list[str]] = []
@@ -73,9 +73,7 @@ def built(nodes: int) -> CallTree:
 
 
 def transform_costs() -> None:
-    print(
-        "\nper tree, ms         nodes   json+zlib  encode  ratio  to 64 KiB  decode   prune   merge  bytes/node"
-    )
+    print("\nper tree, ms   nodes   json+zlib  encode  ratio  to 64 KiB  decode   prune   merge  bytes/node")
     for nodes in (500, 5_000, 50_000):
         tree = built(nodes)
         arrays = [tree.parent, tree.frame, tree.self_us, tree.samples]
@@ -87,8 +85,8 @@ def transform_costs() -> None:
         small = fastest(lambda tree=tree: prune(tree, max_nodes=tree.node_count // 2)) * 1e3
         both = fastest(lambda tree=tree: merge([tree, tree])) * 1e3
         print(
-            f"{tree.node_count:26d}  {least:10.1f}  {whole:6.1f}  x{whole / least:4.1f}  {budget:9.1f}  {back:6.1f}"
-            f"  {small:6.1f}  {both:6.1f}  {len(payload) / tree.node_count:10.1f}"
+            f"{tree.node_count:20d}  {least:10.1f}  {whole:6.1f}  x{whole / least:4.1f}  {budget:9.1f}"
+            f"  {back:6.1f}  {small:6.1f}  {both:6.1f}  {len(payload) / tree.node_count:10.1f}"
         )
 
 
