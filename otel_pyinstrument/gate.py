@@ -8,7 +8,7 @@ import threading
 import weakref
 
 _MAX_WAITING_NODES = 40_000
-"""Nodes of finished trees that may wait to be encoded: about 15 MB. More pile up when export is stuck."""
+"""Nodes of finished trees that may wait to be encoded: about 10 MB. More pile up when export is stuck."""
 
 
 class Gate:

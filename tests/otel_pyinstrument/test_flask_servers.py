@@ -1,4 +1,4 @@
-"""An untouched Flask application under `opentelemetry-instrument`, on real servers in processes of their own."""
+"""An untouched Flask application under `opentelemetry-instrument`, on real servers, in own processes."""
 
 from __future__ import annotations
 

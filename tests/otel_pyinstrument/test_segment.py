@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import cProfile
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pyinstrument
 import pytest
@@ -327,6 +329,53 @@ def test_what_the_callback_raises_never_reaches_the_user(
     facts = segment.close().facts
     assert str(facts.failure) == "on purpose"
     assert facts.truncated
+
+
+def test_an_exception_of_a_signal_handler_passes_through_the_callback(make_traced) -> None:
+    # Given a signal handler that raises, as a worker's timeout does, in the middle of samples
+    class Timeout(BaseException):
+        pass
+
+    def handler(*_arguments: object) -> None:
+        raise Timeout
+
+    traced = make_traced(interval=1.0)
+    before = signal.signal(signal.SIGALRM, handler)
+
+    def work(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            sum(range(50))
+
+    # When it interrupts many requests
+    try:
+        for number in range(60):
+            with pytest.raises(Timeout):
+                traced.request(partial(work, 0.001 + 0.00005 * number))
+            # Then each time the application gets its exception, and no hook stays
+            assert sys.getprofile() is None
+            assert subscribers() == []
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_recursion_close_to_the_limit_is_no_problem(traced, burn) -> None:
+    # Given code that needs nearly all of the stack
+    def recurse(depth: int) -> None:
+        if depth:
+            recurse(depth - 1)
+        else:
+            burn(0.02)
+
+    depth = 0
+    frame = sys._getframe()
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back
+
+    # Then profiling leaves it enough
+    traced.request(lambda: recurse(sys.getrecursionlimit() - depth - 20))
 
 
 FORK = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import logging
 import sys
@@ -20,6 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult, StaticSampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
+from otel_pyinstrument import gate as gate_module
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.profile_event import ProfileEvent
@@ -294,6 +296,42 @@ def test_after_shutdown_nothing_is_profiled(traced, profile_of) -> None:
     assert profile_of(traced.exporter.get_finished_spans()[-1]) is None
     assert profile_of(traced.request(lambda: None)) is None
     assert traced.provider.force_flush()
+
+
+def test_trees_that_nobody_reads_do_not_pile_up(
+    make_traced, profile_of, burn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an export that is stuck: spans are kept, their events are not read
+    monkeypatch.setattr(gate_module, "_MAX_WAITING_NODES", 100)
+    traced = make_traced(interval=1.0)
+    spans = []
+    while len(spans) < 100 and (not spans or profile_of(spans[-1]) is not None):
+        spans.append(traced.request(lambda: burn(0.003)))
+
+    # Then at some point requests go unprofiled
+    assert 1 < len(spans) < 100
+    assert profile_of(traced.request(lambda: None)) is None
+
+    # Until what waits is encoded
+    for span in spans[:-1]:
+        assert profile_of(span).attributes
+    assert profile_of(traced.request(lambda: None)) is not None
+
+
+def test_finished_requests_leave_nothing_behind(traced) -> None:
+    # When many requests are served and exported
+    def alive() -> list[int]:
+        gc.collect()
+        kinds = [Segment, Request, Recording, ProfileEvent]
+        return [sum(type(each) is kind for each in gc.get_objects()) for kind in kinds]
+
+    before = alive()
+    for _ in range(300):
+        traced.request(lambda: sum(range(1000)))
+        traced.exporter.clear()
+
+    # Then no object of ours is left of them
+    assert alive() == before
 
 
 # --- failures ----------------------------------------------------------------------------------------
