@@ -17,19 +17,19 @@ class Product:
 
 def newest_products(limit: int = 24) -> list[Product]:
     """The products added last."""
-    rows = database.connection().execute("SELECT * FROM products ORDER BY id DESC LIMIT ?", (limit,))
+    rows = database.query("SELECT * FROM products ORDER BY id DESC LIMIT ?", (limit,))
     return [Product(**row) for row in rows]
 
 
 def find_product(product_id: int) -> Product | None:
     """The product with this id."""
-    row = database.connection().execute("SELECT * FROM products WHERE id = ?", (product_id,)).fetchone()
-    return Product(**row) if row else None
+    rows = database.query("SELECT * FROM products WHERE id = ?", (product_id,))
+    return Product(**rows[0]) if rows else None
 
 
 def products_by_id(product_ids: list[int]) -> list[Product]:
     """These products, in this order."""
     places = ", ".join("?" * len(product_ids))
-    rows = database.connection().execute(f"SELECT * FROM products WHERE id IN ({places})", product_ids)
+    rows = database.query(f"SELECT * FROM products WHERE id IN ({places})", product_ids)
     found = {row["id"]: Product(**row) for row in rows}
     return [found[product_id] for product_id in product_ids]

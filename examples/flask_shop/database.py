@@ -2,6 +2,7 @@
 
 import random
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 from flask import current_app, g
@@ -11,7 +12,6 @@ CREATE TABLE products (id INTEGER PRIMARY KEY, name TEXT, category TEXT, price_c
 CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT, country TEXT);
 CREATE TABLE orders (id INTEGER PRIMARY KEY, customer_id INTEGER, ordered_on TEXT);
 CREATE TABLE order_items (order_id INTEGER, product_id INTEGER, quantity INTEGER);
-CREATE INDEX order_items_by_order ON order_items (order_id);
 """
 PRODUCTS, CUSTOMERS, ORDERS = 240, 120, 1_500
 MATERIALS = ("Oak", "Steel", "Linen", "Clay", "Cork", "Glass", "Wool", "Copper")
@@ -39,6 +39,13 @@ def connection() -> sqlite3.Connection:
         g.connection = sqlite3.connect(current_app.config["DATABASE"])
         g.connection.row_factory = sqlite3.Row
     return g.connection
+
+
+def query(statement: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+    """All rows that the statement gives."""
+    cursor = connection().cursor()
+    cursor.execute(statement, parameters)
+    return cursor.fetchall()
 
 
 def close(_error: BaseException | None = None) -> None:

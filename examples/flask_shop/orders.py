@@ -34,9 +34,9 @@ class Order:
         return sum(item.total_cents for item in self.items)
 
 
-def load_latest_orders(limit: int = 50) -> list[Order]:
+def load_latest_orders(limit: int = 100) -> list[Order]:
     """The latest orders, each with its items."""
-    rows = database.connection().execute(
+    rows = database.query(
         "SELECT orders.id, customers.name AS customer, ordered_on FROM orders"
         " JOIN customers ON customers.id = customer_id ORDER BY ordered_on DESC, orders.id DESC LIMIT ?",
         (limit,),
@@ -46,21 +46,17 @@ def load_latest_orders(limit: int = 50) -> list[Order]:
 
 def find_order(order_id: int) -> Order | None:
     """The order with this id."""
-    row = (
-        database.connection()
-        .execute(
-            "SELECT orders.id, customers.name AS customer, ordered_on FROM orders"
-            " JOIN customers ON customers.id = customer_id WHERE orders.id = ?",
-            (order_id,),
-        )
-        .fetchone()
+    rows = database.query(
+        "SELECT orders.id, customers.name AS customer, ordered_on FROM orders"
+        " JOIN customers ON customers.id = customer_id WHERE orders.id = ?",
+        (order_id,),
     )
-    return Order(row["id"], row["customer"], row["ordered_on"], load_items(order_id)) if row else None
+    return Order(**rows[0], items=load_items(order_id)) if rows else None
 
 
 def load_items(order_id: int) -> list[Item]:
     """The items of one order."""
-    rows = database.connection().execute(
+    rows = database.query(
         "SELECT products.name, quantity, price_cents FROM order_items"
         " JOIN products ON products.id = product_id WHERE order_id = ?",
         (order_id,),
@@ -71,8 +67,6 @@ def load_items(order_id: int) -> list[Item]:
 def load_baskets() -> list[list[int]]:
     """The product ids of every order."""
     baskets: dict[int, list[int]] = {}
-    for row in database.connection().execute(
-        "SELECT order_id, product_id FROM order_items ORDER BY order_id"
-    ):
+    for row in database.query("SELECT order_id, product_id FROM order_items ORDER BY order_id"):
         baskets.setdefault(row["order_id"], []).append(row["product_id"])
     return list(baskets.values())

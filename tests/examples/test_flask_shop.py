@@ -42,7 +42,7 @@ def test_every_page_answers(shop) -> None:
 
     assert "Frame No. 239" in client.get("/").text
     assert "Volume prices" in client.get("/products/17").text
-    assert client.get("/orders").text.count("<h2>Order") == 50
+    assert client.get("/orders").text.count("<h2>Order") == 100
     assert "average piece" in client.get("/orders/7/invoice").text
     assert client.get("/products/17/availability").json["stock"].keys() == {"north", "south", "west"}
     assert client.get("/health").json == {"status": "ok"}
@@ -66,11 +66,11 @@ def test_the_orders_page_asks_once_per_order(shop, monkeypatch) -> None:
 
     monkeypatch.setattr(database, "connection", listening_connection)
 
-    # When the page of the 50 latest orders is shown
+    # When the page of the 100 latest orders is shown
     shop.test_client().get("/orders")
 
     # Then there is one query for the orders and one for the items of each
-    assert len(statements) == 51
+    assert len(statements) == 101
 
 
 def test_timings_are_sent_only_when_asked_for(shop, monkeypatch) -> None:
