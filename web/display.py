@@ -10,15 +10,26 @@ NAME_LIMIT = 120
 _INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
 """Unicode categories that a browser hides, reorders by, or cannot encode."""
 
+_MARKS = frozenset({"Mn", "Me"})
+_MARKS_IN_A_ROW = 4
+"""No language stacks more marks on a letter; hundreds of them paint over the whole page."""
+
 
 def reveal(text: str, *, keep: str = "") -> str:
-    """Write invisible and direction-changing characters as `\\uXXXX`, so that no name looks like another.
+    """Write what hides, reorders or overpaints text as `\\uXXXX`, so that no name looks like another.
 
     Characters in `keep` stay as they are.
     """
-    if text.isprintable():
+    if text.isascii() and text.isprintable():
         return text
-    return "".join(char if char in keep else _visible(char) for char in text)
+    shown_characters: list[str] = []
+    marks = 0
+    for char in text:
+        category = unicodedata.category(char)
+        marks = marks + 1 if category in _MARKS else 0
+        hides = category in _INVISIBLE and char not in keep
+        shown_characters.append(_escaped(char) if hides or marks > _MARKS_IN_A_ROW else char)
+    return "".join(shown_characters)
 
 
 def shown(text: str, limit: int = NAME_LIMIT) -> str:
@@ -53,9 +64,7 @@ def share(part: float, whole: float) -> str:
     return f"{percent:.1f}%" if percent < 9.95 else f"{percent:.0f}%"
 
 
-def _visible(char: str) -> str:
-    if unicodedata.category(char) not in _INVISIBLE:
-        return char
+def _escaped(char: str) -> str:
     point = ord(char)
     return f"\\u{point:04X}" if point <= 0xFFFF else f"\\U{point:08X}"
 

@@ -8,13 +8,14 @@ from typing import Any, Self
 
 from profile_store.model import Page
 
-LAST_PAGE = 100_000
+_MOST_DIGITS = 6
 
 
 def page_number(query: Mapping[str, str]) -> int:
     """The `page` of a query string; 1 for anything that is not a page."""
     text = query.get("page", "1")
-    return min(int(text), LAST_PAGE) if text.isascii() and text.isdigit() and int(text[:9]) else 1
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    return max(1, int(text)) if is_number else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

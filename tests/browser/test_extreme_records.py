@@ -34,7 +34,7 @@ def test_a_tree_of_depth_500_opens_and_scrolls_in_its_own_window(
     scrolled, canvas, window = page.locator('[data-part="window"]').evaluate(
         "window => [window.scrollTop, window.querySelector('canvas').clientHeight, window.clientHeight]"
     )
-    assert scrolled > 480 * 18
+    assert scrolled + window >= 500 * 18
     assert canvas == window
 
     # And the deepest frame is under the pointer there
@@ -66,8 +66,8 @@ def test_50000_nodes_open_zoom_and_search_without_delay(
     # When the record is opened
     page = opened(open_page(), site.record(large_record))
 
-    # Then the work of the page's own script stays far below what the network takes: it draws, zooms, searches and
-    # folds in a few frames. The limit is generous, because tests share the machine.
+    # Then searching, zooming and folding take a few frames each. The limit is generous, because tests
+    # share the machine; it fails for anything that takes seconds.
     longest = page.evaluate(
         """async () => {
             const section = document.querySelector('[data-flame]');
@@ -84,7 +84,10 @@ def test_50000_nodes_open_zoom_and_search_without_delay(
             const click = (row) => canvas.dispatchEvent(new MouseEvent('click', {
                 clientX: box.left + 200, clientY: box.top + row * 18 + 5 }));
             return {
-                search: await drawn(() => { search.value = 'function_1'; search.dispatchEvent(new Event('input')); }),
+                search: await drawn(() => {
+                    search.value = 'function_1';
+                    search.dispatchEvent(new Event('input'));
+                }),
                 zoom: await drawn(() => click(3)),
                 own: await drawn(() => section.querySelector('[data-part=own-only]').click()),
             };
@@ -128,9 +131,8 @@ def test_the_list_shows_hostile_records_as_text(
     open_page: Callable[..., Any], site: Any, hostile_record: Record
 ) -> None:
     page = open_page().page
-    page.goto(
-        f"{site.url}/projects/{site.project_id}/records?environment=<script>document.title='owned'</script>"
-    )
+    attack = "<script>document.title='owned'</script>"
+    page.goto(f"{site.url}/projects/{site.project_id}/records?environment={attack}")
     expect(page.locator("tbody tr")).to_have_count(1)
     assert page.title().startswith("Requests of flask-shop")
     assert page.locator("main script, main img").count() == 0

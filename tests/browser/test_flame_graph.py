@@ -119,16 +119,16 @@ def test_search_ignores_case_and_its_share_does_not_change_by_zooming(page: Page
     part(page, "search").fill("LOAD_")
 
     # Then nested matches count once: load_customer, and load_orders with load_items in it
-    expect(part(page, "matches")).to_have_text("28% of the request · 3 frames")
+    expect(part(page, "matches")).to_have_text("28% of the request · frames: 3")
 
     # And the share stays one of the whole while zoomed into something else
     click_frame(page, VIEW_ROW + 2, 0.5)
-    expect(part(page, "matches")).to_have_text("28% of the request · 3 frames")
+    expect(part(page, "matches")).to_have_text("28% of the request · frames: 3")
 
 
 def test_search_finds_files_and_takes_special_characters_as_text(page: Page) -> None:
     part(page, "search").fill("shop/supplier.py")
-    expect(part(page, "matches")).to_contain_text("1 frames")
+    expect(part(page, "matches")).to_contain_text("frames: 1")
     part(page, "search").fill("foo(")
     expect(part(page, "matches")).to_have_text("no match")
     part(page, "search").fill(".*")
