@@ -29,6 +29,13 @@ FAILURES: dict[str, tuple[str, str, dict[str, Any], int, int]] = {
     "bad parameter": ("GET", "/api/v1/projects?page=x", {}, 422, 1000),
     "unknown parameter": ("GET", "/api/v1/projects?pgae=1", {}, 422, 1000),
     "unknown parameter of one project": ("GET", "/api/v1/projects/x?full=1", {}, 422, 1000),
+    "unknown parameter beside a body": (
+        "POST",
+        "/api/v1/projects?x=1",
+        {"json": {"name": "shop"}},
+        422,
+        1000,
+    ),
     "missing parameter": ("GET", RECORDS, {}, 422, 1000),
     "bad node": ("GET", f"{RECORDS}/{'0' * 48}?project_key=x&node=-1", {}, 422, 1000),
     "unknown project": ("GET", "/api/v1/projects/x", {}, 404, 1001),
