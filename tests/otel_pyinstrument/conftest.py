@@ -19,9 +19,16 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import SpanKind
 
+from otel_pyinstrument import private_names
 from otel_pyinstrument.call_tree import CallTree, decode
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pyinstrument_is_loaded() -> None:
+    """As by the self-test when profiling is switched on, not by the first request."""
+    private_names.sampler_self_test()
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind
 from pyinstrument import stack_sampler
 
 from otel_pyinstrument import segment as segment_module
-from otel_pyinstrument.call_tree import CallTree, CallTreeBuilder
+from otel_pyinstrument.call_tree import CallTreeBuilder
 from otel_pyinstrument.frames import current_describer
 from otel_pyinstrument.segment import Segment
 
@@ -39,15 +39,6 @@ def opened() -> Iterator[Callable[..., Segment]]:
 
 def subscribers() -> list[object]:
     return stack_sampler.get_stack_sampler().subscribers
-
-
-def tree_of_segment(segment: Segment) -> CallTree:
-    recording = segment.close()
-    assert recording is not None
-    tree = recording.build(current_describer())
-    tree.self_check()
-    assert tree.duration_us == round(recording.facts.duration_seconds * 1e6)
-    return tree
 
 
 # --- exactness ---------------------------------------------------------------------------------------
@@ -96,6 +87,22 @@ def test_the_tree_sums_to_the_wall_time_of_the_request(traced, tree_of, burn) ->
     # Then what is missing is what starting and ending the profile take
     wall_us = (span.end_time - span.start_time) / 1000
     assert tree_of(span).duration_us == pytest.approx(wall_us, rel=0.15)
+
+
+def test_what_is_left_after_the_last_sample_belongs_to_its_stack(opened) -> None:
+    # Given one sample, and then some time without another
+    segment = opened(interval_seconds=0.05)
+    time.sleep(0.06)
+    end = time.monotonic() + 0.03
+    while time.monotonic() < end:
+        pass
+
+    # Then the tree holds all the time, in the place of that sample, and counts no sample more
+    recording = segment.close()
+    tree = recording.build(current_describer())
+    tree.self_check()
+    assert recording.facts.sample_count == tree.sample_count == 1
+    assert tree.duration_us == round(recording.facts.duration_seconds * 1e6) >= 90_000
 
 
 def test_one_long_call_into_c_is_attributed_to_it(traced, tree_of) -> None:
@@ -398,8 +405,8 @@ span = tracer.start_span("parent", kind=SpanKind.SERVER)
 pid = os.fork()
 if not pid:
     in_child = sys.getprofile()
-    span.end()
     tracer.start_span("child", kind=SpanKind.SERVER).end()
+    span.end()
     print(in_child, sys.getprofile(), profiles(), flush=True)
     os._exit(0)
 os.waitpid(pid, 0)
@@ -415,7 +422,7 @@ def test_a_fork_inside_a_request_leaves_no_hook_in_the_child() -> None:
 
     # Then the child has no hook, no profile of the parent's request, and a free place for its own;
     # the parent goes on
-    assert (run.stdout.splitlines(), run.stderr) == (["None None [0, 1]", "True", "None [1]"], "")
+    assert (run.stdout.splitlines(), run.stderr) == (["None None [1, 0]", "True", "None [1]"], "")
 
 
 # --- other profilers ---------------------------------------------------------------------------------
@@ -485,6 +492,31 @@ def test_a_hook_that_was_wiped_is_installed_again_for_the_next_request(traced, p
     assert profile_of(wiped).attributes["pyinstrument.interrupted"] is True
     assert profile_of(after).attributes["pyinstrument.interrupted"] is False
     assert profile_of(after).attributes["pyinstrument.sample_count"] > 2
+
+
+def test_a_hook_that_was_wiped_from_under_the_user_too_is_installed_again(traced, profile_of, burn) -> None:
+    # Given the user's profiler, whose hook somebody removed
+    theirs = pyinstrument.Profiler(interval=0.005)
+    theirs.start()
+    sys.setprofile(None)
+
+    # When a request is served
+    span = traced.request(lambda: burn(0.03))
+    theirs.stop()
+
+    assert profile_of(span).attributes["pyinstrument.sample_count"] > 2
+
+
+def test_the_user_can_profile_after_our_hook_was_replaced(traced, burn) -> None:
+    # Given a request that ended under a foreign profile function, which is gone by now
+    traced.request(lambda: sys.setprofile(lambda *_arguments: None))
+    sys.setprofile(None)
+
+    # When the user's profiler starts at the interval that we had
+    with pyinstrument.Profiler(interval=0.005) as theirs:
+        burn(0.05)
+
+    assert theirs.last_session.sample_count > 3
 
 
 def test_cprofile_inside_a_request_works(traced, profile_of, burn) -> None:
