@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -37,6 +38,8 @@ def connect(settings: StoreSettings) -> Client:
             "MONGODB_URL is not set. Set it to a MongoDB 6.0 or newer, for example "
             "mongodb://127.0.0.1:27017/?replicaSet=rs0, or use `python -m all_in_one`, which starts one."
         )
+    # At DEBUG the driver logs commands with their documents, and LOG_LEVEL may set the level of every logger.
+    logging.getLogger("pymongo.command").setLevel(logging.INFO)
     try:
         return AsyncMongoClient(
             settings.mongodb_url.get_secret_value(),
