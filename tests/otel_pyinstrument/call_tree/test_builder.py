@@ -166,6 +166,19 @@ def test_time_beyond_the_node_limit_goes_to_the_deepest_existing_node(flat):
     assert (builder.truncated, builder.node_count) == (True, 3)
 
 
+def test_what_follows_a_call_without_a_node_is_not_taken_for_its_parents_child(flat):
+    # Given
+    builder = CallTreeBuilder(max_nodes=3)
+    builder.add(["a", "c"], 1)
+    builder.add(["a", "x", "y"], 1)
+
+    # When
+    builder.add(["a", "x", "c"], 1)
+
+    # Then
+    assert flat(built(builder)) == "[request] 0 a 2000000 c 1000000"
+
+
 def test_limits_without_room_for_a_stack_give_all_time_to_the_root(draw):
     for builder in (CallTreeBuilder(max_nodes=1), CallTreeBuilder(max_depth=0)):
         builder.add(["a", "b"], 1)

@@ -323,6 +323,18 @@ def test_brackets_commas_and_digits_in_names_count_for_nothing():
     assert tree.frames[1].function == name
 
 
+def test_a_name_that_ends_in_a_backslash_hides_nothing_and_opens_nothing():
+    # Given
+    strings = ["[request]", "C:\\", "view", "[" * 100]
+
+    # When
+    tree = decode(packed(document(strings=strings, frames__file=[4, 1], v=1) | {"strings": [*strings, ""]}))
+
+    # Then
+    assert tree.frames[1].file == "C:\\"
+    assert refusal(packed(b'["\\\\",' + b"[" * 100)).reason == "too_many_values"
+
+
 def test_control_characters_and_lone_surrogates_from_escapes_become_visible():
     # Given
     text = json.dumps(document()).encode().replace(b'"view"', rb'"a\u0000b\ud800c\ud83d\uded2\n"')

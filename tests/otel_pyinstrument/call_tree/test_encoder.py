@@ -175,6 +175,43 @@ def test_a_few_huge_names_are_shortened_instead_of_losing_every_node(max_bytes):
     assert decoded.duration_us == tree.duration_us
 
 
+def test_long_names_at_the_top_are_kept_before_many_short_ones():
+    # Given: the size is far from proportional to the number of nodes
+    tree = wide_tree(60, name_bytes=500)
+    tree.self_us = [10**6 if us else 0 for us in tree.self_us]
+    light = 30_000
+    tree.frames.append(Frame("loop", "", 1, True))
+    tree.parent += [1] * light
+    tree.frame += [len(tree.frames) - 1] * light
+    tree.self_us += [node * 7919 % 1_000 for node in range(light)]
+    tree.samples += [1] * light
+    tree.self_check()
+
+    # When
+    encoded = encode(tree, max_bytes=12_000)
+
+    # Then
+    decoded = decode(encoded.payload)
+    decoded.self_check()
+    assert len(encoded.payload) <= 12_000
+    assert {len(frame.function) for frame in decoded.frames if frame.file} == {4, 500}
+
+
+def test_json_that_no_reader_would_unpack_is_pruned_although_it_compresses_well():
+    # Given
+    count = 66_000
+    frames = [ROOT, *(Frame(f"{'x' * 500}{index}", "", 1, True) for index in range(count))]
+    nodes = range(count + 1)
+    tree = CallTree(frames, [-1, *[0] * count], list(nodes), [1 for _ in nodes], [1 for _ in nodes])
+
+    # When
+    encoded = encode(tree, max_bytes=1 << 20)
+
+    # Then
+    assert encoded.pruned
+    assert decode(encoded.payload).duration_us == count + 1
+
+
 def test_the_largest_numbers_fit_the_smallest_budget():
     # Given
     tree = wide_tree(3, name_bytes=10_000)

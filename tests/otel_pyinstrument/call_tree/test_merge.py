@@ -39,6 +39,23 @@ def test_the_order_of_the_trees_does_not_matter(outline):
     assert all(tree == merged[0] for tree in merged)
 
 
+def test_equal_times_are_ordered_by_frame(outline, flat):
+    # Given
+    first = outline("""
+        [request] 0
+          b 5
+          c 5
+    """)
+    second = outline("""
+        [request] 0
+          a 5
+    """)
+
+    # Then
+    for trees in ([first, second], [second, first]):
+        assert flat(merge(trees)) == "[request] 0 a 5 b 5 c 5"
+
+
 def test_no_trees_are_a_lone_root(draw):
     assert draw(merge([])) == "[request] 0"
 
