@@ -19,7 +19,9 @@ def prune(tree: CallTree, *, max_nodes: int) -> CallTree:
         raise ValueError(f"max_nodes is {max_nodes}: the root alone needs 1")
     if tree.node_count <= max_nodes:
         return tree
-    return _fold(tree, _kept_nodes(tree, max_nodes), with_other=max_nodes > 1)
+    if max_nodes == 1:
+        return _fold(tree, [not node for node in range(tree.node_count)], with_other=False)
+    return _fold(tree, _kept_nodes(tree, max_nodes), with_other=True)
 
 
 def fold_below(tree: CallTree, *, max_depth: int) -> CallTree:
@@ -28,7 +30,10 @@ def fold_below(tree: CallTree, *, max_depth: int) -> CallTree:
 
 
 def _kept_nodes(tree: CallTree, max_nodes: int) -> list[bool]:
-    """Choose by inclusive time, and by position on ties, so that an ancestor always comes first."""
+    """Choose by inclusive time, and by position on ties, so that an ancestor always comes first.
+
+    There is room for the root and its `[other]`: `max_nodes` is at least 2, and the tree is larger.
+    """
     parent = tree.parent
     totals = tree.total_us()
     folded_children = [0] * tree.node_count

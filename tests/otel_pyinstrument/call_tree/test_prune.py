@@ -84,6 +84,10 @@ def test_what_was_folded_before_is_folded_again_into_one_leaf(outline, flat):
     assert flat(pruned) == "[request] 0 view 100 [other] 55 query 20 send 1"
 
 
+def test_a_single_leaf_below_the_root_goes_into_the_root_when_there_is_room_for_one(outline, flat):
+    assert flat(prune(outline("[request] 1\n  view 2"), max_nodes=1)) == "[request] 3"
+
+
 def test_time_order_survives_and_neighbours_join(outline):
     # Given
     tree = outline(
