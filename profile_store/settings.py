@@ -15,7 +15,9 @@ _FORBIDDEN_IN_DATABASE_NAMES = set('/\\. "$*<>:|?\0')
 class StoreSettings(BaseSettings):
     """`MONGODB_URL` may hold a password, so it is a secret value that no repr shows."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
+    )
 
     mongodb_url: SecretStr | None = Field(default=None, alias="MONGODB_URL")
     mongodb_database: str = Field(default="otel_pyinstrument", alias="MONGODB_DATABASE")

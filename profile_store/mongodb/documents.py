@@ -16,9 +16,11 @@ from profile_store.model import (
     ProfileFacts,
     Project,
     Record,
+    RecordDetail,
 )
 from profile_store.mongodb.attributes import pack, unpack
 from profile_store.mongodb.client import Document
+from profile_store.request_facts import request_info, response_info, server_info
 
 TRACE_ID_BYTES = 16
 SPAN_ID_BYTES = 8
@@ -27,7 +29,7 @@ _CHUNK_HASH_BYTES = 16
 _CHUNK_COMPRESSION_LEVEL = 1
 MAX_CHUNK_OTLP_BYTES = 64 * 1024 * 1024
 
-LIST_PROJECTION = {"packed": False, "expires_at": False}
+LIST_PROJECTION = {"packed": False, "expires_at": False, "request_info": False, "response_info": False}
 """What a list of records leaves out."""
 
 
@@ -82,9 +84,31 @@ def record_document(record: Record, *, created_at: datetime, expires_at: datetim
         "has_profile": record.profile is not None,
         "profile": None if record.profile is None else asdict(record.profile),
         "hot_functions": [asdict(function) for function in record.hot_functions],
+        **_readable_facts(record),
         "packed": pack(record.attributes, record.resource, record.events),
         "created_at": created_at,
         "expires_at": expires_at,
+    }
+
+
+def _readable_facts(record: Record) -> Document:
+    """For whoever looks into the database: what the packed attributes say, under the names of the API.
+
+    Nothing in here is read back, and no name in here comes from a sender.
+    """
+    detail = RecordDetail(record=record, call_tree=None, child_spans=())
+    request, response, server = request_info(detail), response_info(detail), server_info(detail)
+    return {
+        "request_info": {
+            "user_agent": request.user_agent,
+            "remote_ip": request.remote_ip,
+            "request_size": request.request_size,
+        },
+        "response_info": {
+            "response_size": response.response_size,
+            "content_type": response.content_type,
+        },
+        "server_info": {"hostname": server.hostname, "pid": server.pid},
     }
 
 

@@ -22,10 +22,10 @@ def text(attributes: Attributes, *names: str) -> str:
 
 
 def integer(attributes: Attributes, *names: str) -> int | None:
-    """The first of the named attributes that is a whole number, also one written as text; else None."""
+    """The first of the named attributes that is a 64-bit whole number, maybe written as text; else None."""
     for name in names:
         value = attributes.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
             return value
         if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
             return int(value)

@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import bson
 import pytest
 from pymongo import MongoClient
 
@@ -44,6 +45,30 @@ async def test_what_was_written_is_read_back(store, project_id, make):
     assert replace(detail.record, created_at=None) == replace(item.record, hot_functions=[])
     assert detail.call_tree.duration_us == 250_000
     assert await store.call_tree(project_id, record.id) == detail.call_tree
+
+
+async def test_documents_use_the_names_of_the_api(store, project_id, make, documents):
+    # Given a record as the SDK sends it
+    attributes = {
+        "http.user_agent": "curl/8",
+        "net.peer.ip": "10.0.0.7",
+        "http.request.header.cookie": ["session=abc"],
+        "http.response.header.content_type": ["text/html"],
+    }
+    record = make.record(
+        project_id, attributes=attributes, resource={"host.name": "web-1", "process.pid": 2**70}
+    )
+    # When it is stored, although a value does not fit into the database
+    await store.write(IncomingBatch(records=[make.profiled(record)]))
+    # Then somebody who looks into the database finds the facts under the names of the API, and no secret
+    [document] = documents("performance_records")
+    assert document["trace_id"] == record.trace_id.hex()
+    assert document["endpoint"] == "GET /orders/{id}"
+    assert document["request_info"] == {"user_agent": "curl/8", "remote_ip": "10.0.0.7", "request_size": None}
+    assert document["response_info"] == {"response_size": None, "content_type": "text/html"}
+    assert document["server_info"] == {"hostname": "web-1", "pid": None}
+    assert document["profile"]["sample_count"] == 25
+    assert b"session=abc" not in bson.encode(document)
 
 
 async def test_writing_again_in_another_grouping_changes_nothing_and_is_a_success(store, project_id, make):
@@ -219,9 +244,7 @@ async def test_a_clock_that_is_years_off_does_not_decide_the_expiry(
 
 
 async def test_a_projects_own_retention_counts(store, project_id, make, documents, database):
-    from bson import ObjectId
-
-    database.projects.update_one({"_id": ObjectId(project_id)}, {"$set": {"config.retention_days": 3}})
+    database.projects.update_one({"_id": bson.ObjectId(project_id)}, {"$set": {"config.retention_days": 3}})
     record = make.record(project_id)
     await store.write(IncomingBatch(records=[IncomingRecord(record=record)]))
     [document] = documents("performance_records")
