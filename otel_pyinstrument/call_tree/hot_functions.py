@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from otel_pyinstrument.call_tree.frame import Frame
+from otel_pyinstrument.call_tree.frame import ROOT, Frame
 from otel_pyinstrument.call_tree.text import bounded_name, bounded_path
 from otel_pyinstrument.call_tree.tree import CallTree
 
@@ -26,7 +26,8 @@ def hot_functions(tree: CallTree, *, limit: int = 10) -> list[HotFunction]:
     """The functions that the most time is charged to, heaviest first, then by frame.
 
     Each node's self time and samples are charged to the nearest own-code node on the way to the root, the
-    node itself included, and to the node itself when there is none. Who is charged with no time is left out.
+    node itself included, and to the node itself when there is none. Who is charged with no time is left out,
+    and so is the root: it is no function.
     """
     frames = [tree.frames[index] for index in tree.frame]
     totals = _total_us_by_frame(tree, frames)
@@ -41,7 +42,7 @@ def hot_functions(tree: CallTree, *, limit: int = 10) -> list[HotFunction]:
     hot = [
         HotFunction(frame, self_us, totals[frame], samples)
         for frame, (self_us, samples) in charged.items()
-        if self_us
+        if self_us and frame != ROOT
     ]
     hot.sort(key=lambda function: (-function.self_us, function.frame))
     return hot[:limit]

@@ -124,7 +124,7 @@ def test_a_request_shorter_than_the_interval_has_a_root_with_its_duration(
         profile_of(span).attributes["pyinstrument.duration"] * 1e6, abs=1
     )
     assert profile_of(span).attributes["pyinstrument.sample_count"] == 0
-    assert profile_of(span).attributes["pyinstrument.summary"][0].startswith("100% [request]")
+    assert profile_of(span).attributes["pyinstrument.summary"] == []
 
 
 def test_the_tree_begins_at_the_call_that_the_span_lives_in(traced, tree_of, burn) -> None:

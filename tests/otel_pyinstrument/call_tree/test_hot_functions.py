@@ -24,8 +24,11 @@ def test_library_time_is_charged_to_the_nearest_own_code(outline):
         ("render", 37, 41),
         ("lib_dispatch", 20, 1661),
         ("tag", 4, 4),
-        ("[request]", 3, 1664),
     ]
+
+
+def test_time_of_the_root_is_charged_to_no_function(outline):
+    assert times(outline("[request] 7")) == []
 
 
 def test_samples_are_charged_like_time(outline):
@@ -73,7 +76,7 @@ def test_the_summary_reads_as_share_function_and_place(outline):
             lib_execute 650
     """)
 
-    assert summary(tree) == ["90% load_orders shop/orders.py:7", "10% [request]"]
+    assert summary(tree) == ["90% load_orders shop/orders.py:7"]
 
 
 def test_shares_that_round_to_nothing_are_left_out(outline):
