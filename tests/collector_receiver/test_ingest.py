@@ -150,6 +150,26 @@ async def test_a_lost_profile_is_a_warning_without_rejected_spans(make_ingest, m
     assert "profile_not_zlib 1" in answer.partial_success.error_message
 
 
+async def test_what_the_store_refuses_is_counted_and_the_rest_is_kept(
+    make_ingest, make, store, project_id, monkeypatch, caplog
+):
+    # Given a store that cannot hold child spans of this size
+    monkeypatch.setattr("profile_store.mongodb.documents.MAX_CHUNK_OTLP_BYTES", 10)
+    server = make.span(events=[make.profile_event()])
+    queries = [make.span(kind=Span.SPAN_KIND_CLIENT, trace_id=server.trace_id) for _ in range(3)]
+    ingest = make_ingest()
+
+    answer = await ingest.export(make.request(server, *queries).SerializeToString(), project_key=None)
+
+    assert answer.partial_success.rejected_spans == 3
+    assert "child_spans_unstorable 3" in answer.partial_success.error_message
+    assert await store.record(await project_id(), (server.trace_id + server.span_id).hex()) is not None
+    assert (ingest.counters.spans_accepted, dict(ingest.counters.spans_rejected)) == (
+        1,
+        {"child_spans_unstorable": 3},
+    )
+
+
 async def test_resources_with_a_wrong_key_do_not_take_others_with_them(make_ingest, make, store):
     project = await store.create_project("orders")
     request = make.request(make.span(), resource={"project.key": project.project_key})

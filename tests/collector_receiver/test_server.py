@@ -13,12 +13,14 @@ import time
 
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from collector_receiver.ingest import Ingest, parse_protobuf
 from collector_receiver.server import STOP_SECONDS, PortBusy, Receiver
 from collector_receiver.settings import ReceiverSettings
+from profile_store.embedded_mongodb import embedded_mongodb
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 READY = re.compile(r"collector_receiver: OTLP/gRPC on (\S+)$", re.MULTILINE)
@@ -86,7 +88,7 @@ def start_process(mongodb_url, mongodb_database):
     started = []
 
     def start(**settings):
-        process = Process(MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database, **settings)
+        process = Process(**{"MONGODB_URL": mongodb_url, "MONGODB_DATABASE": mongodb_database} | settings)
         started.append(process)
         return process
 
@@ -137,6 +139,39 @@ def test_a_second_signal_does_not_wait_for_running_calls(start_process):
 
         # Then it ends before the time for running calls is over
         assert process.wait(timeout=0.8 * STOP_SECONDS) == 0
+    assert "Traceback" not in process.stderr
+
+
+def test_a_lost_database_is_unavailable_with_the_time_to_wait(
+    start_process, mongod_executable, make, tmp_path
+):
+    # Given a receiver whose database is killed
+    with embedded_mongodb(tmp_path) as server:
+        process = start_process(MONGODB_URL=server.url)
+        with grpc.insecure_channel(process.wait_for_address()) as channel:
+            export = channel.unary_unary(EXPORT_TRACES)
+            export(make.request(make.span()).SerializeToString(), timeout=30)
+            os.kill(server.pid, signal.SIGKILL)
+            assert server.exited.wait(20)
+
+            # When spans arrive, of a known sender and of a new one
+            new = make.request(make.span(), resource={"service.name": "new"})
+            calls = [
+                export.future(body.SerializeToString(), timeout=60)
+                for body in (make.request(make.span()), new)
+            ]
+
+            # Then they are to be sent again
+            for call in calls:
+                assert call.code() is grpc.StatusCode.UNAVAILABLE
+                retry = RetryInfo.FromString(dict(call.trailing_metadata())["google.rpc.retryinfo-bin"])
+                assert retry.retry_delay.seconds == 2
+
+    # And the receiver still stops as it should
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert "storage_unavailable" in process.stderr
+    assert "stopped: 1 spans accepted" in process.stderr
     assert "Traceback" not in process.stderr
 
 
