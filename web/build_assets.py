@@ -123,7 +123,10 @@ if BuildHookInterface is not None:
             return [NODE_PACKAGE] if needed and not is_fresh() else []
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-            if version == "editable" and not self._is_source_archive():
+            if self.target_name == "sdist":
+                # Whoever builds the archive's wheel loads this file first, and finds nothing to do.
+                build_data["force_include"][str(Path(__file__).resolve())] = "web/build_assets.py"
+            elif version == "editable" and not self._is_source_archive():
                 build()
 
         def _is_source_archive(self) -> bool:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -172,17 +173,30 @@ def test_the_published_wheel_needs_no_node_and_holds_no_web_assets(tmp_path: Pat
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, source / name)
 
-    # When wheel and source archive are built
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist"],
-        cwd=source,
-        env={"PATH": "/nonexistent"},
-        check=True,
-        capture_output=True,
-    )
+    # When the source archive is built, and the wheel from both
+    hatch_build(source, "sdist")
+    hatch_build(source, "wheel")
+    with tarfile.open(next((source / "dist").glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path / "archive", filter="data")
+    (unpacked,) = (tmp_path / "archive").iterdir()
+    hatch_build(unpacked, "wheel")
 
-    # Then the wheel holds the SDK alone, and nothing was built
-    (wheel,) = (source / "dist").glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"otel_pyinstrument"}
-    assert not (source / "web/static").exists()
+    # Then both wheels hold the SDK alone, the same, and nothing was built
+    contents = []
+    for directory in (source, unpacked):
+        (wheel,) = (directory / "dist").glob("*.whl")
+        contents.append(sorted(zipfile.ZipFile(wheel).namelist()))
+        assert not (directory / "web/static").exists()
+    assert contents[0] == contents[1]
+    assert {name.split("/")[0].split("-")[0] for name in contents[0]} == {"otel_pyinstrument"}
+
+
+def hatch_build(directory: Path, target: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", target],
+        cwd=directory,
+        env={"PATH": "/nonexistent"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
