@@ -15,7 +15,12 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanKind
 
 from collector_receiver.ingest import Ingest, parse_protobuf
 from collector_receiver.server import STOP_SECONDS, PortBusy, Receiver
@@ -113,6 +118,32 @@ def test_the_process_serves_until_a_signal_and_says_what_it_did(start_process, m
     )
     assert "stopped: 1 spans accepted (1 new records, 1 new profiles), 0 rejected" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def test_the_standard_exporter_of_python_is_understood(start_process):
+    # Given the SDK and the exporter as an application has them
+    process = start_process()
+    resource = Resource({"service.name": "shop", "service.version": "1.0"})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    exporter = OTLPSpanExporter(
+        endpoint=process.wait_for_address(), insecure=True, compression=grpc.Compression.Gzip
+    )
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+
+    # When it sends requests with their queries
+    for _ in range(50):
+        with (
+            tracer.start_as_current_span("GET /", kind=SpanKind.SERVER),
+            tracer.start_as_current_span("SELECT"),
+        ):
+            pass
+    provider.shutdown()
+
+    # Then they are records and child spans
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert "stopped: 100 spans accepted (50 new records, 0 new profiles), 0 rejected" in process.stderr
 
 
 def test_ctrl_c_stops_it_too(start_process):
