@@ -114,8 +114,9 @@ class Translator:
     def __init__(self) -> None:
         self.outcome = Outcome()
         self.span_count = 0
+        self._examined = 0
         self._decode_budget = DecodeBudget()
-        self._seen: set[tuple[str, bytes, bytes]] = set()
+        self._seen: set[tuple[str, bytes, bytes, int]] = set()
         self._records: list[IncomingRecord] = []
         self._chunks: list[IncomingChildSpans] = []
         self._open_chunks: dict[bytes, _Chunk] = {}
@@ -141,7 +142,8 @@ class Translator:
         for scope_spans in resource_spans.scope_spans:
             scope = bounded_scope(scope_spans.scope)
             spans = scope_spans.spans
-            room = max(0, MAX_SPANS_PER_REQUEST - self.span_count)
+            room = max(0, MAX_SPANS_PER_REQUEST - self._examined)
+            self._examined += len(spans)
             self.span_count += len(spans)
             self.outcome.reject("too_many_spans", max(0, len(spans) - room))
             for span in spans[:room]:
@@ -154,7 +156,8 @@ class Translator:
         if reason := refusal(span):
             self.outcome.reject(reason)
             return
-        identity = (sender.project_id, span.trace_id, span.span_id)
+        # The kind belongs to it: Zipkin's clients and servers share one span id.
+        identity = (sender.project_id, span.trace_id, span.span_id, span.kind)
         if identity in self._seen:
             return
         self._seen.add(identity)
@@ -168,9 +171,8 @@ class Translator:
 
     def _keep(self, span: Span, sender: Sender, scope: InstrumentationScope) -> None:
         if span.end_time_unix_nano < span.start_time_unix_nano:
-            span.end_time_unix_nano = (
-                span.start_time_unix_nano
-            )  # the clock was set back; the request did happen
+            # The clock was set back; the request did happen.
+            span.end_time_unix_nano = span.start_time_unix_nano
             self.outcome.warn("end_before_start")
         event = take_profile_event(span)
         bound_span(span)

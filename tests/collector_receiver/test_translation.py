@@ -190,6 +190,33 @@ def test_the_same_span_twice_in_one_request_is_kept_once(make):
     assert outcome.rejected_spans == 0
 
 
+def test_a_client_and_a_server_may_share_a_span_id(make):
+    """Zipkin's do, and Collectors translate them."""
+    server = make.span()
+    client = make.span(kind=CLIENT, trace_id=server.trace_id, span_id=server.span_id)
+
+    batch, _ = translate(make.request(server, client))
+
+    assert (len(batch.records), len(batch.child_spans)) == (1, 1)
+
+
+def test_spans_of_a_refused_sender_do_not_count_against_the_limit(make, monkeypatch):
+    monkeypatch.setattr(translation, "MAX_SPANS_PER_REQUEST", 2)
+    request = ExportTraceServiceRequest(
+        resource_spans=[
+            make.resource_spans(*[make.span()] * 5),
+            make.resource_spans(make.span(), make.span()),
+        ]
+    )
+
+    batch, outcome = translate(
+        request, Destination(refusal="unknown_project_key"), Destination(project_id="p")
+    )
+
+    assert len(batch.records) == 2
+    assert dict(outcome.rejected) == {"unknown_project_key": 5}
+
+
 def test_one_bad_span_never_takes_good_ones_with_it(make):
     spans = [make.span(), make.span(trace_id=b"short"), make.span(kind=CLIENT), make.span(span_id=bytes(8))]
 
