@@ -25,15 +25,15 @@ class StoreError(Exception):
     """Anything the store raises on purpose. The message is safe to log; it holds no document."""
 
 
-class StoreUnavailable(StoreError):  # noqa: N818 - says what is the case, as in the contract
+class StoreUnavailable(StoreError):
     """Network, election, time-out, full disk: nothing is known about what was written. Try the call again."""
 
 
-class ProjectExists(StoreError):  # noqa: N818 - says what is the case, as in the contract
+class ProjectExists(StoreError):
     """Another project already has this name."""
 
 
-class InvalidProject(StoreError):  # noqa: N818 - says what is the case, as in the contract
+class InvalidProject(StoreError):
     """A project cannot have this name, description, framework or base_url; the message says why."""
 
 
@@ -130,7 +130,8 @@ class Reader(Protocol):
     async def records(self, query: RecordQuery) -> Page[Record]:
         """One page of records, without attributes, resource and events.
 
-        Equal sort keys are ordered by id, so pages do not overlap. A page beyond the end is empty.
+        Equal sort keys are ordered by id, so pages do not overlap. A page beyond the end is empty. Totals
+        are counted up to 10,000 and for 2 seconds, then `total` is a lower bound.
 
         Raises:
             ValueError: page or page_size is below 1.

@@ -188,7 +188,7 @@ class RecordQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[Item]):
-    """One page of a list. `total` is exact up to a limit, then that limit with `total_is_exact` False."""
+    """One page of a list. `total` is a lower bound when `total_is_exact` is False."""
 
     items: Sequence[Item]
     page: int

@@ -25,7 +25,17 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("project_key", ASCENDING)], name="project_key", unique=True),
     ],
     RECORDS: [
-        IndexModel([("project_id", ASCENDING), *_NEWEST_FIRST], name="newest"),
+        # Behind the order of the list stand the fields that statistics read, so those never touch a document.
+        IndexModel(
+            [
+                ("project_id", ASCENDING),
+                *_NEWEST_FIRST,
+                ("duration", ASCENDING),
+                ("failed", ASCENDING),
+                ("endpoint", ASCENDING),
+            ],
+            name="recent",
+        ),
         IndexModel(
             [("project_id", ASCENDING), ("duration", DESCENDING), ("_id", DESCENDING)],
             name="slowest",
@@ -41,6 +51,11 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
             [("project_id", ASCENDING), *_NEWEST_FIRST],
             name="failed",
             partialFilterExpression={"failed": True},
+        ),
+        IndexModel(
+            [("project_id", ASCENDING), ("status_code", ASCENDING), *_NEWEST_FIRST],
+            name="error_status",
+            partialFilterExpression={"status_code": {"$gte": 400}},
         ),
         _EXPIRY,
     ],

@@ -8,8 +8,10 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from typing import Any
 
+import pymongo
 from bson import ObjectId, encode
 from bson.errors import BSONError
+from pymongo.errors import PyMongoError
 
 from otel_pyinstrument.call_tree import CallTree, InvalidPayload, decode
 from profile_store.model import ChildSpan, Page, ProjectStatistics, Record, RecordDetail, RecordQuery
@@ -42,6 +44,9 @@ _STATISTICS_WINDOW = timedelta(hours=24)
 _MAX_ENDPOINTS = 200
 _MAX_SKIP = 2**31
 
+# A filter that no index serves makes the count read every record of the project; the page needs only 20.
+_COUNT_SECONDS = 2.0
+
 # Decoding 32 KiB of payload takes some milliseconds; longer work would stall every other request of this
 # loop.
 _DECODE_IN_THREAD_BYTES = 32 * 1024
@@ -62,8 +67,8 @@ class RecordReader(DatabaseUser):
         field, direction = query.sort.removeprefix("-"), -1 if query.sort.startswith("-") else 1
         skip = (query.page - 1) * query.page_size
         with unavailable_on_failure("list records"):
-            total = await collection.count_documents(filters, limit=TOTAL_LIMIT + 1)
-            if total <= skip <= TOTAL_LIMIT or skip > _MAX_SKIP:
+            total = await self._count(filters)
+            if (total is not None and total <= skip <= TOTAL_LIMIT) or skip > _MAX_SKIP:
                 items: list[Document] = []
             else:
                 items = await (
@@ -77,9 +82,19 @@ class RecordReader(DatabaseUser):
             items=[record_from_document(item) for item in items],
             page=query.page,
             page_size=query.page_size,
-            total=min(total, TOTAL_LIMIT),
-            total_is_exact=total <= TOTAL_LIMIT,
+            total=skip + len(items) if total is None else min(total, TOTAL_LIMIT),
+            total_is_exact=total is not None and total <= TOTAL_LIMIT,
         )
+
+    async def _count(self, filters: Document) -> int | None:
+        """How many records match, at most one more than `TOTAL_LIMIT`; None when counting takes too long."""
+        try:
+            with pymongo.timeout(_COUNT_SECONDS):
+                return await self._database[indexes.RECORDS].count_documents(filters, limit=TOTAL_LIMIT + 1)
+        except PyMongoError as error:
+            if error.timeout:
+                return None
+            raise
 
     async def record(self, project_id: str, record_id: str) -> RecordDetail | None:
         """See `profile_store.contracts.Reader.record`."""

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from bson import ObjectId
 from pymongo import MongoClient
 
 from profile_store import StoreSettings, open_store
@@ -233,16 +234,15 @@ async def test_an_index_in_the_way_is_named(mongodb_url, mongodb_database, datab
 async def test_every_query_of_a_page_is_served_by_an_index(store, project_id, make, database):
     # Given the filters and orders of the record list
     await store.write(IncomingBatch(records=[make.profiled(make.record(project_id))]))
-    from bson import ObjectId
-
     project = ObjectId(project_id)
     queries = {
-        "newest": ({}, "timestamp"),
+        "recent": ({}, "timestamp"),
         "slowest": ({}, "duration"),
         "endpoint": ({"endpoint": "GET /"}, "timestamp"),
         "version": ({"version": "1"}, "timestamp"),
         "profiled": ({"has_profile": True}, "timestamp"),
         "failed": ({"failed": True}, "timestamp"),
+        "error_status": ({"status_code": 404}, "timestamp"),
     }
     for index, (filters, field) in queries.items():
         cursor = database.performance_records.find({"project_id": project, **filters})
@@ -252,3 +252,17 @@ async def test_every_query_of_a_page_is_served_by_an_index(store, project_id, ma
         )
         assert "'stage': 'SORT'" not in plan, index
         assert "IXSCAN" in plan, index
+
+
+async def test_statistics_read_an_index_and_no_document(store, project_id, make, database):
+    await store.write(IncomingBatch(records=[IncomingRecord(record=make.record(project_id))]))
+    # Given the profiler of the database, which notes how every query ran
+    database.command("profile", 2)
+    # When the numbers and the endpoints of the last day are read
+    await store.project_statistics(project_id)
+    await store.endpoints(project_id)
+    database.command("profile", 0)
+    # Then no document was fetched
+    seen = list(database["system.profile"].find({"command.aggregate": "performance_records"}))
+    assert len(seen) == 3
+    assert {entry["docsExamined"] for entry in seen} == {0}

@@ -204,6 +204,21 @@ async def test_a_long_list_is_counted_up_to_a_limit(store, project_id, make, dat
     assert len(beyond.items) == 1
 
 
+async def test_a_list_that_takes_too_long_to_count_is_shown_all_the_same(
+    store, project_id, make, monkeypatch
+):
+    # Given no time to count
+    monkeypatch.setattr("profile_store.mongodb.reader._COUNT_SECONDS", 0.000_001)
+    await write(store, *(make.record(project_id) for _ in range(3)))
+    # When a full and a half page are read
+    first, second = [
+        await store.records(RecordQuery(project_id=project_id, page=n, page_size=2)) for n in (1, 2)
+    ]
+    # Then the records are there, and the total says that it is a lower bound
+    assert (len(first.items), first.total, first.total_is_exact) == (2, 2, False)
+    assert (len(second.items), second.total, second.total_is_exact) == (1, 3, False)
+
+
 async def test_another_projects_record_is_not_found(store, project_id, make):
     record = make.profiled(make.record(project_id))
     await write(store, record)
