@@ -21,7 +21,7 @@ CONTRACTS = {
     "error.html": ErrorPage,
     "_error_row.html": ErrorPage,
 }
-PARTS = {"base.html", "_macros.html", "_request.html"}
+PARTS = {"base.html", "_macros.html", "_request.html", "_work.html"}
 EVERYWHERE = {"site", "urls"}
 GLOBALS = {"_", "gettext", "ngettext", "range", "dict", "namespace"}
 

@@ -103,7 +103,7 @@ export class Painter {
     const text = `${share(total[node], total[0])}  ${duration(total[node])}`;
     const width = text.length * this.characterWidth;
     if (room < width + 16) return;
-    this.context.globalAlpha *= 0.65;
+    this.context.globalAlpha *= 0.75;
     const frameWidth = extent(scene.view, node).width;
     this.context.fillText(text, x + frameWidth - width - TEXT_INSET - 1, y + ROW_HEIGHT / 2);
   }
