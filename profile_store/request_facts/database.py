@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from profile_store.model import Attributes, ChildSpan, RecordDetail
 from profile_store.request_facts.attribute_access import integer, text
@@ -91,14 +92,22 @@ def statement_of(span: ChildSpan) -> str:
     """The statement with `?` for every value, so that nobody's data is shown; else operation and table."""
     attributes = span.attributes
     statement = text(attributes, "db.query.text", "db.statement")
-    if _verb(statement) in _SQL_VERBS:
-        return normalised(statement, backslash_escapes=system_of(attributes) in _BACKSLASH_SYSTEMS)
+    if sql := _shown_sql(statement, system_of(attributes) in _BACKSLASH_SYSTEMS):
+        return sql
     # Other languages mix names and values in ways of their own, so only what is known to be a name is shown.
     if summary := text(attributes, "db.query.summary"):
         return summary
     operation = text(attributes, "db.operation.name", "db.operation") or span.name
     collection = text(attributes, "db.collection.name", "db.mongodb.collection", "db.sql.table")
     return f"{operation} {collection}".strip() if collection not in operation else operation
+
+
+@lru_cache(maxsize=256)
+def _shown_sql(statement: str, backslash_escapes: bool) -> str:
+    """The normalised statement, "" when it is no SQL. The many queries of an N+1 page are one statement."""
+    if _verb(statement) not in _SQL_VERBS:
+        return ""
+    return normalised(statement, backslash_escapes=backslash_escapes)
 
 
 def normalised(statement: str, *, backslash_escapes: bool = False) -> str:
