@@ -30,6 +30,7 @@ _LOCK = "_lock"
 _PROFILE_HOOK_TYPE = "ProfilerState"
 _PROBE_INTERVAL_SECONDS = 1e-7
 _PROBE_CALLS = 10_000
+_BOOKKEEPING_CALLS = 3
 
 
 class PrivateNameError(Exception):
@@ -168,9 +169,11 @@ def subscribe(
 def unsubscribe(sampler: StackSampler, target: StackSamplerSubscriberTarget) -> bool:
     """Undo `subscribe`, on the same thread. False when somebody had replaced or removed the hook.
 
-    A foreign profile function stays: the sampler's own way out would wipe it.
+    A foreign profile function stays: the sampler's own way out would wipe it. Doing it twice is no harm.
     """
     intact = hook_is_installed()
+    if all(other.target != target for other in sampler.subscribers):
+        return intact
     # A new list, because the sampler may be iterating over the old one right now.
     sampler.subscribers = list(sampler.subscribers)
     if intact:
@@ -180,6 +183,17 @@ def unsubscribe(sampler: StackSampler, target: StackSamplerSubscriberTarget) -> 
         if not sampler.subscribers:
             _forget_hook(sampler)
     return intact
+
+
+def sampler_is_changing(stack: list[str]) -> bool:
+    """Whether a sample was taken inside the sampler's own bookkeeping, ours or the user's.
+
+    A target that unsubscribed there would pull the list of subscribers from under it.
+    """
+    from pyinstrument import stack_sampler
+
+    ends = (f"\0{stack_sampler.__file__}\0", f"\0{__file__}\0")
+    return any(end in entry for entry in stack[-_BOOKKEEPING_CALLS:] for end in ends)
 
 
 def sampling_interval_seconds(sampler: StackSampler) -> float:

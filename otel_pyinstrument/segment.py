@@ -81,8 +81,8 @@ class Segment:
         self._owner = threading.get_ident()
         self._sampler: StackSampler = private_names.stack_sampler()
         self._start_codes = calling_codes()
-        self._start_cpu = self._cpu = time.thread_time()
         self._start = self._last = time.perf_counter()
+        self._start_cpu = self._cpu = time.thread_time()
         self._hooked = True
         private_names.subscribe(self._sampler, self._on_sample, interval_seconds=self._interval_seconds)
 
@@ -96,19 +96,21 @@ class Segment:
                 return None
             ran_to_the_end = self._hooked
             self._closed = True
+            is_owner = threading.get_ident() == self._owner
+            cpu = time.thread_time() if is_owner else self._cpu
+            end = time.perf_counter()
         base: Sequence[CodeType] = self._start_codes
-        if threading.get_ident() == self._owner:
+        if is_owner:
             self._unhook()
-            if ran_to_the_end:
-                self._cpu = time.thread_time()
             base = shared_calls(base, calling_codes())
-        # Who knows where the time went after a limit was reached, or without the hook.
-        end = time.perf_counter() if ran_to_the_end and not self._interrupted else self._last
+        if not ran_to_the_end or self._interrupted:
+            # Who knows where the time went after a limit was reached, or without the hook.
+            cpu, end = self._cpu, self._last
         if self._failure is None:
             self._add_pending(end - self._last)
         facts = RecordingFacts(
             duration_seconds=end - self._start,
-            cpu_seconds=self._cpu - self._start_cpu,
+            cpu_seconds=cpu - self._start_cpu,
             sample_count=self._sample_count,
             truncated=self._truncated or self._builder.truncated,
             interrupted=self._interrupted,
@@ -127,6 +129,8 @@ class Segment:
     def _on_sample(self, stack: list[str], _elapsed: float, _state: object) -> None:
         """Called by the profile hook in the middle of the user's code: must not raise, log or block."""
         try:
+            if private_names.sampler_is_changing(stack):
+                return
             if self._closed:
                 self._unhook()
                 return
@@ -167,6 +171,12 @@ class Segment:
             self._failure = failure or error
 
     def _unhook(self) -> None:
-        if self._hooked:
-            self._hooked = False
-            self._interrupted = not private_names.unsubscribe(self._sampler, self._on_sample)
+        if not self._hooked:
+            return
+        self._hooked = False  # before the work: a sample may come here in the middle of it
+        try:
+            intact = private_names.unsubscribe(self._sampler, self._on_sample)
+        except BaseException:
+            self._hooked = True  # the next sample tries again
+            raise
+        self._interrupted = not intact

@@ -28,6 +28,7 @@ from otel_pyinstrument.span_processor import ProfilingSpanProcessor
 @pytest.fixture(scope="session", autouse=True)
 def pyinstrument_is_loaded() -> None:
     """As by the self-test when profiling is switched on, not by the first request."""
+    private_names.silence_overhead_warning()
     private_names.sampler_self_test()
 
 

@@ -292,6 +292,53 @@ def test_the_idle_thread_can_be_profiled_again_before_its_old_hook_is_gone(trace
     assert spans[1:] == [None]
 
 
+def test_a_sample_at_any_point_of_opening_and_closing_is_no_problem(opened) -> None:
+    # Given samples at every single call, so also inside our own calls
+    for _ in range(300):
+        segment = opened(interval_seconds=1e-7)
+        sum(range(3))
+
+        # When the segment is closed, then the hook is gone and nothing looks like a disturbance
+        facts = segment.close().facts
+        assert (facts.interrupted, facts.truncated, facts.failure) == (False, False, None)
+        assert sys.getprofile() is None
+        assert subscribers() == []
+
+
+def test_a_late_stop_does_not_disturb_who_starts_or_stops_a_profiler(opened) -> None:
+    # Given a thread with samples at every call, whose segments are closed by this one
+    waiting: list[Segment] = []
+    outcomes: list[object] = []
+
+    def owner() -> None:
+        try:
+            for _ in range(300):
+                segment = opened(interval_seconds=1e-7)
+                waiting.append(segment)
+                while not segment._closed:
+                    pass
+                # When the user's profiler and the next segment start and stop in just that moment
+                theirs = pyinstrument.Profiler(interval=1e-7, async_mode="disabled")
+                theirs.start()
+                theirs.stop()
+                opened(interval_seconds=1e-7).close()
+            sum(range(3))
+        except Exception as error:
+            outcomes.append(error)
+        outcomes.extend([sys.getprofile(), *subscribers()])
+
+    thread = threading.Thread(target=owner)
+    thread.start()
+    while thread.is_alive():
+        if waiting:
+            waiting.pop().close()
+        time.sleep(0)
+    thread.join()
+
+    # Then neither failed, and no hook is left
+    assert outcomes == [None]
+
+
 def test_many_stops_from_other_threads_end_cleanly(traced, burn, wait_until) -> None:
     # Given a thread that serves requests which others end
     waiting: list[object] = []

@@ -20,8 +20,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult, StaticSampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from pyinstrument.stack_sampler import StackSampler
 
 from otel_pyinstrument import gate as gate_module
+from otel_pyinstrument import private_names
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.profile_event import ProfileEvent
@@ -354,6 +356,10 @@ def failing(*_arguments: object, **_options: object) -> object:
         (Recording, "__init__", "on_ending"),
         (ProfileEvent, "__init__", "on_ending"),
         (Gate, "hold", "on_ending"),
+        (private_names, "subscribe", "on_start"),
+        (private_names, "unsubscribe", "on_ending"),
+        (StackSampler, "subscribe", "on_start"),
+        (StackSampler, "unsubscribe", "on_ending"),
     ],
 )
 def test_a_failure_in_a_hook_changes_nothing_but_one_log_line(
