@@ -62,7 +62,7 @@ def build(*, force: bool = False) -> bool:
     if os.environ.get(SKIP_VARIABLE) or (is_fresh() and not force):
         return False
     made_from = digest(sources())
-    node, npm = _tools()
+    node, npm = node_tools()
     locked = digest([WEB / "package-lock.json", WEB / ".npmrc"])
     if _read(PACKAGES_STAMP) != locked:
         _run(
@@ -76,8 +76,12 @@ def build(*, force: bool = False) -> bool:
     return True
 
 
-def _tools() -> tuple[str, list[str]]:
-    """The node program, and the command that is npm."""
+def node_tools() -> tuple[str, list[str]]:
+    """The node program, and the command that is npm.
+
+    Raises:
+        AssetsBuildError: there is neither.
+    """
     node, npm = shutil.which("node"), shutil.which("npm")
     if node and npm:
         return node, [npm]

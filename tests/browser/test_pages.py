@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from profile_store.model import Record
 
@@ -62,3 +63,45 @@ def test_a_page_is_clean_and_accessible_in_every_language_and_theme(
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}-{locale}-{theme}.png", full_page=True)
     assert findings == []
+
+
+def test_times_are_in_the_zone_and_language_of_the_viewer(
+    open_page: Callable[..., Any], site: Any, shop_record: Record
+) -> None:
+    # Given a viewer in Shanghai, and a request at 09:30:12 UTC
+    page = open_page(locale="en-GB").page
+    page.goto(site.record(shop_record))
+
+    # Then the page shows their time, and UTC when pointed at
+    time = page.locator("time").first
+    expect(time).to_contain_text("21 Nov 2026, 17:30:12.345")
+    expect(time).to_have_attribute("title", "2026-11-21 09:30:12 UTC")
+
+
+def test_a_record_is_found_from_the_project_list_by_links_alone(
+    open_page: Callable[..., Any], site: Any, shop_record: Record, record_list: list[Record]
+) -> None:
+    # Given someone who looks for the slow requests of one endpoint
+    page = open_page().page
+    page.goto(site.url)
+    page.get_by_role("link", name="flask-shop").click()
+    page.get_by_label("Endpoint").fill("GET /orders/<customer>")
+    page.get_by_label("profiled only").check()
+    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("link", name="Duration").click()
+
+    # When the first one is opened
+    page.locator("tbody a").first.click()
+
+    # Then its flame graph is there
+    page.locator("[data-flame][data-drawn]").wait_for()
+    expect(page.locator("h1")).to_contain_text("GET /orders/<customer>")
+
+
+def test_pages_without_script_hold_the_numbers(
+    open_page: Callable[..., Any], site: Any, shop_record: Record
+) -> None:
+    page = open_page(java_script_enabled=False).page
+    page.goto(site.record(shop_record))
+    expect(page.get_by_role("treegrid")).to_contain_text("similarity")
+    expect(page.locator("time").first).to_have_text("2026-11-21 09:30:12 UTC")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from web.build_assets import AssetsBuildError, build, is_fresh
+from web.build_assets import AssetsBuildError, build, is_fresh, node_tools
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"
@@ -95,10 +95,8 @@ def test_the_lock_file_names_no_registry_and_every_version_is_pinned() -> None:
 
 
 def test_types_of_the_scripts_are_right(built: Path) -> None:
-    node = shutil.which("node")
+    node, _ = node_tools()
     compiler = WEB / "node_modules/typescript/bin/tsc"
-    if node is None or not compiler.is_file():
-        pytest.skip("needs node and the installed packages of web/")
     result = subprocess.run([node, compiler, "--project", WEB], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
