@@ -243,6 +243,21 @@ def test_a_second_ctrl_c_does_not_wait_for_a_hanging_database(start) -> None:
     wait_for(lambda: not any(map(is_alive, processes)))
 
 
+def test_a_database_of_ones_own_is_used_instead_of_the_embedded_one(
+    start, tmp_path, mongodb_url, mongodb_database
+) -> None:
+    # Given a MongoDB that somebody runs
+    run = start("--demo", "none", MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)
+
+    # When everything runs and is stopped, then no other was started, and its address is not shown
+    run.wait_for_line("mongodb +the one that MONGODB_URL names")
+    run.wait_for_line("Open http://")
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 0
+    assert not (tmp_path / "data" / "mongodb").exists()
+    assert mongodb_url not in run.output
+
+
 def test_the_shells_own_telemetry_settings_do_not_reach_the_demo(start) -> None:
     # Given a shell that is set up for somebody's own service
     run = start(
