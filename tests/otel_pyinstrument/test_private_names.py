@@ -44,6 +44,29 @@ def test_the_installed_libraries_pass() -> None:
     assert sys.getprofile() is None
 
 
+def test_unsubscribing_twice_leaves_others_alone() -> None:
+    # Given another target on the same thread
+    sampler = private_names.stack_sampler()
+
+    def ours(*_arguments: object) -> None:
+        pass
+
+    def theirs(*_arguments: object) -> None:
+        pass
+
+    private_names.subscribe(sampler, theirs, interval_seconds=1)
+    private_names.subscribe(sampler, ours, interval_seconds=1)
+
+    # When ours goes twice
+    assert private_names.unsubscribe(sampler, ours)
+    assert private_names.unsubscribe(sampler, ours)
+
+    # Then theirs stays until it goes
+    assert [each.target for each in sampler.subscribers] == [theirs]
+    assert private_names.unsubscribe(sampler, theirs)
+    assert sys.getprofile() is None
+
+
 def without_subscribe(patch: pytest.MonkeyPatch) -> None:
     patch.delattr(stack_sampler.StackSampler, "subscribe")
 
