@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,6 +72,24 @@ def test_the_orders_page_asks_once_per_order(shop, monkeypatch) -> None:
 
     # Then there is one query for the orders and one for the items of each
     assert len(statements) == 101
+
+
+def test_slow_or_not_the_recommendations_are_right(shop) -> None:
+    # Given how often each product lies in a basket together with product 17
+    recommendations, orders = sys.modules["flask_shop.recommendations"], sys.modules["flask_shop.orders"]
+    with shop.app_context():
+        baskets = orders.load_baskets()
+        found = recommendations.also_bought(17)
+    wanted = Counter(product for basket in baskets if 17 in basket for product in basket)
+
+    # When every basket adds its weight to each of its products
+    scores: Counter[int] = Counter()
+    for basket in baskets:
+        scores.update(dict.fromkeys(basket, sum(wanted[product] for product in basket)))
+    del scores[17]
+
+    # Then the six heaviest are recommended
+    assert found == sorted(scores, key=lambda product: (-scores[product], product))[:6]
 
 
 def test_timings_are_sent_only_when_asked_for(shop, monkeypatch) -> None:
