@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -18,7 +19,11 @@ print(json.dumps({"seconds": seconds, "modules": sorted(set(sys.modules) - befor
 
 
 def in_a_new_process(code: str) -> dict:
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    # Without what a coverage run would load there
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True, env=environ
+    )
     return json.loads(run.stdout)
 
 
