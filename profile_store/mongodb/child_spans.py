@@ -92,14 +92,14 @@ def descendants(
     if not other_records:
         not_below = {None, record_span_id, _unknown_ancestor(record_parent_span_id, by_id)}
         roots += [parent for parent in children if parent not in by_id and parent not in not_below]
-    found: dict[bytes, ChildSpan] = {}
+    found: list[ChildSpan] = []
     queue = deque(roots)
+    # Every span stands below one parent only, so none is met twice, and spans in a circle are below no root.
     while queue:
         for span_id in children.get(queue.popleft(), ()):
-            if span_id not in found:
-                found[span_id] = by_id[span_id]
-                queue.append(span_id)
-    return sorted(found.values(), key=lambda span: (span.start_time_unix_nano, span.span_id))
+            found.append(by_id[span_id])
+            queue.append(span_id)
+    return sorted(found, key=lambda span: (span.start_time_unix_nano, span.span_id))
 
 
 def _unknown_ancestor(parent: bytes | None, by_id: Mapping[bytes, ChildSpan]) -> bytes | None:

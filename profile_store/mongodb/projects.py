@@ -81,16 +81,13 @@ class Projects(DatabaseUser):
             return project
         fresh = project_document(self._fresh(name))
         with unavailable_on_failure("make a project"):
-            try:
-                document = await self._database[indexes.PROJECTS].find_one_and_update(
-                    {"name": name},
-                    {"$setOnInsert": {key: value for key, value in fresh.items() if key != "name"}},
-                    upsert=True,
-                    return_document=ReturnDocument.AFTER,
-                )
-            except DuplicateKeyError:
-                # Another process inserted between the search and the insert of this upsert.
-                document = await self._database[indexes.PROJECTS].find_one({"name": name})
+            # When another process wins the race the server searches again, as the filter is one unique key.
+            document = await self._database[indexes.PROJECTS].find_one_and_update(
+                {"name": name},
+                {"$setOnInsert": {key: value for key, value in fresh.items() if key != "name"}},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
         return project_from_document(cast("Document", document))
 
     async def create_project(
