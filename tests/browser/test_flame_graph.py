@@ -357,3 +357,38 @@ def test_lost_data_is_said_and_the_table_remains(
     # Then it says so, and the call tree is there
     expect(part(watched.page, "status")).to_contain_text("could not be loaded")
     expect(watched.page.get_by_role("treegrid")).to_contain_text("order_history")
+
+
+def pixels(page: Page, points: list[tuple[float, int]]) -> list[list[int]]:
+    """Colours in the canvas after its next drawing, at shares of its width and at rows."""
+    return page.evaluate(
+        """async points => {
+            const frame = () => new Promise(requestAnimationFrame);
+            await frame().then(frame);
+            const canvas = document.querySelector('[data-part="canvas"]');
+            const copy = new OffscreenCanvas(canvas.width, canvas.height);
+            const context = copy.getContext('2d', { willReadFrequently: true });
+            context.drawImage(canvas, 0, 0);
+            const colour = ([x, row]) => [...context.getImageData(x * canvas.width, row * 18 + 4, 1, 1).data];
+            return points.map(colour);
+        }""",
+        points,
+    )
+
+
+def test_what_is_painted_is_where_the_pointer_finds_it(page: Page) -> None:
+    # When the slow function is zoomed to, whose only call takes a third of it
+    click_frame(page, VIEW_ROW + 2, 0.5)
+    function, call, nothing = pixels(page, [(0.01, VIEW_ROW + 2), (0.01, VIEW_ROW + 3), (0.98, VIEW_ROW + 3)])
+
+    # Then both are painted from the left edge on, and nothing is right of the call
+    assert nothing == [255, 255, 255, 255]
+    assert function != nothing
+    assert call != nothing
+
+
+def test_matches_follow_when_libraries_are_folded_away(page: Page) -> None:
+    part(page, "search").fill("execute")
+    expect(part(page, "matches")).to_have_text("21% of the request · frames: 3")
+    part(page, "own-only").check()
+    expect(part(page, "matches")).to_have_text("no match")
