@@ -16,6 +16,9 @@ RECORDS = "performance_records"
 PROFILES = "profiles"
 CHILD_SPANS = "child_spans"
 
+RECENT = "recent"
+"""The index of the newest records, which also holds what statistics read."""
+
 _NEWEST_FIRST = [("timestamp", DESCENDING), ("_id", DESCENDING)]
 _EXPIRY = IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0)
 
@@ -34,7 +37,7 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
                 ("failed", ASCENDING),
                 ("endpoint", ASCENDING),
             ],
-            name="recent",
+            name=RECENT,
         ),
         IndexModel(
             [("project_id", ASCENDING), ("duration", DESCENDING), ("_id", DESCENDING)],

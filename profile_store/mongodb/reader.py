@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from datetime import timedelta
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import pymongo
 from bson import ObjectId, encode
@@ -14,7 +12,7 @@ from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
 from otel_pyinstrument.call_tree import CallTree, InvalidPayload, decode
-from profile_store.model import ChildSpan, Page, ProjectStatistics, Record, RecordDetail, RecordQuery
+from profile_store.model import ChildSpan, Page, Record, RecordDetail, RecordQuery
 from profile_store.mongodb import indexes
 from profile_store.mongodb.child_spans import decode_child_spans, descendants
 from profile_store.mongodb.client import DatabaseUser, Document
@@ -29,7 +27,6 @@ from profile_store.mongodb.documents import (
     trace_range,
 )
 from profile_store.mongodb.errors import unavailable_on_failure
-from profile_store.mongodb.retention import CLOCK_TOLERANCE
 
 _logger = logging.getLogger(__name__)
 
@@ -40,8 +37,6 @@ MAX_CHILD_SPANS = 20_000
 MAX_CHILD_SPAN_BYTES = 64 * 1024 * 1024
 """What one record page reads of its trace at most."""
 
-_STATISTICS_WINDOW = timedelta(hours=24)
-_MAX_ENDPOINTS = 200
 _MAX_SKIP = 2**31
 
 # A filter that no index serves makes the count read every record of the project; the page needs only 20.
@@ -180,75 +175,6 @@ class RecordReader(DatabaseUser):
             size += len(otlp)
             if size > MAX_CHILD_SPAN_BYTES:
                 return
-
-    async def project_statistics(self, project_id: str) -> ProjectStatistics:
-        """See `profile_store.contracts.Reader.project_statistics`."""
-        nothing = ProjectStatistics(
-            total_requests=0,
-            avg_response_time=None,
-            p95_response_time=None,
-            error_rate=None,
-            last_request_time=None,
-        )
-        if not ObjectId.is_valid(project_id):
-            return nothing
-        window = {"$match": self._last_day(project_id)}
-        collection = self._database[indexes.RECORDS]
-        totals: dict[str, Any] = {
-            "_id": None,
-            "count": {"$sum": 1},
-            "average": {"$avg": "$duration"},
-            "failed": {"$sum": {"$cond": ["$failed", 1, 0]}},
-            "last": {"$max": "$timestamp"},
-        }
-        with unavailable_on_failure("compute statistics"):
-            groups = await (await collection.aggregate([window, {"$group": totals}])).to_list()
-            if not groups:
-                return nothing
-            found = groups[0]
-            # Nearest rank: the smallest duration that at least 95 percent do not exceed. $percentile needs
-            # MongoDB 7.
-            above = found["count"] - -(-found["count"] * 95 // 100)
-            slow = await (
-                await collection.aggregate(
-                    [
-                        window,
-                        {"$sort": {"duration": -1}},
-                        {"$limit": above + 1},
-                        {"$group": {"_id": None, "p95": {"$min": "$duration"}}},
-                    ],
-                    allowDiskUse=True,
-                )
-            ).to_list()
-        return ProjectStatistics(
-            total_requests=found["count"],
-            avg_response_time=found["average"] * 1_000,
-            p95_response_time=slow[0]["p95"] * 1_000 if slow else None,
-            error_rate=found["failed"] / found["count"],
-            last_request_time=found["last"],
-        )
-
-    async def endpoints(self, project_id: str) -> Sequence[str]:
-        """See `profile_store.contracts.Reader.endpoints`."""
-        if not ObjectId.is_valid(project_id):
-            return []
-        with unavailable_on_failure("list endpoints"):
-            groups = await self._database[indexes.RECORDS].aggregate(
-                [
-                    {"$match": self._last_day(project_id)},
-                    {"$group": {"_id": "$endpoint", "count": {"$sum": 1}}},
-                    {"$sort": {"count": -1, "_id": 1}},
-                    {"$limit": _MAX_ENDPOINTS},
-                ]
-            )
-            return [group["_id"] async for group in groups]
-
-    def _last_day(self, project_id: str) -> Document:
-        now = self._clock()
-        return {
-            "project_id": ObjectId(project_id),
-            "timestamp": {"$gte": now - _STATISTICS_WINDOW, "$lte": now + CLOCK_TOLERANCE},
-        }
 
 
 def record_filter(query: RecordQuery) -> Document | None:

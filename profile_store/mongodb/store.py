@@ -12,6 +12,7 @@ from profile_store.mongodb.errors import unavailable_on_failure
 from profile_store.mongodb.indexes import ensure_indexes
 from profile_store.mongodb.projects import Projects
 from profile_store.mongodb.reader import RecordReader
+from profile_store.mongodb.statistics import RecentStatistics
 from profile_store.mongodb.writer import RecordWriter
 from profile_store.settings import StoreSettings
 
@@ -22,7 +23,7 @@ def utc_now() -> datetime:
     return now.replace(microsecond=now.microsecond // 1_000 * 1_000)
 
 
-class MongoDBStore(Projects, RecordReader, RecordWriter):
+class MongoDBStore(Projects, RecordReader, RecordWriter, RecentStatistics):
     """Implements `profile_store.contracts.Store`; its parts share only the database and the clock."""
 
     async def check(self) -> None:
