@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from contextlib import AsyncExitStack
 
 from collector_receiver.server import PortBusy, serve
 from collector_receiver.settings import InvalidSettings, ReceiverSettings, load
@@ -15,8 +14,6 @@ from profile_store.contracts import StoreError
 EXIT_SETTINGS = 2
 EXIT_PORT_BUSY = 3
 EXIT_NO_STORE = 4
-
-STORE_CLOSE_SECONDS = 3.0  # a driver whose database is gone would search it for half a minute to take leave
 
 logger = logging.getLogger("collector_receiver")
 
@@ -38,13 +35,8 @@ def main() -> int:
 
 
 async def _run(settings: ReceiverSettings, store_settings: StoreSettings) -> None:
-    async with AsyncExitStack() as stack:
-        await serve(await stack.enter_async_context(open_store(store_settings)), settings)
-        try:
-            async with asyncio.timeout(STORE_CLOSE_SECONDS):
-                await stack.aclose()
-        except TimeoutError:
-            logger.info("left without taking leave of the database: it does not answer")
+    async with open_store(store_settings) as store:
+        await serve(store, settings)
 
 
 def _configure_logging(settings: ReceiverSettings) -> None:

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+import pymongo
+
 from profile_store.contracts import Store
 from profile_store.mongodb.client import connect, database_of
 from profile_store.mongodb.errors import unavailable_on_failure
@@ -15,6 +17,8 @@ from profile_store.mongodb.reader import RecordReader
 from profile_store.mongodb.statistics import RecentStatistics
 from profile_store.mongodb.writer import RecordWriter
 from profile_store.settings import StoreSettings
+
+_CLOSE_LIMIT_SECONDS = 2.0
 
 
 def utc_now() -> datetime:
@@ -43,4 +47,6 @@ async def open_mongodb_store(
         await ensure_indexes(database)
         yield MongoDBStore(database, clock)
     finally:
-        await client.close()
+        # Ending the server-side sessions would otherwise wait 30 s for a database that is gone.
+        with pymongo.timeout(_CLOSE_LIMIT_SECONDS):
+            await client.close()

@@ -191,8 +191,7 @@ def test_a_service_that_dies_is_named_and_everything_is_stopped(name, command, s
     assert f"{name} stopped unexpectedly" in run.output
     assert f"The end of {run.process.args[4]}" in run.output
     assert re.search(r"(start again|--demo none)", run.output)
-    # (a store without its database may take longer to close than it is given)
-    assert "killed\n" not in run.output or name == "mongodb"
+    assert "killed\n" not in run.output
     wait_for(lambda: not any(map(is_alive, processes)))
 
 
