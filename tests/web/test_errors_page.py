@@ -70,7 +70,6 @@ def test_a_database_that_went_away_is_said(
     # When a page and a fragment are asked for after the server died
     page, fragment = answers_without_database(tmp_path, static_directory, open_pages)
     assert "the database does not answer" in caplog.text
-    caplog.clear()  # its records hold the driver's errors, and these hold the socket
     gc.collect()  # here, where that socket is expected, and in no other test
 
     # Then each says what is wrong, in its own form

@@ -48,7 +48,8 @@ class ErrorPages:
         return response
 
     async def store_unavailable(self, request: Request, error: Exception) -> Response:
-        logger.warning("the database does not answer: %s", error)
+        # The text alone: a handler that keeps records would keep the driver's state with the exception.
+        logger.warning("the database does not answer: %s", str(error))
         response = self._answer(request, HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable")
         response.headers["Retry-After"] = "5"
         return response
