@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from otel_pyinstrument.call_tree import CallTree
+from otel_pyinstrument.call_tree import ROOT, CallTree
 from profile_store.model import SpanEvent
 
 
@@ -37,6 +37,21 @@ def test_a_request_without_profile_says_why_and_what_to_do(pages: Any) -> None:
     assert page.status == 200
     assert "This request was not profiled" in page.text
     assert "OTEL_PYINSTRUMENT_RATE" in page.text
+    assert "data-flame" not in page.html
+
+
+def test_a_request_shorter_than_the_interval_says_so_instead_of_drawing_one_bar(pages: Any) -> None:
+    # Given a profile that has only its root, with the time of the whole request
+    project = pages.project()
+    record = pages.add(project, tree=CallTree([ROOT], [-1], [0], [2_500], [0]))
+
+    # When its page is opened
+    page = pages.get(f"/projects/{project.id}/records/{record.id}")
+
+    # Then the reason and the setting stand there
+    assert "Too short for a flame graph" in page.text
+    assert "it took 2.50 ms" in page.text
+    assert "OTEL_PYINSTRUMENT_INTERVAL" in page.text
     assert "data-flame" not in page.html
 
 
