@@ -138,7 +138,7 @@ def site(assets: None, mongodb_url: str, loop: asyncio.AbstractEventLoop) -> Ite
     running.result(30)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: Playwright keeps an event loop running on this thread
 def browser() -> Iterator[Browser]:
     executable = shutil.which("chromium")
     if executable is None:
