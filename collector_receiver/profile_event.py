@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from collector_receiver.attributes import attributes_of
 from otel_pyinstrument.call_tree import (
     DEFAULT_LIMITS,
     FORMAT_VERSION,
@@ -20,6 +19,7 @@ from otel_pyinstrument.call_tree import (
     hot_functions,
 )
 from profile_store.model import Attributes, AttributeValue, HotFunctionFacts, ProfileFacts
+from profile_store.otlp_attributes import attributes_of
 
 EVENT_NAME = "pyinstrument.profile"
 REASONS = frozenset({"rate", "slow", "error", "rule", "forced"})

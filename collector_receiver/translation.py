@@ -15,7 +15,6 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
-from collector_receiver.attributes import attributes_of
 from collector_receiver.bounds import bound_resource, bound_span, bounded_scope
 from collector_receiver.endpoint import endpoint_of, status_code_of
 from collector_receiver.header_masking import mask_attributes, masked_otlp
@@ -46,6 +45,7 @@ from profile_store.model import (
     Record,
     SpanEvent,
 )
+from profile_store.otlp_attributes import attributes_of
 
 MAX_SPANS_PER_REQUEST = 65_536
 MAX_CHUNK_SPANS = 512

@@ -8,10 +8,10 @@ from collections.abc import Collection as Sized
 from collections.abc import Iterable, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
-from profile_store.model import AttributeValue, ChildSpan
+from profile_store.model import ChildSpan
+from profile_store.otlp_attributes import attributes_of
 
 _logger = logging.getLogger(__name__)
 
@@ -39,33 +39,8 @@ def _child_span(span: Span, scope: str) -> ChildSpan:
         end_time_unix_nano=span.end_time_unix_nano,
         failed=span.status.code == Status.STATUS_CODE_ERROR,
         scope=scope,
-        attributes=_attributes(span.attributes),
+        attributes=attributes_of(span.attributes),
     )
-
-
-def _attributes(pairs: Iterable[KeyValue]) -> dict[str, AttributeValue]:
-    return {pair.key: _value(pair.value) for pair in pairs}
-
-
-def _value(value: AnyValue) -> AttributeValue:
-    """Recursion is safe: the protobuf parser refuses more than 100 levels."""
-    match value.WhichOneof("value"):
-        case "string_value":
-            return value.string_value
-        case "bool_value":
-            return value.bool_value
-        case "int_value":
-            return value.int_value
-        case "double_value":
-            return value.double_value
-        case "bytes_value":
-            return value.bytes_value
-        case "array_value":
-            return [_value(item) for item in value.array_value.values]
-        case "kvlist_value":
-            return _attributes(value.kvlist_value.values)
-        case _:
-            return None
 
 
 def descendants(

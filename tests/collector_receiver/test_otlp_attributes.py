@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from collector_receiver.attributes import MAX_DEPTH, attributes_of
+from profile_store.otlp_attributes import MAX_DEPTH, attributes_of
 
 
 def test_values_keep_their_type(make):
