@@ -58,8 +58,6 @@ def test_missing_assets_are_named_with_the_remedy_and_no_restart_is_needed(
     assert pages.get("/").status == 200
 
 
-# The driver does not close a socket whose connection attempt is cancelled (pymongo 4.20, its server monitor).
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_a_database_that_went_away_is_said(
     tmp_path: Path,
     mongod_executable: Path,
