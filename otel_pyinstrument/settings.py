@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from logging import getLogger
@@ -28,6 +29,15 @@ class Settings:
     """Milliseconds between samples."""
     max_duration: float = 30.0
     """Seconds of one request that are sampled."""
+    event: str = "span"
+    """`span` or `log`: how a profile travels."""
+    max_request_bytes: int = 3_670_016
+    """3.5 MiB: receivers take 4 MiB by default, and the exporter adds a little."""
+    spool_dir: str = ""
+    """Empty: no spool."""
+    spool_max_bytes: int = 104_857_600
+    spool_max_age: float = 86_400.0
+    """Seconds."""
 
     @property
     def interval_seconds(self) -> float:
@@ -100,12 +110,31 @@ def _whole_number(lowest: int, highest: int) -> Callable[[Any], int]:
     return read
 
 
+def _one_of(*known: str) -> Callable[[Any], str]:
+    def read(given: Any) -> str:
+        text = str(given).strip().lower()
+        if text not in known:
+            raise ValueError(f"expected {' or '.join(known)}")
+        return text
+
+    return read
+
+
+def _path(given: Any) -> str:
+    return os.path.abspath(os.path.expanduser(str(given).strip()))
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "enabled": _boolean,
     "rate": _number(0, 1),
     "max_concurrent": _whole_number(0, 1000),
     "interval": _number(1, 1000),
     "max_duration": _number(0.1, 3600),
+    "event": _one_of("span", "log"),
+    "max_request_bytes": _whole_number(65_536, 1 << 30),
+    "spool_dir": _path,
+    "spool_max_bytes": _whole_number(1 << 20, 1 << 50),
+    "spool_max_age": _number(1, 365 * 86_400),
 }
 
 FIELD_NAMES = tuple(field.name for field in fields(Settings))
