@@ -19,10 +19,11 @@ def split(
 
     `size_of` is an upper bound of one item. An item that is too large by itself becomes a part of its own,
     as `without_profile(item, max_bytes)`. That part may still be too large: the item is the user's, and the
-    receiver decides.
+    receiver decides. An item that cannot be read is
+    a part of its own too, so that its exporter loses nothing else.
     """
     room = max_bytes - envelope_bytes(batch)
-    sizes = [size_of(item) for item in batch]
+    sizes = [_size_or(room + 1, size_of, item) for item in batch]
     if sum(sizes) <= room:
         return [batch]
     parts: list[Sequence[Any]] = []
@@ -31,8 +32,8 @@ def split(
     for item, size in zip(batch, sizes, strict=True):
         kept = item
         if size > room:
-            kept = without_profile(item, max_bytes)
-            size = size_of(kept)
+            kept = _stripped(without_profile, item, max_bytes)
+            size = _size_or(room + 1, size_of, kept)
         if current and filled + size > room:
             parts.append(current)
             current, filled = [], 0
@@ -40,3 +41,17 @@ def split(
         filled += size
     parts.append(current)
     return parts
+
+
+def _size_or(unreadable: int, size_of: Callable[[Any], int], item: Any) -> int:
+    try:
+        return size_of(item)
+    except Exception:
+        return unreadable
+
+
+def _stripped(without_profile: Callable[[Any, int], Any], item: Any, max_bytes: int) -> Any:
+    try:
+        return without_profile(item, max_bytes)
+    except Exception:
+        return item
