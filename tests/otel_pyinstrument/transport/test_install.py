@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import socket
 import threading
 import time
 from collections import Counter
@@ -284,8 +285,6 @@ def test_the_sdk_still_sees_whether_shutdown_takes_a_timeout(backend, provider, 
 
 def test_a_black_hole_does_not_slow_requests_down(provider, installed, spans) -> None:
     # Given an endpoint that takes connections and never answers
-    import socket
-
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.trace import SpanKind
 
@@ -312,6 +311,39 @@ def test_a_black_hole_does_not_slow_requests_down(provider, installed, spans) ->
         assert took < 1
         PyinstrumentInstrumentor().uninstrument()
         provider.shutdown()
+
+
+@pytest.mark.parametrize("spooling", [False, True])
+def test_shutdown_with_a_black_hole_takes_no_longer_than_the_sdk_alone(
+    installed, spans, tmp_path, spooling
+) -> None:
+    # Given a batch of five parts for an endpoint that takes connections and never answers
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    batch = spans(5, payload_bytes=40 * KIB)
+
+    def seconds_of_shutdown(*, with_us: bool) -> float:
+        exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{hole.getsockname()[1]}/v1/traces", timeout=2)
+        provider = TracerProvider(shutdown_on_exit=False)
+        processor = BatchSpanProcessor(exporter, schedule_delay_millis=60_000)
+        provider.add_span_processor(processor)
+        if with_us:
+            spool_dir = str(tmp_path) if spooling else ""
+            installed(provider, max_request_bytes=64 * KIB, spool_dir=spool_dir)
+        for span in batch:
+            processor.on_end(span)
+        begun = time.monotonic()
+        provider.shutdown()
+        return time.monotonic() - begun
+
+    # When
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        alone = seconds_of_shutdown(with_us=False)
+        with_us = seconds_of_shutdown(with_us=True)
+
+    # Then it is one timeout for all, and with a spool nothing is lost
+    assert with_us < 1.5 * alone
+    assert len(list(tmp_path.rglob("*.otlp"))) == (5 if spooling else 0)
 
 
 def test_logging_is_quiet_when_all_is_well(grpc_backend, provider, installed, spans, caplog) -> None:

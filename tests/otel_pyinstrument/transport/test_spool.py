@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
@@ -441,6 +443,7 @@ def test_a_forked_child_replays_for_itself(installed, spans, tmp_path, wait_unti
     with kept._lock:
         child = os.fork()
         if child == 0:
+            signal.alarm(30)  # a child that hangs would outlive the test
             kept.put(b"of the child")
             kept.drain(0)
             end = time.monotonic() + 20
@@ -455,6 +458,30 @@ def test_a_forked_child_replays_for_itself(installed, spans, tmp_path, wait_unti
     # Then the child has delivered both
     assert os.waitstatus_to_exitcode(status) == 0
     assert delivered.read_bytes() == b"of the parent\nof the child\n"
+
+
+def test_replaying_makes_no_spans(tmp_path, wait_until) -> None:
+    # Given that HTTP exporters send with libraries that may be instrumented
+    suppressed = []
+
+    class Sender:
+        def __enter__(self):
+            return self.send
+
+        def __exit__(self, *_):
+            return None
+
+        def send(self, body: bytes) -> spool.Answer:
+            suppressed.append(is_instrumentation_enabled())
+            return spool.Answer.DELIVERED
+
+    directory = SpoolDirectory(tmp_path, "d", max_bytes=MIB, max_age_seconds=60, losses=Losses())
+    kept = spool.Spool(directory, Sender, losses=Losses())
+
+    kept.put(b"a request")
+    wait_until(lambda: not files(tmp_path))
+
+    assert suppressed == [False]
 
 
 def test_nothing_is_written_and_no_thread_runs_while_all_is_well(backend, app, spans, tmp_path) -> None:
