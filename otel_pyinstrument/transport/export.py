@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from logging import getLogger
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from otel_pyinstrument.transport.parts import split
 from otel_pyinstrument.transport.signals import Signal
-from otel_pyinstrument.transport.spool import Spool
+
+if TYPE_CHECKING:
+    from otel_pyinstrument.transport.spool import Spool
 
 _logger = getLogger(__name__)
 

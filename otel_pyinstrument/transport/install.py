@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
@@ -18,10 +17,10 @@ from otel_pyinstrument.transport import private_names
 from otel_pyinstrument.transport.export import SplittingExport
 from otel_pyinstrument.transport.losses import Losses
 from otel_pyinstrument.transport.private_names import ExporterKind
-from otel_pyinstrument.transport.senders import sender_for
 from otel_pyinstrument.transport.signals import signal_named
-from otel_pyinstrument.transport.spool import Spool
-from otel_pyinstrument.transport.spool_directory import SpoolDirectory
+
+if TYPE_CHECKING:
+    from otel_pyinstrument.transport.spool import Spool
 
 _logger = getLogger(__name__)
 
@@ -98,20 +97,25 @@ class Transport:
             self._hide(exporter, "shutdown", _draining(exporter.shutdown, spool))
 
     def _spool_for(self, exporter: Any, kind: ExporterKind, grpc_method: str) -> Spool | None:
+        # Most applications have no spool: they do not pay for loading it.
+        from otel_pyinstrument.transport.senders import sender_for
+        from otel_pyinstrument.transport.spool import Spool
+        from otel_pyinstrument.transport.spool_directory import SpoolDirectory
+
         open_sender = sender_for(exporter, kind.protocol, grpc_method)
         if open_sender is None:
             self._warn("this version of the exporter is not known to it")
             return None
-        directory = SpoolDirectory(
-            Path(self._settings.spool_dir),
-            self._destination(exporter, kind),
-            max_bytes=self._settings.spool_max_bytes,
-            max_age_seconds=self._settings.spool_max_age,
-            losses=self._losses,
-        )
         try:
+            directory = SpoolDirectory(
+                Path(self._settings.spool_dir),
+                self._destination(exporter, kind),
+                max_bytes=self._settings.spool_max_bytes,
+                max_age_seconds=self._settings.spool_max_age,
+                losses=self._losses,
+            )
             directory.create()
-        except OSError as error:
+        except (AttributeError, OSError) as error:
             self._warn(str(error))
             return None
         return Spool(
@@ -128,6 +132,8 @@ class Transport:
 
     def _destination(self, exporter: Any, kind: ExporterKind) -> str:
         """Names what may be replayed by whom. No headers: what is secret has no place on disk."""
+        import hashlib
+
         resource = self._provider.resource.attributes
         parts = [
             str(os.getuid()) if hasattr(os, "getuid") else "",

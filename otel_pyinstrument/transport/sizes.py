@@ -6,7 +6,7 @@ length are at most 6 bytes for the messages that occur here, a number at most 10
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -55,9 +55,17 @@ def attributes_bytes(attributes: Mapping[str, Any] | None) -> int:
     """Of a list of attributes."""
     if not attributes:
         return 0
-    return sum(_text_bytes(key) + _any_bytes(value) for key, value in attributes.items()) + (
-        _ATTRIBUTE_BYTES * len(attributes)
-    )
+    # The SDK's own mapping locks and looks up for each entry; a copy of it is a plain dict.
+    copy: Callable[[], Mapping[str, Any]] | None = getattr(attributes, "copy", None)
+    entries = attributes if copy is None else copy()
+    size = _ATTRIBUTE_BYTES * len(entries)
+    for key, value in entries.items():
+        size += len(key) if key.isascii() else _BYTES_PER_CHARACTER * len(key)
+        if isinstance(value, str):
+            size += len(value) if value.isascii() else _BYTES_PER_CHARACTER * len(value)
+        elif not isinstance(value, (int, float)):
+            size += _any_bytes(value)
+    return size
 
 
 def _any_bytes(value: object) -> int:

@@ -6,7 +6,6 @@ as its parent expects, but no exit handler runs, and the SDK's queue of the last
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 import time
@@ -75,6 +74,8 @@ class UvicornFlush:
 
     async def _flush_in_thread(self, server: Any) -> None:
         """A second signal to uvicorn ends the wait as it ends uvicorn's own."""
+        import asyncio  # loaded by uvicorn, and by nobody who does not need it
+
         try:
             # A daemon: nothing waits for it when the limit has passed.
             thread = threading.Thread(target=self._flush_quietly, name="otel-pyinstrument-flush", daemon=True)

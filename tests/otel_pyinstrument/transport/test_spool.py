@@ -311,6 +311,28 @@ def test_a_link_in_place_of_our_folder_is_not_followed(backend, app, spans, tmp_
     ]
 
 
+@pytest.mark.parametrize("name", ["_credentials", "_endpoint", "_headers"])
+def test_an_exporter_of_another_version_works_without_the_spool(
+    name, grpc_backend, installed, spans, tmp_path, caplog
+) -> None:
+    # Given an exporter that keeps something elsewhere than we look
+    exporter = grpc_backend.exporter()
+    value = vars(exporter).pop(name)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    # When
+    installed(provider, spool_dir=str(tmp_path / "spool"), max_request_bytes=64 * KIB)
+    setattr(exporter, name, value)
+    result = exporter.export(spans(2, payload_bytes=40 * KIB))
+
+    # Then one warning says so, and batches are still split
+    assert result is SpanExportResult.SUCCESS
+    assert len(grpc_backend.bodies) == 2
+    (warning,) = caplog.messages
+    assert warning.startswith(f"The spool {tmp_path / 'spool'} is not used: ")
+
+
 def test_a_disk_that_cannot_be_written_falls_back_to_the_exporter(
     backend, app, spans, tmp_path, caplog
 ) -> None:
