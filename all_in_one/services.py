@@ -157,6 +157,7 @@ def shop_telemetry(otlp_endpoint: str) -> dict[str, str]:
         "OTEL_BSP_SCHEDULE_DELAY": "1000",
         "OTEL_PYTHON_EXCLUDED_URLS": "health",
         "OTEL_PYINSTRUMENT_RATE": "1",
+        "OTEL_PYINSTRUMENT_CPU_BUDGET": "1",
     }
 
 

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from analysis_api.answers import ErrorAnswer
 from analysis_api.errors import error_handlers
+from analysis_api.profiling_rules import rules_routes
 from analysis_api.routes import project_routes, record_routes
 from profile_store.contracts import Store
 
@@ -26,5 +27,6 @@ def create_app(store: Store) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.include_router(project_routes(store))
+    app.include_router(rules_routes(store))
     app.include_router(record_routes(store))
     return app

@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 # Probes of an orchestrator carry no token and learn nothing but up or down.
 OPEN_PATHS = frozenset({"/health", "/ready"})
 
+# Applications ask here for their rules. The project key in the path is their credential: the route knows
+# no other name of a project, and tells nothing but the rules.
+_RULES_PATH = re.compile(r"/api/v1/projects/[A-Za-z0-9_-]{16,200}/config", re.ASCII)
+
 _GIVEN_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _HOST_HEADER = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(:\d{1,5})?", re.ASCII)
 
@@ -127,7 +131,7 @@ class BearerToken:
         self._expected = None if token is None else token.encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._admits(scope):
+        if scope["type"] == "http" and not _is_open(scope) and not self._admits(scope):
             key = "no_anonymous_access" if self._expected is None else "token_missing"
             await error_response(scope, ApiError(Code.FORBIDDEN, key))(scope, receive, send)
             return
@@ -140,6 +144,11 @@ class BearerToken:
             and scheme.lower() == "bearer"
             and hmac.compare_digest(token.strip().encode("latin-1"), self._expected)
         )
+
+
+def _is_open(scope: Scope) -> bool:
+    path = scope["path"]
+    return path in OPEN_PATHS or (scope["method"] == "GET" and _RULES_PATH.fullmatch(path) is not None)
 
 
 class RequestSize:

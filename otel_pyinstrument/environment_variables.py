@@ -74,4 +74,66 @@ OTEL_PYINSTRUMENT_SPOOL_MAX_AGE = "OTEL_PYINSTRUMENT_SPOOL_MAX_AGE"
 .. envvar:: OTEL_PYINSTRUMENT_SPOOL_MAX_AGE
 
 Seconds after which a request that waits in the spool directory is dropped.
+
+OTEL_PYINSTRUMENT_CPU_BUDGET = "OTEL_PYINSTRUMENT_CPU_BUDGET"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_CPU_BUDGET
+
+Share of the process's CPU time that profiling may cost, from 0 (nothing) to 1 (no limit).
+"""
+
+OTEL_PYINSTRUMENT_SLOW_THRESHOLD = "OTEL_PYINSTRUMENT_SLOW_THRESHOLD"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_SLOW_THRESHOLD
+
+Seconds from which on a request counts as slow.
+"""
+
+OTEL_PYINSTRUMENT_SLOW_RATE = "OTEL_PYINSTRUMENT_SLOW_RATE"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_SLOW_RATE
+
+Share of requests that are profiled of an endpoint that was slow in one of its last 20 requests.
+"""
+
+OTEL_PYINSTRUMENT_ERROR_RATE = "OTEL_PYINSTRUMENT_ERROR_RATE"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_ERROR_RATE
+
+Share of requests that are profiled of an endpoint that failed in one of its last 20 requests.
+"""
+
+OTEL_PYINSTRUMENT_INCLUDE = "OTEL_PYINSTRUMENT_INCLUDE"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_INCLUDE
+
+Patterns separated by commas, like `/api/*` or `GET /orders/*`: only these requests are profiled.
+"""
+
+OTEL_PYINSTRUMENT_EXCLUDE = "OTEL_PYINSTRUMENT_EXCLUDE"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_EXCLUDE
+
+Patterns separated by commas, like `/health` or `OPTIONS`: these requests are never profiled.
+"""
+
+OTEL_PYINSTRUMENT_CONFIG_FILE = "OTEL_PYINSTRUMENT_CONFIG_FILE"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_CONFIG_FILE
+
+A JSON or YAML file with these settings, named by their last part in lower case.
+"""
+
+OTEL_PYINSTRUMENT_PLATFORM_URL = "OTEL_PYINSTRUMENT_PLATFORM_URL"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_PLATFORM_URL
+
+Address of the platform, whose rules for the project then hold beside the settings.
+"""
+
+OTEL_PYINSTRUMENT_PROJECT_KEY = "OTEL_PYINSTRUMENT_PROJECT_KEY"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_PROJECT_KEY
+
+The project's key on the platform.
 """

@@ -5,21 +5,97 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+import time
 import weakref
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from otel_pyinstrument.cost_estimate import CostEstimate
+from otel_pyinstrument.cpu_budget import CpuBudget
+from otel_pyinstrument.endpoint import Endpoint
+from otel_pyinstrument.endpoint_history import EndpointHistory, EndpointTable
+from otel_pyinstrument.path_patterns import PathPatterns
+from otel_pyinstrument.remote_rules.rules import NO_RULES, EndpointRule, Rules
+from otel_pyinstrument.settings import Settings
+
+Reason = Literal["rate", "slow", "error", "rule", "forced"]
 
 _MAX_WAITING_NODES = 40_000
 """Nodes of finished trees that may wait to be encoded: about 10 MB. More pile up when export is stuck."""
 
+DECISIONS: tuple[str, ...] = (
+    "profiled",
+    "not_chosen",
+    "excluded",
+    "disabled",
+    "budget",
+    "concurrency",
+    "backlog",
+    "unavailable",
+)
+"""`unavailable`: the request was chosen, but its thread could not be profiled."""
+
+_RULE_FLOOR = 0.1
+_FLOOR = 0.3
+"""Shares of a full budget that a request by rule and an ordinary one leave for a new endpoint's first."""
+
+
+class Costs(NamedTuple):
+    """Estimated CPU seconds that profiling has cost, and what the whole process used in that time."""
+
+    hook: float
+    encoding: float
+    process: float
+
+
+class Visit:
+    """One request from the start of its root span to the end, profiled or not."""
+
+    __slots__ = (
+        "alone",
+        "cpu",
+        "done",
+        "endpoint",
+        "first",
+        "history",
+        "presence",
+        "rule",
+        "thread",
+        "untouched",
+    )
+
+    def __init__(self, endpoint: Endpoint, history: EndpointHistory, rule: EndpointRule | None) -> None:
+        self.endpoint = endpoint
+        self.history = history
+        self.rule = rule
+        self.done = False
+
 
 class Gate:
-    """Admits a share of all requests, a bounded number at a time, and none while finished trees pile up.
+    """Chooses by endpoint within a budget of CPU time, a bounded number at a time.
 
     Callable from any thread. Slots and trees that are dropped without a word give their place back.
     """
 
-    def __init__(self, *, rate: float, max_concurrent: int) -> None:
-        self._rate = rate
-        self._max_concurrent = max_concurrent
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        thread_seconds: Callable[[], float] = time.thread_time,
+        process_seconds: Callable[[], float] = time.process_time,
+        clock: Callable[[], float] = time.monotonic,
+        every_thread_pays: bool | None = None,
+        rules_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._include = PathPatterns(settings.include)
+        self._exclude = PathPatterns(settings.exclude)
+        self._thread_seconds = thread_seconds
+        self._process_seconds = process_seconds
+        self._clock = clock
+        self._every_thread_pays = every_thread_pays
+        self._rules_clock = rules_clock
+        self._rules = NO_RULES
         self.reset()
 
     def reset(self) -> None:
@@ -29,21 +105,135 @@ class Gate:
         self._lock = threading.RLock()
         self._tokens = itertools.count()
         # Plain containers with atomic add and remove, because finalizers change them at any moment.
-        self._active: set[int] = set()
+        self._active: dict[int, tuple[int, float]] = {}
         self._waiting: dict[int, int] = {}
+        self._hooks_ever = 0
+        self._presences: dict[int, list[int]] = {}
+        self._endpoints = EndpointTable()
+        self._budget = CpuBudget(
+            self._settings.cpu_budget, process_seconds=self._process_seconds, clock=self._clock
+        )
+        options = {} if self._every_thread_pays is None else {"every_thread_pays": self._every_thread_pays}
+        self._estimate = CostEstimate(process_seconds=self._process_seconds, **options)
+        self._decisions = dict.fromkeys(DECISIONS, 0)
+        self._hook_seconds = 0.0
+        self._encoding_seconds = 0.0
+        self._process_start = self._process_seconds()
 
-    def admit(self) -> Slot | None:
-        """A slot for one request, to be released at its end; None when it is not to be profiled."""
-        if self._rate < 1 and self._random.random() >= self._rate:
+    # --- what the platform says ----------------------------------------------------------------------
+
+    def apply(self, rules: Rules) -> None:
+        """From now on `rules` hold beside the settings."""
+        self._rules = rules
+
+    # --- a request -----------------------------------------------------------------------------------
+
+    def arrive(self, endpoint: Endpoint) -> Visit | None:
+        """On the request's thread, at its start. None: the request is not to be looked at at all."""
+        rules = self._rules
+        if not self._wanted(rules, endpoint):
+            with self._lock:
+                self._decisions["disabled" if rules.enabled is False else "excluded"] += 1
             return None
+        rule = rules.rule_for(endpoint, self._rules_clock()) if rules.endpoints else None
+        thread = threading.get_native_id()
         with self._lock:
-            if len(self._active) >= self._max_concurrent:
+            history = self._endpoints.visit(endpoint.key)
+            visit = Visit(endpoint, history, rule)
+            visit.first = history.visits <= 1
+            presence = self._presences.get(thread)
+            if presence is None:
+                presence = self._presences[thread] = [0, 0]
+            presence[0] += 1
+            presence[1] += 1
+            visit.presence = presence
+            visit.alone = presence[0] == 1
+            # The number that both must still have at the end of a request that nothing else touched.
+            visit.untouched = (presence[1], self._hooks_ever)
+            if self._active and self._estimate.every_thread_pays:
+                visit.untouched = (presence[1], -1)
+        visit.thread = thread
+        visit.cpu = self._thread_seconds()
+        return visit
+
+    def leave(
+        self,
+        visit: Visit,
+        *,
+        seconds: float,
+        failed: bool,
+        slot: Slot | None = None,
+        sampled_seconds: float = 0.0,
+        comparable: bool = True,
+    ) -> float:
+        """At the end of the request, after the hook is gone: what the profile cost in CPU seconds.
+
+        `seconds` is the wall time. Of a profiled request, with its released `slot`: `sampled_seconds` is the
+        CPU time of all its threads under the hook, and `comparable` is False when that ended early.
+        """
+        if visit.done:
+            return 0.0
+        visit.done = True
+        thread_seconds = self._thread_seconds()
+        same_thread = threading.get_native_id() == visit.thread
+        threshold = self._settings.slow_threshold
+        if visit.rule is not None and visit.rule.slow_threshold is not None:
+            threshold = visit.rule.slow_threshold
+        with self._lock:
+            presence = visit.presence
+            presence[0] -= 1
+            if presence[0] <= 0 and self._presences.get(visit.thread) is presence:
+                del self._presences[visit.thread]
+            begun, hooks = visit.untouched
+            alone = visit.alone and same_thread and presence[1] == begun
+            cpu = thread_seconds - visit.cpu
+            history = visit.history
+            self._endpoints.ended(history, seconds, slow=seconds >= threshold, failed=failed)
+            if slot is not None:
+                if not alone:
+                    return self._settle(slot, history, 0.0, None)
+                return self._settle(slot, history, sampled_seconds, cpu if comparable else None)
+            untouched = hooks == self._hooks_ever or not self._estimate.every_thread_pays
+            if alone and untouched and not visit.first:
+                history.clean_count += 1
+                history.clean_cpu_seconds += cpu
+        return 0.0
+
+    def admit(self, visit: Visit | None = None, *, forced: bool = False) -> Slot | None:
+        """A slot for one request, to be released at its end; None when it is not to be profiled.
+
+        On the request's thread, right before the hook goes in. `forced`: only budget and limits count.
+        """
+        with self._lock:
+            reason, floor = ("forced", _RULE_FLOOR) if forced else self._choose(visit)
+            refused = "not_chosen" if reason is None else self._obstacle(floor)
+            if refused is not None or reason is None:
+                self._decisions[refused or "not_chosen"] += 1
                 return None
-            if sum(list(self._waiting.values())) >= _MAX_WAITING_NODES:
-                return None
+            self._decisions["profiled"] += 1
+            thread = threading.get_native_id()
             token = next(self._tokens)
-            self._active.add(token)
-        return Slot(self._active, token)
+            self._estimate.hook_begins(
+                thread,
+                self._thread_seconds(),
+                others_here=self._hooks_on(thread) > 0,
+                others=bool(self._active),
+            )
+            self._hooks_ever += 1
+            self._active[token] = (thread, self._estimate.usual_cost_seconds)
+            if visit is not None:
+                visit.history.profiles += 1
+        return Slot(self._active, token, thread, reason, self._thread_seconds)
+
+    def refuse(self, slot: Slot, visit: Visit | None) -> None:
+        """The hook could not be put in after all: the slot is given back and costs nothing."""
+        slot.release()
+        with self._lock:
+            self._decisions["profiled"] -= 1
+            self._decisions["unavailable"] += 1
+            self._estimate.hook_ends(slot.thread, slot.cpu_end, others_here=self._hooks_on(slot.thread) > 0)
+            if visit is not None:
+                visit.history.profiles -= 1
 
     def hold(self, recording: object, node_count: int) -> None:
         """Count the nodes of `recording` as waiting until nothing refers to it any more."""
@@ -51,18 +241,121 @@ class Gate:
         self._waiting[token] = node_count
         weakref.finalize(recording, self._waiting.pop, token, None).atexit = False
 
+    def charge_encoding(self, cpu_seconds: float) -> None:
+        """A finished tree has taken this much CPU time to encode, on whatever thread."""
+        with self._lock:
+            self._encoding_seconds += cpu_seconds
+            self._budget.spend(cpu_seconds)
+
+    # --- for reports ---------------------------------------------------------------------------------
+
+    def decisions(self) -> dict[str, int]:
+        """How many requests met which decision in this process."""
+        with self._lock:
+            return dict(self._decisions)
+
+    def costs(self) -> Costs:
+        """Since this process began to profile."""
+        with self._lock:
+            return Costs(
+                self._hook_seconds, self._encoding_seconds, self._process_seconds() - self._process_start
+            )
+
+    # --- with the lock held, except _wanted ----------------------------------------------------------
+
+    def _wanted(self, rules: Rules, endpoint: Endpoint) -> bool:
+        if rules.enabled is False:
+            return False
+        for include in (self._include, rules.include):
+            if include and not include.match(endpoint.method, endpoint.path):
+                return False
+        return not any(
+            exclude and exclude.match(endpoint.method, endpoint.path)
+            for exclude in (self._exclude, rules.exclude)
+        )
+
+    def _choose(self, visit: Visit | None) -> tuple[Reason | None, float]:
+        """Why the request is profiled, and the share of the budget that it must leave; None: it is not."""
+        rules = self._rules
+        rate = self._settings.rate if rules.sampling_rate is None else rules.sampling_rate
+        if visit is None:
+            return ("rate" if self._happens(rate) else None), _FLOOR
+        rule, history = visit.rule, visit.history
+        if rule is not None and rule.sampling_rate is not None:
+            return ("rule" if self._happens(rule.sampling_rate) else None), _RULE_FLOOR
+        if rate <= 0:
+            return None, 1.0
+        if not history.profiles and not visit.first:
+            # The very first request would show imports and empty caches, and has nothing to compare with.
+            return "rate", 0.0
+        # With a probability above 1 for rare endpoints there would be fewer than `rate` in all.
+        chance, reason = 1 - (1 - rate) ** self._endpoints.boost(history), "rate"
+        if history.slow_left and self._settings.slow_rate > chance:
+            chance, reason = self._settings.slow_rate, "slow"
+        if history.failed_left and self._settings.error_rate >= chance:
+            chance, reason = self._settings.error_rate, "error"
+        return (reason if self._happens(chance) else None), _FLOOR
+
+    def _happens(self, chance: float) -> bool:
+        return chance >= 1 or self._random.random() < chance
+
+    def _obstacle(self, floor: float) -> str | None:
+        if len(self._active) >= self._settings.max_concurrent:
+            return "concurrency"
+        if sum(list(self._waiting.values())) >= _MAX_WAITING_NODES:
+            return "backlog"
+        if not self._budget.unlimited:
+            reserved = sum(cost for _, cost in list(self._active.values()))
+            if self._budget.balance() - reserved <= floor * self._budget.capacity:
+                return "budget"
+        return None
+
+    def _hooks_on(self, thread: int) -> int:
+        return sum(other == thread for other, _ in list(self._active.values()))
+
+    def _settle(
+        self, slot: Slot, history: EndpointHistory, sampled_seconds: float, comparable_seconds: float | None
+    ) -> float:
+        hooked = self._estimate.hook_ends(
+            slot.thread, slot.cpu_end, others_here=self._hooks_on(slot.thread) > 0
+        )
+        usual = history.usual_cpu_seconds
+        if comparable_seconds is not None and usual is not None:
+            self._estimate.compare(comparable_seconds, usual)
+        cost = self._estimate.cost_of(max(hooked, sampled_seconds, comparable_seconds or 0.0))
+        self._hook_seconds += cost
+        self._budget.spend(cost)
+        return cost
+
 
 class Slot:
     """The place of one profiled request. Gone when released or garbage collected."""
 
-    __slots__ = ("_active", "_token")
+    __slots__ = ("_active", "_thread_seconds", "_token", "cpu_end", "cpu_start", "reason", "thread")
 
-    def __init__(self, active: set[int], token: int) -> None:
+    def __init__(
+        self,
+        active: dict[int, tuple[int, float]],
+        token: int,
+        thread: int,
+        reason: Reason,
+        thread_seconds: Callable[[], float],
+    ) -> None:
         self._active = active
         self._token = token
+        self._thread_seconds = thread_seconds
+        self.thread = thread
+        self.reason: Reason = reason
+        self.cpu_start = self.cpu_end = thread_seconds()
 
-    def release(self) -> None:
-        self._active.discard(self._token)
+    def release(self, sampled_cpu_seconds: float | None = None) -> None:
+        """`sampled_cpu_seconds`: CPU time under the hook, for when the caller is on another thread."""
+        if self._active.pop(self._token, None) is None:
+            return
+        if threading.get_native_id() == self.thread:
+            self.cpu_end = self._thread_seconds()
+        elif sampled_cpu_seconds is not None:
+            self.cpu_end = self.cpu_start + sampled_cpu_seconds
 
     def __del__(self) -> None:
-        self.release()
+        self._active.pop(self._token, None)

@@ -9,12 +9,13 @@ from functools import partial
 from logging import getLogger
 from typing import Any
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_pyinstrument import private_names
+from otel_pyinstrument import gate_metrics, private_names
+from otel_pyinstrument.declarative_options import DeclarativeOptions
 from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
 from otel_pyinstrument.settings import Settings, read_settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
@@ -28,11 +29,12 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
     """Adds profiling to a tracer provider. A singleton, as all instrumentors are.
 
     `instrument()` uses the global provider and the environment. Arguments win over the environment:
-    `tracer_provider`, and each variable by its name in lower case, for example
+    `tracer_provider`, `meter_provider`, and each variable by its name in lower case, for example
     `instrument(rate=1.0, interval=10)`. Neither method raises: what goes wrong is logged, and then the
     application runs unprofiled.
     """
 
+    configuration = DeclarativeOptions
     _installed: tuple[TracerProvider, ProfilingSpanProcessor] | None = None
     _delivery: Delivery | None = None
 
@@ -66,9 +68,14 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
         except Exception:
             _logger.exception("The span processor could not be removed; it does nothing any more")
 
-    def _install(self, tracer_provider: trace.TracerProvider | None = None, **arguments: Any) -> None:
+    def _install(
+        self,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+        **arguments: Any,
+    ) -> None:
         settings = read_settings(os.environ, arguments)
-        if not settings.enabled or not settings.rate or not settings.max_concurrent:
+        if not settings.profiles_anything:
             _logger.debug("Profiling is off: %s", settings)
             return
         if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
@@ -85,11 +92,12 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
         ending_hook_works = _self_test()
         if ending_hook_works is None:
             return
-        self._add_processor(provider, settings, ending_hook_works=ending_hook_works)
+        processor = self._add_processor(provider, settings, ending_hook_works=ending_hook_works)
+        gate_metrics.report(processor.gate, meter_provider)
 
     def _add_processor(
         self, provider: TracerProvider, settings: Settings, *, ending_hook_works: bool
-    ) -> None:
+    ) -> ProfilingSpanProcessor:
         delivery = Delivery(provider, settings)
         processor = ProfilingSpanProcessor(
             settings,
@@ -103,6 +111,7 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
         self._installed = (provider, processor)
         self._delivery = delivery
         delivery.install()
+        return processor
 
 
 def _self_test() -> bool | None:

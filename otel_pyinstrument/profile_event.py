@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -50,17 +51,21 @@ class ProfileEvent(EventBase):
         timestamp: int | None,
         payload_as_bytes: Callable[[], bool],
         report: Callable[[str, Exception], None],
+        cpu_cost_seconds: float = 0.0,
+        charge_encoding: Callable[[float], None] | None = None,
     ) -> None:
         super().__init__(EVENT_NAME, timestamp)
         self._recording: Recording | None = recording
         self._payload_as_bytes = payload_as_bytes
         self._report = report
+        self._charge_encoding = charge_encoding
         facts = recording.facts
         self._facts: dict[str, Any] = {
             "pyinstrument.format": FORMAT_VERSION,
             "pyinstrument.interval": interval_seconds,
             "pyinstrument.duration": facts.duration_seconds,
             "pyinstrument.cpu_time": facts.cpu_seconds,
+            "pyinstrument.cpu_cost": cpu_cost_seconds,
             "pyinstrument.sample_count": facts.sample_count,
             "pyinstrument.reason": reason,
             "pyinstrument.truncated": facts.truncated,
@@ -83,8 +88,12 @@ class ProfileEvent(EventBase):
         return Event, (self.name, dict(self.attributes), self.timestamp)
 
     def _encoded_or_error(self) -> dict[str, Any]:
+        start = time.thread_time()
         try:
-            return self._encoded()
+            encoded = self._encoded()
+            if self._charge_encoding is not None:
+                self._charge_encoding(time.thread_time() - start)
+            return encoded
         except Exception as error:
             self._report("encoding", error)
             return {"pyinstrument.error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]}

@@ -1,4 +1,4 @@
-"""What the user may decide: read once, from arguments and the environment."""
+"""What the user may decide: read once, from arguments, the environment and a file, in this order."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from logging import getLogger
-from typing import Any
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
 
 from otel_pyinstrument import environment_variables
+from otel_pyinstrument.configuration_file import BadConfigurationFile, read_configuration_file
+from otel_pyinstrument.path_patterns import PathPatterns
 
 _logger = getLogger(__name__)
 
+_PREFIX = "OTEL_PYINSTRUMENT_"
 _SHOWN_CHARACTERS = 80
+_SECRETS = frozenset({"project_key"})
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Settings:
     enabled: bool = True
     rate: float = 0.02
     """Share of requests, 0 to 1."""
+    cpu_budget: float = 0.01
+    """Share of the process's CPU time, 0 to 1; 1 is no limit."""
     max_concurrent: int = 4
     """Requests profiled at the same moment in one process."""
     interval: float = 10.0
@@ -38,41 +45,137 @@ class Settings:
     spool_max_bytes: int = 104_857_600
     spool_max_age: float = 86_400.0
     """Seconds."""
+    slow_threshold: float = 1.0
+    """Seconds from which on a request is slow."""
+    slow_rate: float = 0.2
+    """Share of requests of an endpoint that was slow."""
+    error_rate: float = 0.2
+    """Share of requests of an endpoint that failed."""
+    include: tuple[str, ...] = ()
+    """Patterns; when there are any, other requests are left alone."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of requests that are left alone."""
+    config_file: str = ""
+    platform_url: str = ""
+    """Where rules come from; empty: nowhere."""
+    project_key: str = ""
 
     @property
     def interval_seconds(self) -> float:
         return self.interval / 1000
 
+    @property
+    def asks_for_rules(self) -> bool:
+        return bool(self.platform_url and self.project_key)
+
+    @property
+    def profiles_anything(self) -> bool:
+        """Whether any request could be profiled; a rule of the platform may raise the rate from 0."""
+        may_have_rate = self.rate > 0 or self.asks_for_rules
+        return self.enabled and may_have_rate and self.cpu_budget > 0 and self.max_concurrent > 0
+
+
+class Resolved(NamedTuple):
+    """`origins` has for every field where its value came from, in words."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
 
 def read_settings(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> Settings:
-    """Settings from `arguments` (named like the fields), else from `environ`, else the defaults.
+    """The settings alone, see `resolve_settings`."""
+    return resolve_settings(environ, arguments).settings
 
-    Never raises: a bad value is logged once with its name and the default that is used instead.
-    An argument that is None and a variable that is empty count as not given.
+
+def resolve_settings(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> Resolved:
+    """Settings from `arguments` (named like the fields), else `environ`, else the file, else the defaults.
+
+    Never raises: a bad value is logged once with its name and the default that is used instead. A name that
+    is not known is logged too. An argument that is None and a text that is empty count as not given.
     """
     defaults = Settings()
+    unknown = sorted(arguments.keys() - _READERS.keys())
+    if unknown:
+        _logger.warning("Unknown options %s; known are %s", ", ".join(unknown), ", ".join(_READERS))
+    known = {variable_of(name) for name in _READERS}
+    unknown = sorted(name for name in environ if name.startswith(_PREFIX) and name not in known)
+    if unknown:
+        _logger.warning("Unknown variables %s; known are %s", ", ".join(unknown), ", ".join(sorted(known)))
+    from_file = _file_options(environ, arguments)
     values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     for name, read in _READERS.items():
-        variable = variable_of(name)
-        default = getattr(defaults, name)
-        for source, given in ((f"{name}=", arguments.get(name)), (f"{variable}=", environ.get(variable))):
+        origins[name] = "default"
+        for given, label, origin in (
+            (arguments.get(name), f"{name}=", "code"),
+            (environ.get(variable_of(name)), f"{variable_of(name)}=", f"environment ({variable_of(name)})"),
+            (from_file.options.get(name), f"{from_file.path}: {name}=", f"file ({from_file.path})"),
+        ):
             if given is None or (isinstance(given, str) and not given.strip()):
                 continue
             try:
                 values[name] = read(given)
+                origins[name] = origin
             except (TypeError, ValueError, OverflowError) as error:
-                shown = str(given)[:_SHOWN_CHARACTERS]
-                _logger.warning("%s%s: %s; using the default %s", source, shown, error, default)
+                shown = "***" if name in _SECRETS else str(given)[:_SHOWN_CHARACTERS]
+                default = getattr(defaults, name)
+                _logger.warning("%s%s: %s; using the default %s", label, shown, error, shown_value(default))
+                origins[name] = f"default, because the value in {origin} is bad"
             break
-    unknown = sorted(arguments.keys() - _READERS.keys())
-    if unknown:
-        _logger.warning("Unknown options %s; known are %s", ", ".join(unknown), ", ".join(_READERS))
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.platform_url and not settings.project_key:
+        _logger.warning(
+            "%s is set but %s is not: no rules are asked for",
+            variable_of("platform_url"),
+            variable_of("project_key"),
+        )
+    return Resolved(settings, origins)
 
 
 def variable_of(name: str) -> str:
     """The environment variable of the field `name`."""
-    return getattr(environment_variables, f"OTEL_PYINSTRUMENT_{name.upper()}")
+    return getattr(environment_variables, f"{_PREFIX}{name.upper()}")
+
+
+def shown_value(value: object, name: str = "") -> str:
+    """As the user would write it; the value of a secret field `name` is masked."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, tuple):
+        value = ",".join(cast("tuple[str, ...]", value))
+    if not value:
+        return "none"
+    return "***" if name in _SECRETS else str(value)
+
+
+class _File(NamedTuple):
+    path: str
+    options: Mapping[str, Any]
+
+
+def _file_options(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> _File:
+    path = str(arguments.get("config_file") or environ.get(variable_of("config_file")) or "").strip()
+    if not path:
+        return _File("", {})
+    try:
+        options = read_configuration_file(path, environ)
+    except BadConfigurationFile as error:
+        _logger.warning("%s=%s: the file %s; going on without it", variable_of("config_file"), path, error)
+        return _File(path, {})
+    unknown = sorted(options.keys() - _READERS.keys() | options.keys() & {"config_file"})
+    if unknown:
+        names = ", ".join(name[:_SHOWN_CHARACTERS] for name in unknown)
+        _logger.warning(
+            "%s: unknown options %s; known are %s",
+            path,
+            names,
+            ", ".join(name for name in _READERS if name != "config_file"),
+        )
+    return _File(path, {name: value for name, value in options.items() if name not in unknown})
 
 
 def _boolean(given: Any) -> bool:
@@ -124,9 +227,38 @@ def _path(given: Any) -> str:
     return os.path.abspath(os.path.expanduser(str(given).strip()))
 
 
+def _patterns(given: Any) -> tuple[str, ...]:
+    items: list[Any] = given.split(",") if isinstance(given, str) else list(given)
+    if not all(isinstance(item, str) for item in items):
+        raise ValueError("expected patterns separated by commas, or a list of them")
+    patterns = tuple(item.strip() for item in cast("list[str]", items) if item.strip())
+    try:
+        PathPatterns(patterns)
+    except ValueError as error:
+        raise ValueError(f"expected patterns like /orders/* or GET /orders/*, but {error}") from None
+    return patterns
+
+
+def _text(given: Any) -> str:
+    text = str(given).strip()
+    if not text.isprintable():
+        raise ValueError("expected text without control characters")
+    return text
+
+
+def _web_address(given: Any) -> str:
+    text = _text(given)
+    parts = urlsplit(text)
+    # Reading the port raises ValueError when it is none.
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.port == 0:
+        raise ValueError("expected an address like http://127.0.0.1:8000")
+    return text.rstrip("/")
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "enabled": _boolean,
     "rate": _number(0, 1),
+    "cpu_budget": _number(0, 1),
     "max_concurrent": _whole_number(0, 1000),
     "interval": _number(1, 1000),
     "max_duration": _number(0.1, 3600),
@@ -135,6 +267,14 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "spool_dir": _path,
     "spool_max_bytes": _whole_number(1 << 20, 1 << 50),
     "spool_max_age": _number(1, 365 * 86_400),
+    "slow_threshold": _number(0, 3600),
+    "slow_rate": _number(0, 1),
+    "error_rate": _number(0, 1),
+    "include": _patterns,
+    "exclude": _patterns,
+    "config_file": _text,
+    "platform_url": _web_address,
+    "project_key": _text,
 }
 
 FIELD_NAMES = tuple(field.name for field in fields(Settings))

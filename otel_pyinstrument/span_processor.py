@@ -5,19 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from logging import getLogger
+from typing import TYPE_CHECKING
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import SpanKind, get_current_span
 
 from otel_pyinstrument import private_names
+from otel_pyinstrument.endpoint import endpoint_of
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.guard import Guard
 from otel_pyinstrument.profile_event import ProfileEvent
-from otel_pyinstrument.request import Request, attach_request, request_of
+from otel_pyinstrument.request import (
+    Request,
+    attach_request,
+    attach_visit,
+    failed,
+    is_ours,
+    request_of,
+    visit_of,
+    wall_seconds,
+)
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.transport.log_event import LogEvents
+
+if TYPE_CHECKING:
+    from otel_pyinstrument.remote_rules.poller import RulesPoller
 
 _logger = getLogger(__name__)
 
@@ -43,8 +57,9 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._payload_as_bytes = payload_as_bytes
         self._ending_hook_works = ending_hook_works
         self._log_events = log_events
-        self._gate = Gate(rate=settings.rate, max_concurrent=settings.max_concurrent)
+        self.gate = Gate(settings)
         self._engine = Engine(settings)
+        self._poller = _rules_poller(settings, self.gate)
         self._guard = Guard(self.shutdown, reraise=reraise)
         self._off = False
 
@@ -53,12 +68,14 @@ class ProfilingSpanProcessor(SpanProcessor):
             self._guard.call("on_start", self._start, span, parent_context)
 
     def _on_ending(self, span: Span) -> None:
-        if self._ending_hook_works and request_of(span) is not None:
+        if self._ending_hook_works and is_ours(span):
             self._guard.call("on_ending", self._end, span)
 
     def shutdown(self) -> None:
         """Profile nothing from now on. Hooks on other threads go at their next sample."""
         self._off = True
+        if self._poller is not None:
+            self._poller.stop()
         self._engine.stop_all()
 
     def reset_after_fork(self) -> None:
@@ -67,7 +84,9 @@ class ProfilingSpanProcessor(SpanProcessor):
 
     def _reset(self) -> None:
         self._engine.stop_all()
-        self._gate.reset()
+        self.gate.reset()
+        if self._poller is not None:
+            self._poller.reset()
 
     def _start(self, span: Span, parent_context: Context | None) -> None:
         if span.parent is not None and not span.parent.is_remote:
@@ -79,27 +98,48 @@ class ProfilingSpanProcessor(SpanProcessor):
             return
         if self._log_events is None and private_names.max_events_of(span) == 0:
             return
-        slot = self._gate.admit()
+        if self._poller is not None and not self._poller.started:
+            self._poller.start()
+        visit = self.gate.arrive(endpoint_of(span))
+        if visit is None:
+            return
+        attach_visit(span, visit)
+        if not self._ending_hook_works:
+            self._wrap_end(span)
+        slot = self.gate.admit(visit)
         if slot is None:
             return
         segment = self._engine.open()
         if segment is None:
-            slot.release()
+            self.gate.refuse(slot, visit)
             return
-        attach_request(span, Request(span.get_span_context().span_id, "rate", slot, segment))
-        if not self._ending_hook_works:
-            self._wrap_end(span)
+        attach_request(span, Request(span.get_span_context().span_id, slot, segment))
 
     def _end(self, span: Span, timestamp: int | None = None) -> None:
+        visit = visit_of(span)
         request = request_of(span)
-        if request is None or request.root_span_id != span.get_span_context().span_id:
+        if request is not None and request.root_span_id != span.get_span_context().span_id:
             return
-        recording = request.finish()
-        if recording is None:
+        recording = None if request is None else request.finish()
+        cost = 0.0
+        if visit is not None:
+            seconds = wall_seconds(span, timestamp)
+            if request is None or recording is None:
+                self.gate.leave(visit, seconds=seconds, failed=failed(span))
+            else:
+                cost = self.gate.leave(
+                    visit,
+                    seconds=seconds,
+                    failed=failed(span),
+                    slot=request.slot,
+                    sampled_seconds=recording.facts.cpu_seconds,
+                    comparable=not recording.facts.truncated and not recording.facts.interrupted,
+                )
+        if request is None or recording is None:
             return
         if recording.facts.failure is not None:
             self._guard.report("sampling", recording.facts.failure)
-        self._gate.hold(recording, recording.node_count)
+        self.gate.hold(recording, recording.node_count)
         event = ProfileEvent(
             recording,
             reason=request.reason,
@@ -107,6 +147,8 @@ class ProfilingSpanProcessor(SpanProcessor):
             timestamp=span.end_time if timestamp is None else timestamp,
             payload_as_bytes=self._payload_as_bytes,
             report=self._guard.report,
+            cpu_cost_seconds=cost,
+            charge_encoding=self.gate.charge_encoding,
         )
         if self._log_events is None or not self._log_events.emit(event, span):
             self._append(event, span)
@@ -129,3 +171,12 @@ class ProfilingSpanProcessor(SpanProcessor):
             original(end_time)
 
         span.end = end
+
+
+def _rules_poller(settings: Settings, gate: Gate) -> RulesPoller | None:
+    if not settings.asks_for_rules:
+        return None
+    # Costs an import of the HTTP client that only few need.
+    from otel_pyinstrument.remote_rules.poller import RulesPoller
+
+    return RulesPoller(settings.platform_url, settings.project_key, gate.apply)

@@ -60,7 +60,7 @@ class Traced:
         self.tracer = self.provider.get_tracer("test")
         self.exporter = InMemorySpanExporter()
         self.processor = ProfilingSpanProcessor(
-            Settings(**{"rate": 1.0, "interval": 5.0, **settings}),  # type: ignore[arg-type]
+            Settings(**{"rate": 1.0, "cpu_budget": 1.0, "interval": 5.0, **settings}),  # type: ignore[arg-type]
             payload_as_bytes=lambda: False,
             reraise=True,
         )

@@ -104,6 +104,7 @@ def environment(site: Path, **variables: str) -> dict[str, str]:
         "OTEL_LOGS_EXPORTER": "none",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "OTEL_PYINSTRUMENT_RATE": "1",
+        "OTEL_PYINSTRUMENT_CPU_BUDGET": "1",
         "OTEL_PYINSTRUMENT_INTERVAL": "4",
         **variables,
     }

@@ -42,7 +42,7 @@ def provider_with(processors: list[SpanProcessor], **options: object) -> TracerP
 
 def profiling(**options: object) -> ProfilingSpanProcessor:
     options = {"payload_as_bytes": lambda: False, "reraise": True} | options
-    return ProfilingSpanProcessor(Settings(rate=1.0, interval=5.0), **options)
+    return ProfilingSpanProcessor(Settings(rate=1.0, cpu_budget=1.0, interval=5.0), **options)
 
 
 def serve(provider: TracerProvider, work: Callable[[], object] = lambda: None, **options: object) -> None:

@@ -1,0 +1,71 @@
+"""What the gate decides and costs, as OpenTelemetry metrics."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
+
+from otel_pyinstrument.gate import Gate
+from otel_pyinstrument.version import __version__
+
+_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+_providers: weakref.WeakSet[MeterProvider] = weakref.WeakSet()
+
+
+def report(gate: Gate, meter_provider: MeterProvider | None = None) -> None:
+    """Observe `gate` as long as it lives. Requests pay nothing: the numbers are read when they are exported.
+
+    Instruments cannot be removed from a meter, so each provider gets them once, for all gates.
+    """
+    from opentelemetry.metrics import get_meter_provider
+
+    provider = get_meter_provider() if meter_provider is None else meter_provider
+    _gates.add(gate)
+    if provider in _providers:
+        return
+    _providers.add(provider)
+    meter = get_meter("otel_pyinstrument", __version__, meter_provider=provider)
+    meter.create_observable_counter(
+        "otel_pyinstrument.gate.requests",
+        [_requests],
+        unit="{request}",
+        description="Requests by what the gate decided about profiling them",
+    )
+    meter.create_observable_counter(
+        "otel_pyinstrument.gate.cpu.cost",
+        [_cost],
+        unit="s",
+        description="Estimated CPU time that profiling has cost",
+    )
+    meter.create_observable_gauge(
+        "otel_pyinstrument.gate.cpu.share",
+        [_share],
+        unit="1",
+        description="Estimated share of the process's CPU time that profiling has cost since it began",
+    )
+
+
+def _requests(_options: CallbackOptions) -> Iterable[Observation]:
+    total: dict[str, int] = {}
+    for gate in list(_gates):
+        for decision, count in gate.decisions().items():
+            total[decision] = total.get(decision, 0) + count
+    return [Observation(count, {"decision": decision}) for decision, count in total.items()]
+
+
+def _cost(_options: CallbackOptions) -> Iterable[Observation]:
+    costs = [gate.costs() for gate in list(_gates)]
+    return [
+        Observation(sum(cost.hook for cost in costs), {"part": "hook"}),
+        Observation(sum(cost.encoding for cost in costs), {"part": "encoding"}),
+    ]
+
+
+def _share(_options: CallbackOptions) -> Iterable[Observation]:
+    costs = [gate.costs() for gate in list(_gates)]
+    process = max((cost.process for cost in costs), default=0.0)
+    if process <= 0:
+        return []
+    return [Observation(sum(cost.hook + cost.encoding for cost in costs) / process)]

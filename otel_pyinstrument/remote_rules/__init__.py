@@ -1,0 +1,1 @@
+"""What the platform decides about a project's profiling: rules, fetched in the background, kept on disk."""

@@ -1,0 +1,150 @@
+"""Rules of the platform, read from JSON that may hold anything."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, cast
+
+from otel_pyinstrument.endpoint import Endpoint, endpoint_key
+from otel_pyinstrument.path_patterns import BadPattern, PathPatterns
+
+MAX_BYTES = 262_144
+_MAX_ENDPOINTS = 500
+_MAX_CHARACTERS = 500
+
+
+class InvalidRules(ValueError):
+    """The document is none of ours; the message names the field."""
+
+
+@dataclass(frozen=True)
+class EndpointRule:
+    """For one endpoint, until `expires_at` (Unix time). None: not decided."""
+
+    sampling_rate: float | None = None
+    slow_threshold: float | None = None
+    """Seconds."""
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """None and empty mean that the platform does not decide; then the settings do."""
+
+    enabled: bool | None = None
+    sampling_rate: float | None = None
+    include: PathPatterns = field(default_factory=lambda: PathPatterns(()))
+    exclude: PathPatterns = field(default_factory=lambda: PathPatterns(()))
+    endpoints: Mapping[str, EndpointRule] = field(default_factory=dict[str, EndpointRule])
+
+    def rule_for(self, endpoint: Endpoint, now: float) -> EndpointRule | None:
+        """The rule for this route or, as the route may be unknown at the start, this very path."""
+        rule = self.endpoints.get(endpoint.key) or self.endpoints.get(f"{endpoint.method} {endpoint.path}")
+        if rule is None or (rule.expires_at is not None and rule.expires_at <= now):
+            return None
+        return rule
+
+
+NO_RULES = Rules()
+
+
+def read_rules(document: bytes) -> Rules:
+    """Rules from `{"sampling_rate": ..., "enabled": ..., "exclude_paths": [...], "include_patterns": [...],
+    "endpoint_configs": {"GET /api/x": {"sampling_rate", "slow_threshold", "expires_at"}}}`, plain or as
+    `data` of an answer of the API. Unknown fields are for later versions and ignored.
+
+    Raises:
+        InvalidRules: it is anything else, or too large. Then nothing of it holds.
+    """
+    if len(document) > MAX_BYTES:
+        raise InvalidRules(f"more than {MAX_BYTES} bytes")
+    try:
+        decoded: Any = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRules(f"not JSON: {str(error)[:_MAX_CHARACTERS]}") from None
+    fields = _mapping(decoded, "the document")
+    if "data" in fields:
+        fields = _mapping(fields["data"], "data")
+    try:
+        return Rules(
+            enabled=_flag(fields, "enabled"),
+            sampling_rate=_number(fields, "sampling_rate", 1.0),
+            include=PathPatterns(_texts(fields, "include_patterns")),
+            exclude=PathPatterns(_texts(fields, "exclude_paths")),
+            endpoints=_endpoints(fields),
+        )
+    except BadPattern as error:
+        raise InvalidRules(str(error)) from None
+
+
+def _endpoints(fields: Mapping[str, Any]) -> dict[str, EndpointRule]:
+    given = fields.get("endpoint_configs")
+    entries: Mapping[str, Any] = {} if given is None else _mapping(given, "endpoint_configs")
+    if len(entries) > _MAX_ENDPOINTS:
+        raise InvalidRules(f"endpoint_configs has more than {_MAX_ENDPOINTS} entries")
+    rules: dict[str, EndpointRule] = {}
+    for name, value in entries.items():
+        entry = _mapping(value, "endpoint_configs")
+        rule = EndpointRule(
+            sampling_rate=_number(entry, "sampling_rate", 1.0),
+            slow_threshold=_number(entry, "slow_threshold", 86_400.0),
+            expires_at=_time(entry),
+        )
+        method, _, route = name[:_MAX_CHARACTERS].strip().partition(" ")
+        # As the path it may be, and as the route.
+        rules[f"{method} {route.strip()}"] = rules[endpoint_key(method, route.strip())] = rule
+    return rules
+
+
+def _mapping(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidRules(f"{name} is no object")
+    return cast("Mapping[str, Any]", value)
+
+
+def _flag(fields: Mapping[str, Any], name: str) -> bool | None:
+    value = fields.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    raise InvalidRules(f"{name} is neither true nor false")
+
+
+def _number(fields: Mapping[str, Any], name: str, highest: float) -> float | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= highest:
+        return float(value)
+    raise InvalidRules(f"{name} is no number from 0 to {highest:g}")
+
+
+def _texts(fields: Mapping[str, Any], name: str) -> list[str]:
+    value: Any = fields.get(name)
+    if value is None:
+        return []
+    if isinstance(value, list):
+        items = cast("list[Any]", value)
+        if all(isinstance(item, str) for item in items):
+            return items
+    raise InvalidRules(f"{name} is no list of texts")
+
+
+def _time(fields: Mapping[str, Any]) -> float | None:
+    """RFC 3339, or Unix seconds. Without zone: UTC."""
+    value = fields.get("expires_at")
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            # fromisoformat reads no Z before Python 3.11.
+            moment = datetime.fromisoformat(value.strip()[:64].replace("Z", "+00:00"))
+            return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidRules("expires_at is no time")
