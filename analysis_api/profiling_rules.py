@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
@@ -15,11 +16,12 @@ from typing_extensions import TypedDict  # pydantic reads typing.TypedDict from 
 from analysis_api.answers import Answer, success
 from analysis_api.errors import ApiError, Code, shown
 from analysis_api.parameters import NoParameters
+from analysis_api.shapes import rfc3339
 from profile_store.contracts import Store
 from profile_store.model import Project
 
 
-class EndpointRuleBody(TypedDict, total=False):
+class EndpointRuleBody(TypedDict):
     """For one endpoint, until `expires_at` if there is one. `slow_threshold` is in seconds."""
 
     sampling_rate: float | None
@@ -75,10 +77,24 @@ def rules_body(project: Project) -> RulesBody:
         "exclude_paths": list(config.get("exclude_paths") or ()),
         "include_patterns": list(config.get("include_patterns") or ()),
         "endpoint_configs": {
-            endpoint: EndpointRuleBody(**rule)
-            for endpoint, rule in (config.get("endpoint_configs") or {}).items()
+            endpoint: _endpoint_rule(rule)
+            for endpoint, rule in _mapping(config.get("endpoint_configs")).items()
         },
     }
+
+
+def _endpoint_rule(rule: Mapping[str, Any]) -> EndpointRuleBody:
+    expires_at = rule.get("expires_at")
+    return {
+        "sampling_rate": rule.get("sampling_rate"),
+        "slow_threshold": rule.get("slow_threshold"),
+        # As a date when a database held it.
+        "expires_at": rfc3339(expires_at) if isinstance(expires_at, datetime) else expires_at,
+    }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return {} if value is None else value
 
 
 def _etag(body: RulesBody) -> str:

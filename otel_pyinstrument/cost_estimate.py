@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 _PRIOR_SLOWDOWN = 1.8
-_PRIOR_SECONDS = 0.05
+_PRIOR_SECONDS = 0.02
 _MEMORY = 0.99
 _MAX_RATIO = 8.0
 _MAX_SLOWDOWN = 5.0
@@ -60,7 +60,7 @@ class CostEstimate:
         self._usual_seconds = self._usual_seconds * _MEMORY + usual_seconds
 
     def hook_begins(self, thread: int, thread_seconds: float, *, others_here: bool, others: bool) -> None:
-        """A hook goes in on `thread`. `others_here`: it had one already; `others`: any thread had."""
+        """A hook goes in on `thread`. `others_here`: it had one; `others`: any thread had."""
         if not others_here:
             self._covered[thread] = thread_seconds
         if self.every_thread_pays and not others:
@@ -69,7 +69,7 @@ class CostEstimate:
     def hook_ends(self, thread: int, thread_seconds: float, *, others_here: bool) -> float:
         """CPU seconds of `thread` under hooks that no earlier call has told of.
 
-        Where several requests are profiled on one thread at once, as on an event loop, each second counts once.
+        Where several requests are profiled on one thread at once, as on an event loop, each counts once.
         """
         covered = self._covered.pop(thread, thread_seconds)
         if others_here:

@@ -1,4 +1,4 @@
-"""What OpenTelemetry's own configuration file may say: `instrumentation/development: python: pyinstrument:`."""
+"""What OpenTelemetry's own configuration file may say under `instrumentation/development`."""
 
 from __future__ import annotations
 

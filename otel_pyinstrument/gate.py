@@ -95,7 +95,7 @@ class Gate:
         self._clock = clock
         self._every_thread_pays = every_thread_pays
         self._rules_clock = rules_clock
-        self._rules = NO_RULES
+        self.apply(NO_RULES)
         self.reset()
 
     def reset(self) -> None:
@@ -125,6 +125,9 @@ class Gate:
     def apply(self, rules: Rules) -> None:
         """From now on `rules` hold beside the settings."""
         self._rules = rules
+        self.asks_for_paths = bool(
+            self._include or self._exclude or rules.include or rules.exclude or rules.endpoints
+        )
 
     # --- a request -----------------------------------------------------------------------------------
 
@@ -266,6 +269,8 @@ class Gate:
     def _wanted(self, rules: Rules, endpoint: Endpoint) -> bool:
         if rules.enabled is False:
             return False
+        if not self.asks_for_paths:
+            return True
         for include in (self._include, rules.include):
             if include and not include.match(endpoint.method, endpoint.path):
                 return False

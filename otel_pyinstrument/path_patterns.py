@@ -41,7 +41,7 @@ def _parsed(pattern: str) -> tuple[str, list[str]]:
     method, _, path = pattern.strip().rpartition(" ")
     if not method and _METHOD.fullmatch(path):
         method, path = path, "*"
-    path = path.strip()
+    method = method.strip()
     if (method and not _METHOD.fullmatch(method)) or not path.startswith(("/", "*")):
         raise BadPattern(f"{pattern[:80]!r} is not like /orders/*, GET /orders/* or OPTIONS")
     return method, path.split("*")

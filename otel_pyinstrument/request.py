@@ -65,7 +65,7 @@ def failed(span: RecordingSpan) -> bool:
     if span.status.status_code is StatusCode.ERROR:
         return True
     attributes = span.attributes or {}
-    status = attributes.get("http.response.status_code", attributes.get("http.status_code"))
+    status = attributes.get("http.status_code") or attributes.get("http.response.status_code")
     return isinstance(status, int) and status >= 500
 
 

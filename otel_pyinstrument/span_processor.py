@@ -100,7 +100,7 @@ class ProfilingSpanProcessor(SpanProcessor):
             return
         if self._poller is not None and not self._poller.started:
             self._poller.start()
-        visit = self.gate.arrive(endpoint_of(span))
+        visit = self.gate.arrive(endpoint_of(span, with_path=self.gate.asks_for_paths))
         if visit is None:
             return
         attach_visit(span, visit)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from otel_pyinstrument.settings import resolve_settings, shown_value
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage] - it has no public name
+    # It has no public name.
+    from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
 
 
 def add_to(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,8 +20,8 @@ def add_to(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "config",
         help="print the effective configuration and where each value came from",
-        description="Reads the environment and the configuration file as a service started here would. What the "
-        "service's own code passes to instrument() is not seen. Secrets are masked.",
+        description="Reads the environment and the configuration file as a service started here would. What "
+        "the service's own code passes to instrument() is not seen. Secrets are masked.",
     )
     parser.set_defaults(run=run)
 

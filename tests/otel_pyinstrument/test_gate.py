@@ -1,50 +1,352 @@
+"""Which requests the gate admits, with clocks that the tests move."""
+
 from __future__ import annotations
 
 import gc
 import random
 import threading
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from otel_pyinstrument import gate as gate_module
-from otel_pyinstrument.gate import Gate
+from otel_pyinstrument.endpoint import Endpoint
+from otel_pyinstrument.gate import Gate, Visit
+from otel_pyinstrument.remote_rules.rules import read_rules
+from otel_pyinstrument.settings import Settings
+
+ORDERS = Endpoint("GET /orders", "GET", "/orders")
 
 
 class Finished:
     """Stands where a recording stands."""
 
 
-def test_everything_is_admitted_at_rate_one() -> None:
-    gate = Gate(rate=1, max_concurrent=1000)
-    slots = [gate.admit() for _ in range(1000)]
+class Service:
+    """A process whose clocks move when it serves. A profiled request takes twice the CPU time."""
 
-    assert all(slots)
+    def __init__(self, **settings: object) -> None:
+        self.cpu = 0.0
+        self.now = 0.0
+        self.date = 1_000_000.0
+        self.gate = Gate(
+            Settings(**{"rate": 1.0, "cpu_budget": 1.0, "max_concurrent": 1000, **settings}),  # type: ignore[arg-type]
+            thread_seconds=lambda: self.cpu,
+            process_seconds=lambda: self.cpu,
+            clock=lambda: self.now,
+            rules_clock=lambda: self.date,
+            every_thread_pays=False,
+        )
+        self.gate._random = random.Random(1)
+        self.extra = 0.0
+
+    def serve(
+        self, endpoint: Endpoint = ORDERS, *, cpu: float = 0.01, seconds: float = 0.02, failed: bool = False
+    ) -> str | None:
+        """The reason why the request was profiled; None when it was not."""
+        visit = self.gate.arrive(endpoint)
+        slot = None if visit is None else self.gate.admit(visit)
+        self.cpu += cpu
+        self.now += seconds
+        if slot is not None:
+            self.cpu += cpu
+            self.extra += cpu
+            slot.release()
+        if visit is not None:
+            self.gate.leave(visit, seconds=seconds, failed=failed, slot=slot)
+        return None if slot is None else slot.reason
+
+    def rules(self, text: str) -> None:
+        self.gate.apply(read_rules(text.encode()))
 
 
-def test_the_rate_is_the_share_that_is_admitted() -> None:
-    gate = Gate(rate=0.2, max_concurrent=10_000)
-    gate._random = random.Random(1)
-    slots = [gate.admit() for _ in range(10_000)]
-
-    assert sum(slot is not None for slot in slots) == pytest.approx(2000, rel=0.1)
+@pytest.fixture
+def make() -> Callable[..., Service]:
+    return Service
 
 
-def test_random_numbers_of_a_seeded_application_stay_the_same() -> None:
+def endpoint(path: str, method: str = "GET") -> Endpoint:
+    return Endpoint(f"{method} {path}", method, path)
+
+
+# --- the rate ----------------------------------------------------------------------------------------
+
+
+def test_everything_is_admitted_at_rate_one_without_a_limit(make) -> None:
+    service = make()
+
+    assert [service.serve(endpoint(f"/{i % 7}")) for i in range(1000)] == ["rate"] * 1000
+
+
+def test_the_rate_is_the_share_that_is_admitted(make) -> None:
+    # Given endpoints of every kind
+    service = make(rate=0.1)
+    kinds = [endpoint(f"/{i}") for i in range(20)]
+    pick = random.Random(3)
+
+    # When many requests come
+    chosen = Counter(
+        service.serve(pick.choices(kinds, weights=range(1, 21))[0], seconds=pick.random() / 10)
+        for _ in range(20_000)
+    )
+
+    # Then about that share is profiled
+    assert chosen["rate"] == pytest.approx(2000, rel=0.1)
+    assert set(chosen) == {"rate", None}
+
+
+def test_rare_and_slow_endpoints_have_more_than_their_share(make) -> None:
+    service = make(rate=0.05)
+    pick = random.Random(4)
+    chosen: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    for _ in range(20_000):
+        kind = pick.choices(["often", "rare", "slow"], weights=[90, 5, 5])[0]
+        seen[kind] += 1
+        chosen[kind] += (
+            service.serve(endpoint(f"/{kind}"), seconds=0.5 if kind == "slow" else 0.01) is not None
+        )
+
+    share = {kind: chosen[kind] / seen[kind] for kind in seen}
+
+    assert share["slow"] > 2 * share["rare"] > 4 * share["often"] > 0
+
+
+def test_every_endpoint_has_a_profile_by_its_second_request(make) -> None:
+    service = make(rate=0.000_001)
+
+    assert [service.serve(endpoint("/a")) for _ in range(4)] == [None, "rate", None, None]
+    assert [service.serve(endpoint("/b")) for _ in range(4)] == [None, "rate", None, None]
+
+
+def test_a_request_whose_thread_cannot_be_profiled_was_not_the_first(make) -> None:
+    service = make(rate=0.000_001)
+    service.serve()
+
+    # When the engine refuses
+    visit = service.gate.arrive(ORDERS)
+    slot = service.gate.admit(visit)
+    service.gate.refuse(slot, visit)
+    service.gate.leave(visit, seconds=0.1, failed=False)
+
+    # Then the next one has its turn
+    assert service.gate.decisions()["unavailable"] == 1
+    assert service.serve() == "rate"
+    assert service.gate.decisions()["profiled"] == 1
+
+
+def test_random_numbers_of_a_seeded_application_stay_the_same(make) -> None:
     # Given an application that seeds the shared generator
     random.seed(5)
     expected = random.random()
     random.seed(5)
 
     # When the gate decides
-    gate = Gate(rate=0.5, max_concurrent=10)
+    service = make(rate=0.5)
     for _ in range(100):
-        gate.admit()
+        service.serve()
 
     assert random.random() == expected
 
 
-def test_a_released_slot_is_free_again() -> None:
-    gate = Gate(rate=1, max_concurrent=1)
+# --- slow and failed ---------------------------------------------------------------------------------
+
+
+def test_an_endpoint_that_was_slow_has_its_own_rate_for_a_while(make) -> None:
+    # Given an endpoint that has its first profile, and then a slow request
+    service = make(rate=0.000_001, slow_rate=1.0, slow_threshold=0.5)
+    for _ in range(3):
+        service.serve()
+    service.serve(seconds=0.5)
+
+    # Then its next requests are profiled, and later ones not
+    assert [service.serve() for _ in range(25)] == ["slow"] * 19 + [None] * 6
+    assert service.serve(endpoint("/other")) is None
+
+
+def test_an_endpoint_that_failed_has_its_own_rate_for_a_while(make) -> None:
+    service = make(rate=0.000_001, error_rate=1.0)
+    for _ in range(3):
+        service.serve()
+    service.serve(failed=True)
+
+    assert [service.serve() for _ in range(20)] == ["error"] * 19 + [None]
+
+
+def test_rate_zero_means_none_even_of_slow_ones(make) -> None:
+    service = make(rate=0.0, slow_rate=1.0, error_rate=1.0)
+
+    assert {service.serve(seconds=9, failed=True) for _ in range(50)} == {None}
+
+
+def test_a_forced_request_is_profiled_whatever_the_rate(make) -> None:
+    service = make(rate=0.0)
+
+    slot = service.gate.admit(forced=True)
+
+    assert slot.reason == "forced"
+    assert make(rate=0.0).gate.admit() is None
+
+
+# --- include and exclude -----------------------------------------------------------------------------
+
+
+def test_excluded_requests_are_not_looked_at(make) -> None:
+    service = make(exclude=("/health", "OPTIONS"))
+
+    assert service.serve(endpoint("/health")) is None
+    assert service.serve(endpoint("/orders", "OPTIONS")) is None
+    assert service.serve(endpoint("/orders")) == "rate"
+    assert service.gate.decisions()["excluded"] == 2
+
+
+def test_only_included_requests_are_profiled_and_exclude_wins(make) -> None:
+    service = make(include=("/api/*",), exclude=("/api/health",))
+
+    assert service.serve(endpoint("/api/orders")) == "rate"
+    assert service.serve(endpoint("/api/health")) is None
+    assert service.serve(endpoint("/orders")) is None
+
+
+# --- rules of the platform ---------------------------------------------------------------------------
+
+
+def test_a_rule_holds_for_its_endpoint_until_it_expires(make) -> None:
+    # Given a rule for ten minutes
+    service = make(rate=0.000_001)
+    for _ in range(3):
+        service.serve()
+    service.rules('{"endpoint_configs": {"GET /orders": {"sampling_rate": 1, "expires_at": 1000600}}}')
+
+    # Then it decides, for that endpoint
+    assert [service.serve() for _ in range(3)] == ["rule"] * 3
+    assert service.serve(endpoint("/other")) is None
+
+    # And no more afterwards
+    service.date += 600
+    assert [service.serve() for _ in range(3)] == [None] * 3
+
+
+def test_a_rule_finds_routes_and_paths(make) -> None:
+    service = make(rate=0.0)
+    service.rules(
+        '{"endpoint_configs": {"GET /a/{order_id}": {"sampling_rate": 1}, "GET /b/7": {"sampling_rate": 1}}}'
+    )
+
+    assert service.serve(Endpoint("GET /a/{}", "GET", "/a/12")) == "rule"
+    assert service.serve(Endpoint("GET /b/{}", "GET", "/b/7")) == "rule"
+    assert service.serve(Endpoint("GET /b/{}", "GET", "/b/8")) is None
+
+
+def test_a_rule_may_move_the_slow_threshold_alone(make) -> None:
+    service = make(rate=0.000_001, slow_rate=1.0)
+    service.rules('{"endpoint_configs": {"GET /orders": {"slow_threshold": 0.1}}}')
+    for _ in range(3):
+        service.serve()
+
+    service.serve(seconds=0.2)
+
+    assert service.serve() == "slow"
+
+
+def test_the_platform_can_change_the_rate_and_switch_profiling_off(make) -> None:
+    service = make(rate=0.0)
+    service.rules('{"sampling_rate": 1}')
+    assert service.serve() == "rate"
+
+    service.rules('{"sampling_rate": 1, "enabled": false}')
+    assert service.serve() is None
+    assert service.gate.decisions()["disabled"] == 1
+
+    service.rules("{}")
+    assert service.serve() is None
+
+
+def test_patterns_of_the_platform_hold_beside_the_settings(make) -> None:
+    service = make(exclude=("/health",))
+    service.rules('{"exclude_paths": ["/ping"], "include_patterns": ["/p*", "/h*"]}')
+
+    assert service.serve(endpoint("/health")) is None
+    assert service.serve(endpoint("/ping")) is None
+    assert service.serve(endpoint("/orders")) is None
+    assert service.serve(endpoint("/products")) == "rate"
+
+
+# --- the budget --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.05])
+def test_the_budget_wins_over_every_rate(budget: float, make) -> None:
+    # Given settings and rules that want everything
+    service = make(rate=1.0, cpu_budget=budget, slow_rate=1.0, slow_threshold=0)
+    service.rules('{"endpoint_configs": {"GET /rule": {"sampling_rate": 1}}}')
+
+    # When the process works for a long time
+    for i in range(50_000):
+        service.serve(endpoint(("/rule", "/slow", f"/{i}")[i % 3]), failed=i % 5 == 0)
+
+    # Then profiling has cost that share of its CPU time, and not much less
+    assert budget * 0.5 <= service.extra / service.cpu <= budget * 1.15
+    assert service.gate.decisions()["budget"] > 10_000
+
+
+def test_the_estimate_is_what_profiling_has_cost(make) -> None:
+    service = make(rate=0.1)
+    for i in range(2_000):
+        service.serve(endpoint(f"/{i % 3}"), cpu=0.01 * (1 + i % 3))
+
+    assert service.gate.costs().hook == pytest.approx(service.extra, rel=0.05)
+    assert service.gate.costs().process == pytest.approx(service.cpu)
+
+
+def test_a_burst_is_bounded_by_what_the_budget_holds(make) -> None:
+    # Given a process that has been saving for hours
+    service = make(cpu_budget=0.01)
+    service.cpu += 10_000
+
+    # When a thousand requests come at once
+    for _ in range(1000):
+        service.serve()
+
+    # Then not more than it could hold and the burst itself has earned was spent
+    assert service.extra <= 0.3 + 0.01 * (service.cpu - 10_000)
+
+
+def test_requests_under_way_count_before_their_cost_is_known(make) -> None:
+    # Given a budget of 0.15 s and requests that are estimated at 5 ms
+    service = make(cpu_budget=0.01)
+
+    slots = [service.gate.admit(service.gate.arrive(ORDERS)) for _ in range(1000)]
+
+    assert sum(slot is not None for slot in slots) < 35
+
+
+def test_a_new_endpoint_has_its_profile_although_others_use_up_the_budget(make) -> None:
+    # Given an endpoint that takes all there is
+    service = make(cpu_budget=0.01)
+    for _ in range(5_000):
+        service.serve()
+    assert service.gate.decisions()["budget"] > 4_000
+
+    # Then there is something left for one that is new
+    assert [service.serve(endpoint("/new")) for _ in range(2)] == [None, "rate"]
+
+
+def test_encoding_is_charged(make) -> None:
+    service = make(cpu_budget=0.01)
+    service.gate.charge_encoding(0.5)
+
+    assert service.serve() is None
+    assert service.gate.decisions()["budget"] == 1
+    assert service.gate.costs().encoding == 0.5
+
+
+# --- limits ------------------------------------------------------------------------------------------
+
+
+def test_a_released_slot_is_free_again(make) -> None:
+    gate = make(max_concurrent=1).gate
     slot = gate.admit()
     assert gate.admit() is None
 
@@ -54,25 +356,26 @@ def test_a_released_slot_is_free_again() -> None:
     second = gate.admit()
     assert second is not None
     assert gate.admit() is None
+    assert gate.decisions()["concurrency"] == 2
 
 
-def test_a_forgotten_slot_is_free_again() -> None:
-    gate = Gate(rate=1, max_concurrent=1)
+def test_a_forgotten_slot_is_free_again(make) -> None:
+    gate = make(max_concurrent=1).gate
     gate.admit()
     gc.collect()
 
     assert gate.admit() is not None
 
 
-def test_threads_never_get_more_slots_than_there_are() -> None:
+def test_threads_never_get_more_slots_than_there_are(make) -> None:
     # Given many threads that ask at once
-    gate = Gate(rate=1, max_concurrent=3)
+    gate = make(max_concurrent=3).gate
     slots: list[object] = []
     barrier = threading.Barrier(16)
 
     def ask() -> None:
         barrier.wait()
-        slots.append(gate.admit())
+        slots.append(gate.admit(gate.arrive(ORDERS)))
 
     threads = [threading.Thread(target=ask) for _ in range(16)]
     for thread in threads:
@@ -83,14 +386,15 @@ def test_threads_never_get_more_slots_than_there_are() -> None:
     assert sum(slot is not None for slot in slots) == 3
 
 
-def test_nothing_is_admitted_while_finished_trees_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_admitted_while_finished_trees_pile_up(make, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given trees that nobody encodes
     monkeypatch.setattr(gate_module, "_MAX_WAITING_NODES", 100)
-    gate = Gate(rate=1, max_concurrent=10)
+    gate = make().gate
     waiting = [Finished(), Finished()]
     gate.hold(waiting[0], 50)
     gate.hold(waiting[1], 50)
     assert gate.admit() is None
+    assert gate.decisions()["backlog"] == 1
 
     # When one of them is encoded, or its span dropped
     waiting.pop()
@@ -99,9 +403,40 @@ def test_nothing_is_admitted_while_finished_trees_pile_up(monkeypatch: pytest.Mo
     assert gate.admit() is not None
 
 
-def test_a_forked_child_starts_with_its_own_places_and_numbers() -> None:
+def test_a_request_that_ends_twice_counts_once(make) -> None:
+    service = make(rate=0.0)
+    visit = service.gate.arrive(ORDERS)
+    service.gate.leave(visit, seconds=1, failed=False)
+    service.gate.leave(visit, seconds=1, failed=False)
+
+    assert visit.history.seconds == 1
+
+
+def test_nothing_is_kept_of_threads_and_requests_that_are_over(make) -> None:
+    # Given requests on many threads, some ended by another thread
+    service = make(rate=0.5)
+    handed_over: list[Visit] = []
+
+    def work(number: int) -> None:
+        service.serve()
+        if number % 2:
+            handed_over.append(service.gate.arrive(ORDERS))
+
+    for number in range(50):
+        thread = threading.Thread(target=work, args=(number,))
+        thread.start()
+        thread.join()
+    for visit in handed_over:
+        service.gate.leave(visit, seconds=1, failed=False)
+
+    assert service.gate._presences == {}
+    assert service.gate._active == {}
+    assert service.gate._estimate._covered == {}
+
+
+def test_a_forked_child_starts_with_its_own_places_and_numbers(make) -> None:
     # Given a gate with all places taken
-    gate = Gate(rate=1, max_concurrent=1)
+    gate = make(max_concurrent=1).gate
     parents = gate.admit()
     before = gate._random
 
@@ -114,3 +449,4 @@ def test_a_forked_child_starts_with_its_own_places_and_numbers() -> None:
     parents.release()
     assert gate.admit() is None
     assert gate._random is not before
+    assert gate.decisions()["profiled"] == 1

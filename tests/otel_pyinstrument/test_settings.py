@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from otel_pyinstrument import environment_variables
-from otel_pyinstrument.settings import Settings, read_settings, variable_of
+from otel_pyinstrument.settings import Settings, read_settings, resolve_settings, shown_value, variable_of
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
 VARIABLES = {name for name in dir(environment_variables) if name.startswith("OTEL_")}
@@ -26,11 +26,33 @@ def test_the_environment_is_read() -> None:
             "OTEL_PYINSTRUMENT_MAX_CONCURRENT": "7",
             "OTEL_PYINSTRUMENT_INTERVAL": "2.5",
             "OTEL_PYINSTRUMENT_MAX_DURATION": "90",
+            "OTEL_PYINSTRUMENT_CPU_BUDGET": "0.05",
+            "OTEL_PYINSTRUMENT_SLOW_THRESHOLD": "0.3",
+            "OTEL_PYINSTRUMENT_SLOW_RATE": "0.5",
+            "OTEL_PYINSTRUMENT_ERROR_RATE": "0.6",
+            "OTEL_PYINSTRUMENT_INCLUDE": "/api/*, POST /orders",
+            "OTEL_PYINSTRUMENT_EXCLUDE": "/health,OPTIONS,",
+            "OTEL_PYINSTRUMENT_PLATFORM_URL": "http://127.0.0.1:8000/",
+            "OTEL_PYINSTRUMENT_PROJECT_KEY": "opk_1",
         },
         {},
     )
 
-    assert settings == Settings(enabled=False, rate=0.25, max_concurrent=7, interval=2.5, max_duration=90)
+    assert settings == Settings(
+        enabled=False,
+        rate=0.25,
+        max_concurrent=7,
+        interval=2.5,
+        max_duration=90,
+        cpu_budget=0.05,
+        slow_threshold=0.3,
+        slow_rate=0.5,
+        error_rate=0.6,
+        include=("/api/*", "POST /orders"),
+        exclude=("/health", "OPTIONS"),
+        platform_url="http://127.0.0.1:8000",
+        project_key="opk_1",
+    )
     assert settings.interval_seconds == 0.0025
 
 
@@ -92,6 +114,13 @@ def test_an_empty_variable_counts_as_not_set(empty: str, caplog: pytest.LogCaptu
         ("SPOOL_MAX_BYTES", "1"),
         ("SPOOL_MAX_AGE", "forever"),
         ("RATE", "9" * 1000),
+        ("CPU_BUDGET", "2"),
+        ("SLOW_THRESHOLD", "1s"),
+        ("EXCLUDE", "health"),
+        ("INCLUDE", "/a,get /b"),
+        ("PLATFORM_URL", "127.0.0.1:8000"),
+        ("PLATFORM_URL", "file:///etc/passwd"),
+        ("PLATFORM_URL", "http://user:secret@shop.example"),
     ],
 )
 def test_a_bad_value_warns_once_with_name_value_and_default(
@@ -103,7 +132,7 @@ def test_a_bad_value_warns_once_with_name_value_and_default(
     # Then the default is used and one line says so
     assert settings == Settings()
     (record,) = caplog.records
-    default = asdict(Settings())[variable.lower()]
+    default = shown_value(asdict(Settings())[variable.lower()])
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith(f"OTEL_PYINSTRUMENT_{variable}={value[:80]}: expected ")
     assert record.getMessage().endswith(f"using the default {default}")
@@ -133,10 +162,103 @@ def test_the_reference_names_every_variable_with_its_default() -> None:
     )
 
     # Then it says what the code does
-    assert rows == {variable_of(name): shown(value) for name, value in asdict(Settings()).items()}
+    assert rows == {variable_of(name): shown_value(value) for name, value in asdict(Settings()).items()}
 
 
-def shown(default: object) -> str:
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"{default:g}" if isinstance(default, float) else str(default) or "none"
+# --- sources -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "pyinstrument.yaml"
+    path.write_text("rate: 0.1\ninterval: 5\nmax_duration: 60\n", "utf-8")
+    return path
+
+
+def test_code_wins_over_environment_over_file_over_default(config_file: Path) -> None:
+    settings, origins = resolve_settings(
+        {
+            "OTEL_PYINSTRUMENT_CONFIG_FILE": str(config_file),
+            "OTEL_PYINSTRUMENT_INTERVAL": "6",
+            "OTEL_PYINSTRUMENT_MAX_DURATION": "70",
+        },
+        {"max_duration": 80},
+    )
+
+    assert (settings.rate, settings.interval, settings.max_duration) == (0.1, 6, 80)
+    assert settings.max_concurrent == Settings().max_concurrent
+    assert origins["rate"] == f"file ({config_file})"
+    assert origins["interval"] == "environment (OTEL_PYINSTRUMENT_INTERVAL)"
+    assert origins["max_duration"] == "code"
+    assert origins["max_concurrent"] == "default"
+    assert list(origins) == list(asdict(settings))
+
+
+def test_the_file_may_be_named_in_code(config_file: Path) -> None:
+    assert read_settings({}, {"config_file": str(config_file)}).rate == 0.1
+
+
+def test_an_explicit_zero_in_a_file_survives(config_file: Path) -> None:
+    config_file.write_text("rate: 0\nenabled: false\n", "utf-8")
+
+    settings = read_settings({}, {"config_file": str(config_file)})
+
+    assert (settings.rate, settings.enabled) == (0, False)
+
+
+def test_a_bad_value_and_an_unknown_name_in_a_file_are_named(
+    config_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config_file.write_text("rate: often\nrat: 1\nconfig_file: other.yaml\nexclude: [1]\n", "utf-8")
+
+    assert read_settings({}, {"config_file": str(config_file)}) == Settings(config_file=str(config_file))
+
+    unknown, rate, exclude = [record.getMessage() for record in caplog.records]
+    assert unknown.startswith(f"{config_file}: unknown options config_file, rat; known are enabled, rate")
+    assert rate == f"{config_file}: rate=often: expected a number; using the default 0.02"
+    assert exclude.startswith(f"{config_file}: exclude=[1]: expected patterns")
+
+
+def test_a_file_that_cannot_be_used_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = str(tmp_path / "missing.yaml")
+
+    assert read_settings({"OTEL_PYINSTRUMENT_CONFIG_FILE": path}, {}) == Settings(config_file=path)
+
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"OTEL_PYINSTRUMENT_CONFIG_FILE={path}: the file cannot be read")
+
+
+def test_an_unknown_variable_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    read_settings({"OTEL_PYINSTRUMENT_RAET": "1", "OTEL_SERVICE_NAME": "shop"}, {})
+
+    (record,) = caplog.records
+    assert record.getMessage().startswith("Unknown variables OTEL_PYINSTRUMENT_RAET; known are OTEL_")
+
+
+def test_a_bad_project_key_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    read_settings({"OTEL_PYINSTRUMENT_PROJECT_KEY": "secret\n\x00"}, {})
+
+    assert "PROJECT_KEY=***: expected text" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_platform_without_a_key_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    settings = read_settings({"OTEL_PYINSTRUMENT_PLATFORM_URL": "http://127.0.0.1:8000"}, {})
+
+    assert not settings.asks_for_rules
+    assert "OTEL_PYINSTRUMENT_PROJECT_KEY is not" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Settings(), True),
+        (Settings(enabled=False), False),
+        (Settings(rate=0), False),
+        (Settings(rate=0, platform_url="http://a", project_key="k"), True),
+        (Settings(cpu_budget=0), False),
+        (Settings(max_concurrent=0), False),
+    ],
+)
+def test_it_is_known_when_nothing_can_be_profiled(settings: Settings, expected: bool) -> None:
+    assert settings.profiles_anything is expected

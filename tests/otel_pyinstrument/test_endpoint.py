@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+from otel_pyinstrument.endpoint import Endpoint, endpoint_key, endpoint_of, path_template
+
+
+def span_with(name: str, **attributes: object):
+    provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
+    return provider.get_tracer("test").start_span(
+        name, attributes={key.replace("__", "."): value for key, value in attributes.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "expected"),
+    [
+        # Flask and FastAPI know the route
+        (
+            "GET /orders/<int:id>",
+            {"http__method": "GET", "http__route": "/orders/<int:id>", "http__target": "/orders/7?page=2"},
+            Endpoint("GET /orders/{}", "GET", "/orders/7"),
+        ),
+        (
+            "GET /orders/{id}",
+            {"http__request__method": "GET", "http__route": "/orders/{id}", "url__path": "/orders/7"},
+            Endpoint("GET /orders/{}", "GET", "/orders/7"),
+        ),
+        # Django has it in the name, without the leading slash
+        (
+            "GET orders/<int:id>/",
+            {"http__method": "GET", "http__target": "/orders/7/"},
+            Endpoint("GET /orders/{}/", "GET", "/orders/7/"),
+        ),
+        # WSGI has the path in the name
+        (
+            "GET /orders/7",
+            {"http__method": "GET", "http__target": "/orders/7"},
+            Endpoint("GET /orders/{}", "GET", "/orders/7"),
+        ),
+        ("GET", {"http__method": "GET", "url__path": "/a"}, Endpoint("GET /a", "GET", "/a")),
+        # Nothing but a name
+        ("POST /a", {}, Endpoint("POST /a", "POST", "/a")),
+        ("handle message", {}, Endpoint(" /handle message", "", "")),
+        ("GET", {"http__method": 7, "http__route": 7, "url__path": 7}, Endpoint("GET /GET", "GET", "")),
+    ],
+)
+def test_the_endpoint_is_what_is_known_at_the_start(name: str, attributes: dict, expected: Endpoint) -> None:
+    assert endpoint_of(span_with(name, **attributes)) == expected
+
+
+def test_the_path_is_not_looked_for_when_nobody_asks() -> None:
+    span = span_with("GET", http__method="GET", http__route="/orders/{id}", http__target="/orders/7")
+
+    assert endpoint_of(span, with_path=False) == Endpoint("GET /orders/{}", "GET", "/orders/{id}")
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/", "/"),
+        ("/orders/12/items/3", "/orders/{}/items/{}"),
+        ("/u/6b017a7d36475e23f091440a", "/u/{}"),
+        ("/u/0c0e8a26-7380-4f66-9b4a-9eeae6d43e00/", "/u/{}/"),
+        ("/api/v2/health", "/api/v2/health"),
+        ("/files/report-2024-11.pdf", "/files/{}"),
+        ("/" + "x" * 40, "/{}"),
+        ("/a/b/c/d/e/f/g/h/i/j", "/a/b/c/d/e/f/g/h/*"),
+    ],
+)
+def test_what_looks_like_an_identifier_is_a_parameter(path: str, template: str) -> None:
+    assert path_template(path) == template
+
+
+@pytest.mark.parametrize("path", ["/" + "é" * 10_000, "/" * 10_000, "/" + "1a" * 10_000, "\x00", "/a\nb"])
+def test_a_hostile_path_makes_a_short_template(path: str) -> None:
+    assert len(path_template(path)) <= 200
+    assert len(endpoint_key("GET", path)) <= 210
+
+
+def test_parameters_of_all_frameworks_are_the_same() -> None:
+    assert endpoint_key("GET", "/a/<int:id>/b") == endpoint_key("GET", "a/{id}/b") == "GET /a/{}/b"

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import gc
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind
+
+from otel_pyinstrument import PyinstrumentInstrumentor
+
+
+@pytest.fixture
+def reader():
+    made = InMemoryMetricReader()
+    yield made
+    made.shutdown()
+
+
+def points(reader: InMemoryMetricReader) -> dict[tuple[str, str], float]:
+    """Values by metric and its one attribute."""
+    data = reader.get_metrics_data()
+    return {
+        (metric.name, *point.attributes.values()): point.value
+        for resource in (data.resource_metrics if data else ())
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in metric.data.data_points
+    }
+
+
+def test_decisions_and_costs_are_reported(reader, burn, caplog: pytest.LogCaptureFixture) -> None:
+    # Given profiling with a meter provider, switched on twice
+    meter_provider = MeterProvider([reader], resource=Resource.get_empty(), shutdown_on_exit=False)
+    tracer_provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
+    for exclude in ("/nothing", "/health"):
+        PyinstrumentInstrumentor().uninstrument()
+        PyinstrumentInstrumentor().instrument(
+            tracer_provider=tracer_provider,
+            meter_provider=meter_provider,
+            rate=1,
+            cpu_budget=1,
+            exclude=exclude,
+        )
+    gc.collect()
+
+    # When requests are served
+    tracer = tracer_provider.get_tracer("test")
+    for path in ("/a", "/a", "/health"):
+        with tracer.start_as_current_span(
+            f"GET {path}", kind=SpanKind.SERVER, attributes={"url.path": path, "http.request.method": "GET"}
+        ):
+            burn(0.02)
+
+    # Then the metrics tell of them
+    seen = points(reader)
+    assert seen["otel_pyinstrument.gate.requests", "profiled"] == 2
+    assert seen["otel_pyinstrument.gate.requests", "excluded"] == 1
+    assert seen["otel_pyinstrument.gate.requests", "budget"] == 0
+    assert 0.01 < seen["otel_pyinstrument.gate.cpu.cost", "hook"] < 0.1
+    assert seen["otel_pyinstrument.gate.cpu.cost", "encoding"] == 0
+    assert 0 < seen[("otel_pyinstrument.gate.cpu.share",)] < 1
+    assert [record.getMessage() for record in caplog.records if "already" in record.getMessage()] == []
+    meter_provider.shutdown()
