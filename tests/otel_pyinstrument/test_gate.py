@@ -314,12 +314,13 @@ def test_a_burst_is_bounded_by_what_the_budget_holds(make) -> None:
 
 
 def test_requests_under_way_count_before_their_cost_is_known(make) -> None:
-    # Given a budget of 0.15 s and requests that are estimated at 5 ms
+    # Given a full budget of 0.3 s, of which 0.21 s are for everyone, and requests that are estimated at 5 ms
     service = make(cpu_budget=0.01)
+    service.cpu += 10_000
 
     slots = [service.gate.admit(service.gate.arrive(ORDERS)) for _ in range(1000)]
 
-    assert sum(slot is not None for slot in slots) < 35
+    assert 30 < sum(slot is not None for slot in slots) < 50
 
 
 def test_a_new_endpoint_has_its_profile_although_others_use_up_the_budget(make) -> None:
