@@ -15,7 +15,8 @@ class CpuBudget:
 
     It earns `share` of the CPU time that the process uses; a process that is busy for less than a tenth of
     the time earns as if it were. It holds what 30 busy seconds earn, so a burst is bounded, and starts with
-    what 5 earn: enough for the first profiles of new endpoints. Spending more than there is makes a debt that has to be earned first.
+    what 5 earn: enough for the first profiles of new endpoints. Spending more than there is makes a debt
+    that has to be earned first.
     """
 
     def __init__(
