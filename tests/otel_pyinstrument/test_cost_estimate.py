@@ -63,8 +63,8 @@ def test_where_every_thread_pays_the_others_are_charged_too() -> None:
     process[0] = 3.9
     hooked = estimate.hook_ends(1, 0.9, others_here=False)
 
-    # Then both are charged, at their slowdowns of 1.8 and 1.5
-    assert estimate.cost_of(hooked) == pytest.approx(0.4 + 1.0)
+    # Then both are charged, at a slowdown of 1.8
+    assert estimate.cost_of(hooked) == pytest.approx(0.4 + 4 / 3)
     # And what the process does without a hook is not
     process[0] = 100
     estimate.hook_begins(1, 1.0, others_here=False, others=False)
