@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 _BURST_SECONDS = 30.0
-_START_SECONDS = 5.0
+_START_SECONDS = 10.0
 _IDLE_SHARE = 0.1
 
 
@@ -15,7 +15,7 @@ class CpuBudget:
 
     It earns `share` of the CPU time that the process uses; a process that is busy for less than a tenth of
     the time earns as if it were. It holds what 30 busy seconds earn, so a burst is bounded, and starts with
-    what 5 earn: enough for the first profiles of new endpoints. Spending more than there is makes a debt
+    what 10 earn: mostly for the first profiles of new endpoints. Spending more than there is makes a debt
     that has to be earned first.
     """
 

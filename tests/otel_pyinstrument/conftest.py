@@ -33,6 +33,12 @@ def pyinstrument_is_loaded() -> None:
 
 
 @pytest.fixture(autouse=True)
+def the_budget_is_not_what_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that ask for rate 1 want every profile; those of the budget say what it is."""
+    monkeypatch.setenv("OTEL_PYINSTRUMENT_CPU_BUDGET", "1")
+
+
+@pytest.fixture(autouse=True)
 def no_profile_hook_survives() -> Iterator[None]:
     assert sys.getprofile() is None, "an earlier test left a profile function behind"
     yield

@@ -55,7 +55,7 @@ def test_an_idle_process_earns_as_one_that_is_busy_for_a_tenth(clocks: Clocks) -
 
 def test_it_holds_what_thirty_busy_seconds_earn(clocks: Clocks) -> None:
     made = budget(clocks)
-    assert made.balance() == pytest.approx(0.05)
+    assert made.balance() == pytest.approx(0.1)
 
     clocks.work(10_000)
 
@@ -64,7 +64,7 @@ def test_it_holds_what_thirty_busy_seconds_earn(clocks: Clocks) -> None:
 
 def test_a_debt_has_to_be_earned_first(clocks: Clocks) -> None:
     made = budget(clocks)
-    made.spend(1.05)
+    made.spend(1.1)
     assert made.balance() == pytest.approx(-1)
 
     clocks.work(99)
