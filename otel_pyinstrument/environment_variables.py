@@ -74,6 +74,7 @@ OTEL_PYINSTRUMENT_SPOOL_MAX_AGE = "OTEL_PYINSTRUMENT_SPOOL_MAX_AGE"
 .. envvar:: OTEL_PYINSTRUMENT_SPOOL_MAX_AGE
 
 Seconds after which a request that waits in the spool directory is dropped.
+"""
 
 OTEL_PYINSTRUMENT_CPU_BUDGET = "OTEL_PYINSTRUMENT_CPU_BUDGET"
 """
