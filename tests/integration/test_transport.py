@@ -157,6 +157,7 @@ class Shop:
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{backend.address}",
             "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
             "OTEL_PYINSTRUMENT_RATE": "1",
+            "OTEL_PYINSTRUMENT_CPU_BUDGET": "1",
             "OTEL_PYINSTRUMENT_SPOOL_DIR": str(directory / "spool"),
             **variables,
         }

@@ -63,6 +63,7 @@ class Uvicorn:
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi,flask,requests,sqlite3,jinja2",
             "OTEL_PYINSTRUMENT_RATE": "1",
+            "OTEL_PYINSTRUMENT_CPU_BUDGET": "1",
             "OTEL_PYINSTRUMENT_INTERVAL": "2",
             **variables,
         }
