@@ -14,7 +14,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_pyinstrument import private_names
+from otel_pyinstrument import hop_patches, private_names
 from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
 from otel_pyinstrument.settings import Settings, read_settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
@@ -57,6 +57,7 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
             return
         provider, processor = installed
         delivery, self._delivery = self._delivery, None
+        hop_patches.uninstall()
         try:
             if delivery is not None:
                 delivery.uninstall()
@@ -101,6 +102,7 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
         _processors.add(processor)
         provider.add_span_processor(processor)
         self._installed = (provider, processor)
+        hop_patches.install()
         self._delivery = delivery
         delivery.install()
 
@@ -109,6 +111,7 @@ def _self_test() -> bool | None:
     """Whether spans tell of their ending; None, with one warning, when profiling cannot work here."""
     try:
         private_names.silence_overhead_warning()
+        private_names.keep_samplers_by_thread()
         private_names.sampler_self_test()
         return private_names.ending_hook_works()
     except (private_names.PrivateNameError, ImportError, AttributeError) as error:

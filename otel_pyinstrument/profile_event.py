@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import Event, EventBase
 
 from otel_pyinstrument.call_tree import FORMAT_VERSION, encode, summary
 from otel_pyinstrument.frames import current_describer
-from otel_pyinstrument.segment import Recording
+from otel_pyinstrument.recording import Recording
 
 EVENT_NAME: Final = "pyinstrument.profile"
 

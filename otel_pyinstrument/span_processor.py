@@ -82,11 +82,10 @@ class ProfilingSpanProcessor(SpanProcessor):
         slot = self._gate.admit()
         if slot is None:
             return
-        segment = self._engine.open()
-        if segment is None:
-            slot.release()
+        request = Request(span.get_span_context().span_id, "rate", slot, self._engine, self._guard)
+        if not request.start():
             return
-        attach_request(span, Request(span.get_span_context().span_id, "rate", slot, segment))
+        attach_request(span, request)
         if not self._ending_hook_works:
             self._wrap_end(span)
 
