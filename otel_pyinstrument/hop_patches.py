@@ -61,9 +61,8 @@ def _begin_hop() -> Hop | None:
     request = request_of(get_current_span())
     if request is None:
         return None
-    # Above us are the patched function and its caller.
-    caller = sys._getframe(2)  # pyright: ignore[reportPrivateUsage] - documented, CPython
-    return request.guard.call("hop", request.begin_hop, caller)
+    patched = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] - documented, CPython
+    return request.guard.call("hop", request.begin_hop, patched)
 
 
 def _patch_anyio(module: Any) -> Callable[[], None]:

@@ -67,13 +67,16 @@ class Request:
 
     # --- work elsewhere ------------------------------------------------------------------------------
 
-    def begin_hop(self, caller: FrameType) -> Hop | None:
-        """`caller`, running here, is about to wait for work elsewhere. None when that is not followed."""
-        found = self._waiting_segment(caller)
+    def begin_hop(self, waiting: FrameType) -> Hop | None:
+        """The call `waiting`, running here, is about to wait for work elsewhere: a hop below its caller.
+
+        None when that is not followed.
+        """
+        found = self._waiting_segment(waiting)
         if found is None:
             return None
         segment, calls, is_own = found
-        path = tuple(identifier_of(frame_identifier(call)) for call in calls[: calls.index(caller) + 1])
+        path = tuple(identifier_of(frame_identifier(call)) for call in calls[: calls.index(waiting)])
         builder = self._builder_for(segment.builder, path)
         if builder is None:
             return None
@@ -86,16 +89,16 @@ class Request:
             end=segment.end_waiting if is_own else None,
         )
 
-    def _waiting_segment(self, caller: FrameType) -> tuple[Segment, Sequence[FrameType], bool] | None:
-        """The segment that sees `caller`, its calls, and whether it is all that the segment's unit does."""
+    def _waiting_segment(self, waiting: FrameType) -> tuple[Segment, Sequence[FrameType], bool] | None:
+        """The segment that sees the call, its calls, and whether it is all that the segment's unit does."""
         segments = self._segments_here()
         for segment in segments:
             calls = segment.calls_of_running()
             if calls is not None:
-                return (segment, calls, True) if caller in calls else None
+                return (segment, calls, True) if waiting in calls else None
         for segment in segments:
             calls = segment.calls_of_request()
-            if segment.shares_thread and caller in calls:
+            if segment.shares_thread and waiting in calls:
                 return segment, calls, False
         return None
 
