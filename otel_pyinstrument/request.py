@@ -42,6 +42,10 @@ class Request:
         self._free_builders: dict[tuple[int, tuple[str, ...]], list[CallTreeBuilder]] = {}
         self._parts: RecordingFacts | None = None
 
+    @property
+    def is_finished(self) -> bool:
+        return self._finished
+
     def start(self) -> bool:
         """Sample what is running from now on. False, and nothing is held, when that cannot be done."""
         self._segment = self._engine.open(self._same_request(), ended_early=self._slot.release)

@@ -79,6 +79,11 @@ class ProfilingSpanProcessor(SpanProcessor):
             return
         if self._log_events is None and private_names.max_events_of(span) == 0:
             return
+        around = request_of(get_current_span())
+        if around is not None and not around.is_finished:
+            # A second instrumentation of the same request, which took the remote parent once more.
+            attach_request(span, around)
+            return
         slot = self._gate.admit()
         if slot is None:
             return
