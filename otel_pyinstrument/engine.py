@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from types import FrameType
 
@@ -12,10 +11,10 @@ from otel_pyinstrument.classification import classifier_of_running_unit
 from otel_pyinstrument.segment import Segment
 from otel_pyinstrument.settings import Settings
 
-MAX_REQUESTS_PER_SHARED_THREAD = 4
+MAX_REQUESTS_PER_SHARED_THREAD = 8
 """Requests sampled at once on one event loop (or thread of greenlets): each sees every sample of it.
 
-A few cost hardly more than one, because they share the hook: docs/adr/004-hook-on-event-loops.md.
+A few cost hardly more than one, because they share the hook: docs/adr/003-hook-on-event-loops.md.
 """
 
 
@@ -25,7 +24,9 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = native.RLock()
-        self._open: weakref.WeakSet[Segment] = weakref.WeakSet()
+        # Strong: the callbacks of a WeakSet run Python inside the garbage collector, where an exception
+        # that a signal handler raises into the application (a worker's timeout) would be swallowed.
+        self._open: list[Segment] = []
 
     def open(
         self, same_request: Callable[[], bool], ended_early: Callable[[], None] | None = None
@@ -49,11 +50,16 @@ class Engine:
             self._start(segment)
         return segment
 
+    def forget_closed(self) -> None:
+        """Keep no segment whose hook is gone."""
+        with self._lock:
+            self._open = [segment for segment in self._open if segment.is_hooked]
+
     def stop_all(self) -> None:
         """End all sampling and lose what was recorded. Also in a forked child: the parent goes on."""
         self._lock = native.RLock()  # the parent's thread that held it does not exist in a child
-        segments, self._open = self._open, weakref.WeakSet()
-        for segment in list(segments):
+        segments, self._open = self._open, []
+        for segment in segments:
             segment.stop()
 
     def _segment(
@@ -80,12 +86,13 @@ class Engine:
 
     def _start(self, segment: Segment) -> None:
         with self._lock:
-            self._open.add(segment)
-        segment.open()
+            self.forget_closed()
+            segment.open()
+            self._open.append(segment)
 
     def _thread_is_full(self) -> bool:
         here = native.thread_id()
         with self._lock:
-            segments = list(self._open)
+            segments = self._open
         sharing = sum(segment.is_hooked and segment.owner == here for segment in segments)
         return sharing >= MAX_REQUESTS_PER_SHARED_THREAD

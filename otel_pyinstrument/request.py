@@ -56,15 +56,18 @@ class Request:
     def finish(self) -> Recording | None:
         """End sampling and give the slot back. None when it had ended before."""
         with self._lock:
-            if self._finished or self._segment is None:
-                return None
+            segment, self._segment = self._segment, None
+            hop_segments, self._hop_segments = self._hop_segments, []
             self._finished = True
+        if segment is None:
+            return None
         try:
-            recording = self._segment.close()
-            for segment in self._hop_segments:
-                self._close_part(segment)
+            recording = segment.close()
+            for hop_segment in hop_segments:
+                self._close_part(hop_segment)
         finally:
             self._slot.release()
+            self._engine.forget_closed()
         if recording is None:
             return None
         return recording.with_hops(self._hops, [] if self._parts is None else [self._parts])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
+from types import FrameType
 from typing import Any
 
 _LONGEST_CHAIN = 2_000
@@ -12,6 +12,7 @@ _WITHOUT_LINK = frozenset(
     {"async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper"}
 )
 """Awaitables of the interpreter that do not say in Python what they wait for."""
+_LINKED = _WITHOUT_LINK | {"coroutine", "async_generator"}
 
 
 def running_calls() -> list[FrameType]:
@@ -56,19 +57,16 @@ def frame_of(coroutine: Any) -> FrameType | None:
 
 
 def _frame_and_awaited(awaitable: Any) -> tuple[FrameType | None, Any]:
-    if isinstance(awaitable, CoroutineType) or hasattr(awaitable, "cr_frame"):
-        return awaitable.cr_frame, awaitable.cr_await
-    if isinstance(awaitable, GeneratorType) or hasattr(awaitable, "gi_frame"):
-        return awaitable.gi_frame, awaitable.gi_yieldfrom
-    if isinstance(awaitable, AsyncGeneratorType):
-        return awaitable.ag_frame, awaitable.ag_await
+    for prefix, link in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+        if hasattr(awaitable, link):
+            return getattr(awaitable, f"{prefix}_frame"), getattr(awaitable, link)
     if type(awaitable).__name__ in _WITHOUT_LINK:
         return None, _what_it_holds(awaitable)
     return None, None
 
 
-def _what_it_holds(awaitable: Any) -> Any:
+def _what_it_holds(awaitable: object) -> object:
     for held in gc.get_referents(awaitable):
-        if isinstance(held, (CoroutineType, AsyncGeneratorType)) or type(held).__name__ in _WITHOUT_LINK:
+        if type(held).__name__ in _LINKED:
             return held
     return None

@@ -68,7 +68,7 @@ class TaskClassifier:
     def calls(self) -> list[FrameType]:
         task = asyncio.current_task(self._loop) if running_loop() is self._loop else None
         if task is self._task:
-            return self._calls_from_coroutine(task)
+            return self._calls_from_coroutine(self._task)
         awaiting = suspended_calls(self._task.get_coro())
         if task is not None and self._same_request():
             return awaiting + self._calls_from_coroutine(task)

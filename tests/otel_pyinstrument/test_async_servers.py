@@ -360,10 +360,11 @@ def test_a_websocket_is_profiled_up_to_the_limit_and_gives_its_place_back(
     from websockets.sync.client import connect
 
     # Given a connection that stays open, and room for one profile at a time
-    limits = {"OTEL_PYINSTRUMENT_MAX_DURATION": "0.3", "OTEL_PYINSTRUMENT_MAX_CONCURRENT": "1"}
+    limits = {"OTEL_PYINSTRUMENT_MAX_DURATION": "1.5", "OTEL_PYINSTRUMENT_MAX_CONCURRENT": "1"}
     with served(*UVICORN, "fastapi_app:app", **limits) as port:
         with connect(f"ws://127.0.0.1:{port}/ws") as connection:
-            for _ in range(20):
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
                 connection.send("hello")
                 assert connection.recv() == "hello"
                 time.sleep(0.03)
@@ -378,7 +379,7 @@ def test_a_websocket_is_profiled_up_to_the_limit_and_gives_its_place_back(
     assert_exact(other, time_in)
     (connection_span,) = [span for span in profiled(grpc_sink) if span.span_id != other.span_id]
     assert attributes_of(connection_span)["pyinstrument.truncated"] is True
-    assert 0.3 <= attributes_of(connection_span)["pyinstrument.duration"] < 0.6
+    assert 1.5 <= attributes_of(connection_span)["pyinstrument.duration"] < 2
 
 
 DJANGO_SERVERS = {
