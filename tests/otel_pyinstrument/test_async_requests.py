@@ -170,6 +170,30 @@ def test_a_wait_is_shown_where_it_is_awaited(traced, tree_of, time_in, burn, run
     assert [path_of(tree, child) for child in tree.children(0)] == [["main"]]
 
 
+def test_a_wait_is_placed_when_no_python_runs_before_the_task_goes_on(
+    traced, tree_of, time_in, run_on_loop
+) -> None:
+    # Given a request that is woken up by C code alone
+    async def woken() -> None:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        loop.call_later(0.05, future.set_result, None)
+        await future
+
+    async def view() -> None:
+        await woken()
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await view()
+
+    run_on_loop(main())
+
+    # Then the time still stands at the innermost await
+    (span,) = traced.exporter.get_finished_spans()
+    assert time_at(tree_of(span), "view", "woken", "[await]") > 35_000
+
+
 def test_the_cpu_time_is_that_of_the_request_alone(make_traced, profile_of, burn, run_on_loop) -> None:
     # Given a request that uses a sixth of the CPU of its loop
     traced = make_traced(interval=1.0)
