@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from otel_pyinstrument.statements import CACHE_SYSTEMS
 from profile_store.model import RecordDetail
 from profile_store.request_facts.database import (
-    CACHE_SYSTEMS,
     SLOW_QUERY_SECONDS,
     database_spans,
     system_of,

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from otel_pyinstrument.masking import MASK, is_secret, masked_url
+from otel_pyinstrument.statements import normalised
 from profile_store.model import ProfileFacts, SpanEvent
 from profile_store.request_facts import (
     database_queries,
@@ -15,8 +17,6 @@ from profile_store.request_facts import (
     server_info,
     version_info,
 )
-from profile_store.request_facts.database import normalised
-from profile_store.request_facts.masking import MASK, is_secret, masked_url
 
 OLD, NEW = "old names", "current names"
 
