@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from opentelemetry.context import create_key
 from opentelemetry.trace import Span
 
+from otel_pyinstrument.facts.request_facts import RequestFacts
 from otel_pyinstrument.gate import Slot
 from otel_pyinstrument.segment import Recording, Segment
 
 _ATTRIBUTE = "otel_pyinstrument_request"
+
+FORCED_KEY = create_key("otel_pyinstrument_forced")
+"""True in the context that a span is started with when the application asked for this very profile."""
 
 
 class Request:
@@ -16,6 +21,7 @@ class Request:
     def __init__(self, root_span_id: int, reason: str, slot: Slot, segment: Segment) -> None:
         self.root_span_id = root_span_id
         self.reason = reason
+        self.facts = RequestFacts()
         self._slot = slot
         self._segment = segment
 
@@ -32,6 +38,11 @@ def request_of(span: Span) -> Request | None:
     return getattr(span, _ATTRIBUTE, None)
 
 
-def attach_request(span: Span, request: Request) -> None:
+def is_decided(span: Span) -> bool:
+    """Whether `span` belongs to something that was, or was not, chosen to be profiled as a whole."""
+    return hasattr(span, _ATTRIBUTE)
+
+
+def attach_request(span: Span, request: Request | None) -> None:
     """Make `span` belong to `request`. Needs no context variable: anything that carries spans carries it."""
     setattr(span, _ATTRIBUTE, request)

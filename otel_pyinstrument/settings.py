@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from logging import getLogger
-from typing import Any
+from typing import Any, cast
 
 from otel_pyinstrument import environment_variables
 
@@ -28,6 +28,8 @@ class Settings:
     """Milliseconds between samples."""
     max_duration: float = 30.0
     """Seconds of one request that are sampled."""
+    mask: tuple[str, ...] = ()
+    """Parts of names, in lower case, of headers and parameters whose values are hidden besides secrets."""
 
     @property
     def interval_seconds(self) -> float:
@@ -100,12 +102,20 @@ def _whole_number(lowest: int, highest: int) -> Callable[[Any], int]:
     return read
 
 
+def _names(given: Any) -> tuple[str, ...]:
+    parts = given.split(",") if isinstance(given, str) else given
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):  # pyright: ignore[reportUnknownVariableType] - anything
+        raise ValueError("expected names separated by commas")
+    return tuple(name for part in cast("list[str]", parts) if (name := part.strip().lower()))
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "enabled": _boolean,
     "rate": _number(0, 1),
     "max_concurrent": _whole_number(0, 1000),
     "interval": _number(1, 1000),
     "max_duration": _number(0.1, 3600),
+    "mask": _names,
 }
 
 FIELD_NAMES = tuple(field.name for field in fields(Settings))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from logging import getLogger
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_value
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import SpanKind, get_current_span
 
@@ -15,7 +16,7 @@ from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.guard import Guard
 from otel_pyinstrument.profile_event import ProfileEvent
-from otel_pyinstrument.request import Request, attach_request, request_of
+from otel_pyinstrument.request import FORCED_KEY, Request, attach_request, is_decided, request_of
 from otel_pyinstrument.settings import Settings
 
 _logger = getLogger(__name__)
@@ -67,29 +68,39 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._gate.reset()
 
     def _start(self, span: Span, parent_context: Context | None) -> None:
+        forced = get_value(FORCED_KEY, parent_context) is True
         if span.parent is not None and not span.parent.is_remote:
-            request = request_of(get_current_span(parent_context))
-            if request is not None:
-                attach_request(span, request)
+            parent = get_current_span(parent_context)
+            if is_decided(parent):
+                attach_request(span, request_of(parent))
+                return
+            if not forced:
+                return
+        elif span.kind is not SpanKind.SERVER and not forced:
             return
-        if span.kind is not SpanKind.SERVER or not span.get_span_context().trace_flags.sampled:
-            return
-        if private_names.max_events_of(span) == 0:
-            return
-        slot = self._gate.admit()
+        request = self._admit(span, forced=forced)
+        attach_request(span, request)
+        if request is not None and not self._ending_hook_works:
+            self._wrap_end(span)
+
+    def _admit(self, span: Span, *, forced: bool) -> Request | None:
+        if not span.get_span_context().trace_flags.sampled or private_names.max_events_of(span) == 0:
+            return None
+        slot = self._gate.admit(forced=forced)
         if slot is None:
-            return
+            return None
         segment = self._engine.open()
         if segment is None:
             slot.release()
-            return
-        attach_request(span, Request(span.get_span_context().span_id, "rate", slot, segment))
-        if not self._ending_hook_works:
-            self._wrap_end(span)
+            return None
+        return Request(span.get_span_context().span_id, "forced" if forced else "rate", slot, segment)
 
     def _end(self, span: Span, timestamp: int | None = None) -> None:
         request = request_of(span)
-        if request is None or request.root_span_id != span.get_span_context().span_id:
+        if request is None:
+            return
+        if request.root_span_id != span.get_span_context().span_id:
+            request.facts.child_ended(span)
             return
         recording = request.finish()
         if recording is None:
@@ -101,6 +112,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         if limit is not None and len(events) >= limit:
             _logger.debug("A profile was dropped: the span has %d events, its limit", len(events))
             return
+        finished = request.facts.finish(span)
         self._gate.hold(recording, recording.node_count)
         events.append(
             ProfileEvent(
@@ -109,6 +121,7 @@ class ProfilingSpanProcessor(SpanProcessor):
                 interval_seconds=self._settings.interval_seconds,
                 timestamp=span.end_time if timestamp is None else timestamp,
                 payload_as_bytes=self._payload_as_bytes,
+                request_facts=partial(finished.as_json, self._settings.mask),
                 report=self._guard.report,
             )
         )

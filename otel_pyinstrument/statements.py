@@ -44,7 +44,7 @@ _SQL_VERBS = frozenset({
 # fmt: on
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1_024)
 def shown_sql(statement: str, system: str) -> str:
     """The normalised statement, "" when it is no SQL. The many queries of an N+1 page are one statement.
 
