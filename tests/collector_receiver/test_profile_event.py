@@ -75,6 +75,35 @@ def test_times_that_make_no_sense_are_replaced(make, changes, duration, cpu_time
     assert (facts.duration, facts.cpu_time, facts.interval) == (duration, cpu_time, interval)
 
 
+def test_the_facts_of_the_request_are_kept_as_they_came(make):
+    facts = json.dumps({"memory": {"rss": 1}})
+
+    assert read(make, facts=facts).request_facts == facts
+    assert read(make).request_facts == ""
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        5,
+        b"{}",
+        '{"a": 1',
+        "[" * 16_000,
+        '{"a": "' + "x" * 16_384 + '"}',
+        '{"a": "\0"}',
+    ],
+)
+def test_facts_that_cannot_be_read_are_dropped_and_the_profile_stays(make, facts):
+    profile = read(make, facts=facts)
+
+    assert profile.request_facts == ""
+    assert profile.facts.node_count == 4
+
+
 @pytest.mark.parametrize("reason", ["<script>", None, 5, "x" * 10_000])
 def test_a_reason_that_nobody_knows_is_unknown(make, reason):
     assert read(make, reason=reason).facts.reason == "unknown"
