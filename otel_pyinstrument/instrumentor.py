@@ -14,6 +14,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.trace import TracerProvider
 
+from otel_pyinstrument import installed as switched_on
 from otel_pyinstrument import private_names
 from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
 from otel_pyinstrument.settings import Settings, read_settings
@@ -51,6 +52,7 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
 
     def _uninstrument(self, **kwargs: Any) -> None:
         installed, self._installed = self._installed, None
+        switched_on.provider, switched_on.mask = None, ()
         if installed is None:
             return
         provider, processor = installed
@@ -94,6 +96,7 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
         _processors.add(processor)
         provider.add_span_processor(processor)
         self._installed = (provider, processor)
+        switched_on.provider, switched_on.mask = provider, settings.mask
 
 
 def _self_test() -> bool | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from opentelemetry.context import create_key
 from opentelemetry.trace import Span
 
 from otel_pyinstrument.facts.request_facts import RequestFacts
@@ -10,9 +9,6 @@ from otel_pyinstrument.gate import Slot
 from otel_pyinstrument.segment import Recording, Segment
 
 _ATTRIBUTE = "otel_pyinstrument_request"
-
-FORCED_KEY = create_key("otel_pyinstrument_forced")
-"""True in the context that a span is started with when the application asked for this very profile."""
 
 
 class Request:

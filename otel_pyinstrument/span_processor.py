@@ -15,8 +15,9 @@ from otel_pyinstrument import private_names
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.guard import Guard
+from otel_pyinstrument.installed import FORCED_KEY
 from otel_pyinstrument.profile_event import ProfileEvent
-from otel_pyinstrument.request import FORCED_KEY, Request, attach_request, is_decided, request_of
+from otel_pyinstrument.request import Request, attach_request, is_decided, request_of
 from otel_pyinstrument.settings import Settings
 
 _logger = getLogger(__name__)
