@@ -46,10 +46,18 @@ class ASGIMiddleware:
             failure = error
             raise
         finally:
-            route: object = getattr(scope.get("route"), "path", None)
-            if isinstance(route, str):
+            if route := _route(scope):
                 started.route(route)
             started.end(failure)
+
+
+def _route(scope: Scope) -> str:
+    """What the framework left as its route; "" if that is only the part below a mount."""
+    route: object = getattr(scope.get("route"), "path", None)
+    if not isinstance(route, str):
+        return ""
+    whole = ":path}" in route or route.count("/") == str(scope.get("path")).count("/")
+    return route if whole else ""
 
 
 def _request(scope: Scope) -> HTTPRequest:
