@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 import sysconfig
 import threading
 from collections.abc import Callable
@@ -60,6 +61,25 @@ def test_without_own_code_nobody_is_named() -> None:
     thread.join()
 
     assert found == [None]
+
+
+def test_work_in_a_greenlet_is_named_after_who_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a stack of library code only, as SQLAlchemy's asyncio engine has it, below two greenlets
+    def waiting() -> inspect.FrameInfo:
+        return inspect.currentframe()
+
+    outer = SimpleNamespace(gr_frame=waiting(), parent=None)
+    inner = SimpleNamespace(gr_frame=None, parent=outer)
+    current = SimpleNamespace(parent=inner)
+    monkeypatch.setitem(sys.modules, "greenlet", SimpleNamespace(getcurrent=lambda: current))
+    call = library("def call(function, found):\n    found.append(function())")
+    found: list = []
+
+    thread = threading.Thread(target=call, args=(nearest_caller, found))
+    thread.start()
+    thread.join()
+
+    assert found[0].function == "waiting"
 
 
 def test_a_line_of_a_jinja_template_is_the_templates_own(tmp_path) -> None:
