@@ -276,7 +276,7 @@ def test_a_request_of_endless_different_statements_stays_bounded(traced, child, 
     # Then all are counted and few are named
     assert database["count"] == MAX_GROUPS + 50
     assert len(database["groups"]) <= 20
-    assert database["groups_left_out"] > 200
+    assert 200 < database["groups_left_out"] <= MAX_GROUPS
 
 
 def test_a_failure_while_counting_never_reaches_the_application(make_traced, monkeypatch) -> None:
