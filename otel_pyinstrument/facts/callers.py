@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple, cast
 
+from otel_pyinstrument import private_names
 from otel_pyinstrument.frames import current_place
 
 _MAX_FRAMES = 400
@@ -15,7 +16,6 @@ _MAX_FILES = 8_192
 _MAX_GREENLETS = 4
 
 _LIBRARY, _OWN_CODE, _DJANGO_TEMPLATES = 0, 1, 2
-_DJANGO_NODE_METHOD = "render_annotated"
 
 
 class Caller(NamedTuple):
@@ -82,25 +82,12 @@ def _remember(file: str) -> int:
 
 def _caller_at(frame: FrameType, kind: int) -> Caller | None:
     if kind == _DJANGO_TEMPLATES:
-        return _django_template_line(frame)
+        # Django interprets templates: the node that is being rendered is an argument.
+        found = private_names.django_template_line(frame)
+        return Caller(*found) if found and current_place()(found[1])[1] else None
     code = frame.f_code
-    line = frame.f_lineno or code.co_firstlineno
-    template = frame.f_globals.get("__jinja_template__")
-    if template is not None:
-        # Jinja compiles to Python under the template's file name; the lines are those of the Python.
-        line = int(template.get_corresponding_lineno(line))
+    # Jinja compiles to Python under the template's file name; the frame's line is one of the Python.
+    line = private_names.jinja_template_line(frame) or frame.f_lineno or code.co_firstlineno
     # From Python 3.11 on with the class, as in the call tree; an inner function without what is around it.
     qualified: str = getattr(code, "co_qualname", code.co_name)
     return Caller(qualified.rpartition("<locals>.")[2], code.co_filename, line)
-
-
-def _django_template_line(frame: FrameType) -> Caller | None:
-    """Django interprets templates: the node that is being rendered is an argument."""
-    if frame.f_code.co_name != _DJANGO_NODE_METHOD:
-        return None
-    node = frame.f_locals.get("self")
-    file = getattr(getattr(node, "origin", None), "name", None)
-    line = getattr(getattr(node, "token", None), "lineno", None)
-    if not isinstance(file, str) or not isinstance(line, int) or not current_place()(file)[1]:
-        return None
-    return Caller(type(node).__name__, file, line)

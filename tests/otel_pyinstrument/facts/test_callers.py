@@ -115,6 +115,14 @@ def test_a_line_of_a_django_template_is_that_of_the_rendered_node(tmp_path) -> N
     assert call(SimpleNamespace(), nearest_caller).file == __file__
 
 
+def test_a_template_engine_that_changed_costs_the_line_and_nothing_else() -> None:
+    # Given what looks like a compiled template, of a Jinja without the method we know
+    namespace = {"__jinja_template__": object(), "ask": nearest_caller}
+    exec(compile("\n\ndef root():\n    return ask()", __file__, "exec"), namespace)
+
+    assert namespace["root"]() == Caller("root", __file__, 4)
+
+
 def test_a_very_deep_stack_is_not_walked_to_its_end() -> None:
     call = library("def call(f, n=500):\n    return f() if n == 0 else call(f, n - 1)")
 
