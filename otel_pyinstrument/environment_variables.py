@@ -47,3 +47,38 @@ OTEL_PYINSTRUMENT_MASK = "OTEL_PYINSTRUMENT_MASK"
 
 Parts of names, separated by commas, of headers and query parameters whose values are hidden besides secrets.
 """
+
+OTEL_PYINSTRUMENT_EVENT = "OTEL_PYINSTRUMENT_EVENT"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_EVENT
+
+How a profile travels: `span` as an event of its span, `log` as a log record of its own.
+"""
+
+OTEL_PYINSTRUMENT_MAX_REQUEST_BYTES = "OTEL_PYINSTRUMENT_MAX_REQUEST_BYTES"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_MAX_REQUEST_BYTES
+
+Batches whose encoded size is larger are exported in several requests.
+"""
+
+OTEL_PYINSTRUMENT_SPOOL_DIR = "OTEL_PYINSTRUMENT_SPOOL_DIR"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_SPOOL_DIR
+
+Directory where requests wait that could not be delivered. Without it they are lost.
+"""
+
+OTEL_PYINSTRUMENT_SPOOL_MAX_BYTES = "OTEL_PYINSTRUMENT_SPOOL_MAX_BYTES"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_SPOOL_MAX_BYTES
+
+How much may wait in the spool directory; the oldest is dropped above that.
+"""
+
+OTEL_PYINSTRUMENT_SPOOL_MAX_AGE = "OTEL_PYINSTRUMENT_SPOOL_MAX_AGE"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_SPOOL_MAX_AGE
+
+Seconds after which a request that waits in the spool directory is dropped.
+"""

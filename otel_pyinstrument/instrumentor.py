@@ -19,6 +19,7 @@ from otel_pyinstrument import private_names
 from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
 from otel_pyinstrument.settings import Settings, read_settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
+from otel_pyinstrument.transport.delivery import Delivery
 
 _logger = getLogger(__name__)
 _processors: weakref.WeakSet[ProfilingSpanProcessor] = weakref.WeakSet()
@@ -34,6 +35,7 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
     """
 
     _installed: tuple[TracerProvider, ProfilingSpanProcessor] | None = None
+    _delivery: Delivery | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         return ()
@@ -56,7 +58,10 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
         if installed is None:
             return
         provider, processor = installed
+        delivery, self._delivery = self._delivery, None
         try:
+            if delivery is not None:
+                delivery.uninstall()
             _processors.discard(processor)
             processor.shutdown()
             private_names.remove_processor(provider, processor)
@@ -87,16 +92,20 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
     def _add_processor(
         self, provider: TracerProvider, settings: Settings, *, ending_hook_works: bool
     ) -> None:
+        delivery = Delivery(provider, settings)
         processor = ProfilingSpanProcessor(
             settings,
             payload_as_bytes=partial(every_exporter_takes_bytes, provider),
             ending_hook_works=ending_hook_works,
+            log_events=delivery.log_events,
         )
         _reset_after_fork()
         _processors.add(processor)
         provider.add_span_processor(processor)
         self._installed = (provider, processor)
         switched_on.provider, switched_on.mask = provider, settings.mask
+        self._delivery = delivery
+        delivery.install()
 
 
 def _self_test() -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from logging import getLogger
@@ -30,6 +31,15 @@ class Settings:
     """Seconds of one request that are sampled."""
     mask: tuple[str, ...] = ()
     """Parts of names, in lower case, of headers and parameters whose values are hidden besides secrets."""
+    event: str = "span"
+    """`span` or `log`: how a profile travels."""
+    max_request_bytes: int = 3_670_016
+    """3.5 MiB: receivers take 4 MiB by default, and the exporter adds a little."""
+    spool_dir: str = ""
+    """Empty: no spool."""
+    spool_max_bytes: int = 104_857_600
+    spool_max_age: float = 86_400.0
+    """Seconds."""
 
     @property
     def interval_seconds(self) -> float:
@@ -109,6 +119,20 @@ def _names(given: Any) -> tuple[str, ...]:
     return tuple(name for part in cast("list[str]", parts) if (name := part.strip().lower()))
 
 
+def _one_of(*known: str) -> Callable[[Any], str]:
+    def read(given: Any) -> str:
+        text = str(given).strip().lower()
+        if text not in known:
+            raise ValueError(f"expected {' or '.join(known)}")
+        return text
+
+    return read
+
+
+def _path(given: Any) -> str:
+    return os.path.abspath(os.path.expanduser(str(given).strip()))
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "enabled": _boolean,
     "rate": _number(0, 1),
@@ -116,6 +140,11 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "interval": _number(1, 1000),
     "max_duration": _number(0.1, 3600),
     "mask": _names,
+    "event": _one_of("span", "log"),
+    "max_request_bytes": _whole_number(65_536, 1 << 30),
+    "spool_dir": _path,
+    "spool_max_bytes": _whole_number(1 << 20, 1 << 50),
+    "spool_max_age": _number(1, 365 * 86_400),
 }
 
 FIELD_NAMES = tuple(field.name for field in fields(Settings))

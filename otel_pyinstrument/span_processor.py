@@ -19,6 +19,7 @@ from otel_pyinstrument.installed import FORCED_KEY
 from otel_pyinstrument.profile_event import ProfileEvent
 from otel_pyinstrument.request import Request, attach_request, is_decided, request_of
 from otel_pyinstrument.settings import Settings
+from otel_pyinstrument.transport.log_event import LogEvents
 
 _logger = getLogger(__name__)
 
@@ -37,11 +38,13 @@ class ProfilingSpanProcessor(SpanProcessor):
         *,
         payload_as_bytes: Callable[[], bool],
         ending_hook_works: bool = True,
+        log_events: LogEvents | None = None,
         reraise: bool = False,
     ) -> None:
         self._settings = settings
         self._payload_as_bytes = payload_as_bytes
         self._ending_hook_works = ending_hook_works
+        self._log_events = log_events
         self._gate = Gate(rate=settings.rate, max_concurrent=settings.max_concurrent)
         self._engine = Engine(settings)
         self._guard = Guard(self.shutdown, reraise=reraise)
@@ -85,7 +88,9 @@ class ProfilingSpanProcessor(SpanProcessor):
             self._wrap_end(span)
 
     def _admit(self, span: Span, *, forced: bool) -> Request | None:
-        if not span.get_span_context().trace_flags.sampled or private_names.max_events_of(span) == 0:
+        if not span.get_span_context().trace_flags.sampled or (
+            self._log_events is None and private_names.max_events_of(span) == 0
+        ):
             return None
         slot = self._gate.admit(forced=forced)
         if slot is None:
@@ -108,24 +113,27 @@ class ProfilingSpanProcessor(SpanProcessor):
             return
         if recording.facts.failure is not None:
             self._guard.report("sampling", recording.facts.failure)
+        finished = request.facts.finish(span)
+        self._gate.hold(recording, recording.node_count)
+        event = ProfileEvent(
+            recording,
+            reason=request.reason,
+            interval_seconds=self._settings.interval_seconds,
+            timestamp=span.end_time if timestamp is None else timestamp,
+            payload_as_bytes=self._payload_as_bytes,
+            request_facts=partial(finished.as_json, self._settings.mask),
+            report=self._guard.report,
+        )
+        if self._log_events is None or not self._log_events.emit(event, span):
+            self._append(event, span)
+
+    def _append(self, event: ProfileEvent, span: Span) -> None:
         events = private_names.events_of(span)
         limit = private_names.max_events_of(span)
         if limit is not None and len(events) >= limit:
             _logger.debug("A profile was dropped: the span has %d events, its limit", len(events))
             return
-        finished = request.facts.finish(span)
-        self._gate.hold(recording, recording.node_count)
-        events.append(
-            ProfileEvent(
-                recording,
-                reason=request.reason,
-                interval_seconds=self._settings.interval_seconds,
-                timestamp=span.end_time if timestamp is None else timestamp,
-                payload_as_bytes=self._payload_as_bytes,
-                request_facts=partial(finished.as_json, self._settings.mask),
-                report=self._guard.report,
-            )
-        )
+        events.append(event)
 
     def _wrap_end(self, span: Span) -> None:
         """For an SDK without `_on_ending`: see `end` of this one span before the exporters do."""

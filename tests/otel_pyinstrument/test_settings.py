@@ -34,6 +34,29 @@ def test_the_environment_is_read() -> None:
     assert settings.interval_seconds == 0.0025
 
 
+def test_the_transport_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/shop")
+
+    settings = read_settings(
+        {
+            "OTEL_PYINSTRUMENT_EVENT": "LOG",
+            "OTEL_PYINSTRUMENT_MAX_REQUEST_BYTES": "1000000",
+            "OTEL_PYINSTRUMENT_SPOOL_DIR": "~/spool",
+            "OTEL_PYINSTRUMENT_SPOOL_MAX_BYTES": "5000000",
+            "OTEL_PYINSTRUMENT_SPOOL_MAX_AGE": "60",
+        },
+        {},
+    )
+
+    assert settings == Settings(
+        event="log",
+        max_request_bytes=1_000_000,
+        spool_dir="/home/shop/spool",
+        spool_max_bytes=5_000_000,
+        spool_max_age=60,
+    )
+
+
 def test_an_argument_wins_over_the_environment() -> None:
     assert read_settings({"OTEL_PYINSTRUMENT_RATE": "0.25"}, {"rate": 0.5}).rate == 0.5
 
@@ -64,6 +87,10 @@ def test_an_empty_variable_counts_as_not_set(empty: str, caplog: pytest.LogCaptu
         ("MAX_CONCURRENT", "1.5"),
         ("MAX_CONCURRENT", "-1"),
         ("ENABLED", "perhaps"),
+        ("EVENT", "metric"),
+        ("MAX_REQUEST_BYTES", "1000"),
+        ("SPOOL_MAX_BYTES", "1"),
+        ("SPOOL_MAX_AGE", "forever"),
         ("RATE", "9" * 1000),
     ],
 )
@@ -102,17 +129,16 @@ def test_every_setting_has_a_variable_and_every_variable_a_setting() -> None:
 def test_the_reference_names_every_variable_with_its_default() -> None:
     # Given the table of the documentation
     rows = dict(
-        re.findall(
-            r"^\| `(OTEL_PYINSTRUMENT_\w+)` \| (?:`([^`]+)`|none) \|", REFERENCE.read_text("utf-8"), re.M
-        )
+        re.findall(r"^\| `(OTEL_PYINSTRUMENT_\w+)` \| `?([^`|]+?)`? \|", REFERENCE.read_text("utf-8"), re.M)
     )
 
     # Then it says what the code does
-    assert rows == {
-        variable_of(name): f"{value:g}"
-        if type(value) in (int, float)
-        else ",".join(value)
-        if value == ()
-        else str(value).lower()
-        for name, value in asdict(Settings()).items()
-    }
+    assert rows == {variable_of(name): shown(value) for name, value in asdict(Settings()).items()}
+
+
+def shown(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:g}"
+    return (",".join(default) if isinstance(default, tuple) else str(default)) or "none"

@@ -1,0 +1,111 @@
+"""What stands in for the `export` of an OTLP exporter: the same call, in parts of a size that is taken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from logging import getLogger
+from typing import TYPE_CHECKING, Any
+
+from otel_pyinstrument.transport.parts import split
+from otel_pyinstrument.transport.signals import Signal
+
+if TYPE_CHECKING:
+    from otel_pyinstrument.transport.spool import Spool
+
+_logger = getLogger(__name__)
+
+_REFUSAL_SECONDS = 0.5
+"""A backend that refuses one request does so at once. What takes longer has been retried, or timed out."""
+
+
+class SplittingExport:
+    """Calls the exporter's own `export` once for each part of a batch, on the same thread.
+
+    What goes wrong in here never costs a batch: then it is exported as it came. Without a spool a batch
+    fails as slowly as it would alone, because the parts behind one that was retried in vain are given up.
+    With a spool they are kept on disk, as is everything that comes while older requests wait there.
+    """
+
+    def __init__(
+        self, original: Callable[..., Any], signal: Signal, *, max_bytes: int, spool: Spool | None
+    ) -> None:
+        self.original = original
+        self.active = True
+        self.spool = spool
+        self._signal = signal
+        self._max_bytes = max_bytes
+        self._reported: set[str] = set()
+
+    def __call__(self, batch: Sequence[Any]) -> Any:
+        if not self.active:
+            return self.original(batch)
+        parts = self._parts_of(batch)
+        if self.spool is not None:
+            return self._send_or_keep(parts, self.spool)
+        return self.original(parts[0]) if len(parts) == 1 else self._send(parts)
+
+    def _parts_of(self, batch: Sequence[Any]) -> list[Sequence[Any]]:
+        try:
+            return split(
+                batch,
+                max_bytes=self._max_bytes,
+                size_of=self._signal.size_of,
+                without_profile=self._signal.without_payload,
+            )
+        except Exception as error:
+            self._report("splitting", error)
+            return [batch]
+
+    def _send(self, parts: list[Sequence[Any]]) -> Any:
+        answer, failure = self._signal.success, None
+        for position, part in enumerate(parts):
+            begun = time.monotonic()
+            try:
+                sent = self.original(part)
+            except Exception as error:
+                sent, failure = self._signal.failure, error
+            if sent is not self._signal.failure:
+                continue
+            answer = self._signal.failure
+            rest = sum(map(len, parts[position + 1 :]))
+            if rest and time.monotonic() - begun > _REFUSAL_SECONDS:
+                _logger.warning("%d spans or log records are lost: the backend does not answer", rest)
+                break
+        if failure is not None:
+            raise failure
+        return answer
+
+    def _send_or_keep(self, parts: list[Sequence[Any]], spool: Spool) -> Any:
+        answer, failure = self._signal.success, None
+        for part in parts:
+            if self._waits(spool) and self._keep(part, spool):
+                continue
+            try:
+                sent = self.original(part)
+            except Exception as error:
+                sent, failure = self._signal.failure, error
+            if sent is self._signal.failure and not self._keep(part, spool):
+                answer = self._signal.failure
+        if failure is not None:
+            raise failure
+        return answer
+
+    def _waits(self, spool: Spool) -> bool:
+        try:
+            return spool.waits()
+        except Exception as error:
+            self._report("looking into the spool", error)
+            return False
+
+    def _keep(self, part: Sequence[Any], spool: Spool) -> bool:
+        try:
+            return spool.put(self._signal.encode(part))
+        except Exception as error:
+            self._report("writing to the spool", error)
+            return False
+
+    def _report(self, what: str, error: Exception) -> None:
+        if what not in self._reported:
+            self._reported.add(what)
+            _logger.warning("Spans are exported as without profiling: %s failed", what, exc_info=error)

@@ -1,0 +1,263 @@
+"""Profiles from an application to a backend that is narrow, or away, with real processes on both ends."""
+
+import hashlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+REPOSITORY = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+ARRIVAL_SECONDS = 90
+MIB = 1024 * 1024
+
+
+class Backend:
+    """A gRPC trace receiver on loopback that can be taken down and up again on the same port."""
+
+    def __init__(self, port):
+        self.bodies = []
+        self.address = f"127.0.0.1:{port}"
+        self.start()
+
+    def start(self):
+        options = [("grpc.max_receive_message_length", 16 * MIB), ("grpc.so_reuseport", 0)]
+        # One worker: requests are kept in the order in which they arrive.
+        self._server = grpc.server(ThreadPoolExecutor(1), options=options)
+        export = grpc.unary_unary_rpc_method_handler(lambda body, _context: self.bodies.append(body) or b"")
+        service = "opentelemetry.proto.collector.trace.v1.TraceService"
+        self._server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(service, {"Export": export})]
+        )
+        self._server.add_insecure_port(self.address)
+        self._server.start()
+
+    def stop(self):
+        self._server.stop(grace=None).wait()
+
+    def spans(self):
+        requests = [ExportTraceServiceRequest.FromString(body) for body in list(self.bodies)]
+        return [s for r in requests for rs in r.resource_spans for ss in rs.scope_spans for s in ss.spans]
+
+
+@pytest.fixture
+def backend(free_ports):
+    made = Backend(*free_ports(1))
+    yield made
+    made.stop()
+
+
+def wait_until(condition, what):
+    deadline = time.monotonic() + ARRIVAL_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {ARRIVAL_SECONDS} s: {what}"
+        time.sleep(0.05)
+
+
+MANY_PROFILES = """
+import hashlib, os, sys
+from opentelemetry.exporter.otlp.proto.{protocol}.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from otel_pyinstrument import PyinstrumentInstrumentor
+
+provider = TracerProvider()
+exporter = OTLPSpanExporter(endpoint=sys.argv[1])
+provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=60_000))
+if sys.argv[2] == "with":
+    PyinstrumentInstrumentor().instrument(tracer_provider=provider)
+tracer = provider.get_tracer("app")
+for _ in range(512):
+    payload = os.urandom(60 * 1024)
+    with tracer.start_as_current_span("GET /") as span:
+        span.add_event("pyinstrument.profile", {{"pyinstrument.payload": payload}})
+    print(hashlib.sha256(payload).hexdigest())
+provider.shutdown()
+"""
+
+
+def send_many_profiles(protocol, endpoint, which):
+    """Hashes of the payloads that an application has put into its spans."""
+    script = MANY_PROFILES.format(protocol=protocol)
+    command = [sys.executable, "-c", script, endpoint, which]
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=REPOSITORY, timeout=120
+    ).stdout.split()
+
+
+def payload_hashes(spans):
+    return [hashlib.sha256(span.events[0].attributes[0].value.bytes_value).hexdigest() for span in spans]
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_512_large_profiles_pass_a_collector_with_the_usual_limits(
+    protocol, start_collector, backend
+) -> None:
+    # Given a standard Collector that takes 4 MiB by gRPC, as all do by default, and as much by HTTP
+    collector = start_collector(
+        backend.address,
+        [
+            "yaml:receivers::otlp::protocols::grpc::max_recv_msg_size_mib: 4",
+            f"yaml:receivers::otlp::protocols::http::max_request_body_size: {4 * MIB}",
+        ],
+    )
+    endpoint = {
+        "grpc": f"http://{collector.grpc_endpoint}",
+        "http": f"{collector.http_endpoint}/v1/traces",
+    }[protocol]
+
+    # When one batch of 30 MiB is exported
+    sent = send_many_profiles(protocol, endpoint, "with")
+
+    # Then nothing is lost, and every payload is the same to the bit
+    wait_until(lambda: len(backend.spans()) >= 512, "512 spans")
+    assert Counter(payload_hashes(backend.spans())) == Counter(sent)
+
+
+SHOP = """
+from flask import Flask
+from opentelemetry import trace
+
+app = Flask(__name__)
+
+@app.get("/<int:number>")
+def page(number):
+    trace.get_current_span().set_attribute("number", number)
+    return "done"
+"""
+
+
+class Shop:
+    """A Flask application on gunicorn under opentelemetry-instrument, with the spool on."""
+
+    def __init__(self, directory, backend, **variables):
+        (directory / "shop.py").write_text(SHOP)
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self._port = probe.getsockname()[1]
+        self._log = directory / "log"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | {
+            "PYTHONPATH": os.pathsep.join([str(directory), str(REPOSITORY)]),
+            "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]]),
+            "OTEL_SERVICE_NAME": "shop",
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{backend.address}",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+            "OTEL_PYINSTRUMENT_RATE": "1",
+            "OTEL_PYINSTRUMENT_SPOOL_DIR": str(directory / "spool"),
+            **variables,
+        }
+        command = ["opentelemetry-instrument", "gunicorn", "--bind", f"127.0.0.1:{self._port}", "shop:app"]
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, cwd=directory, env=environment, stdout=output, stderr=subprocess.STDOUT
+            )
+        wait_until(self._answers, "the shop answers")
+
+    def _answers(self):
+        assert self._process.poll() is None, self._log.read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+    def ask(self, numbers):
+        for number in numbers:
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+            connection.request("GET", f"/{number}")
+            assert connection.getresponse().status == 200
+            connection.close()
+
+    def stop(self):
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.wait(60) == 0, self._log.read_text()
+
+    def kill(self):
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(60)
+
+
+@pytest.fixture
+def start_shop(tmp_path, backend):
+    started = []
+
+    def start(**variables):
+        started.append(Shop(tmp_path, backend, **variables))
+        return started[-1]
+
+    yield start
+    for shop in started:
+        shop.kill()
+
+
+def numbers(spans):
+    return [entry.value.int_value for span in spans for entry in span.attributes if entry.key == "number"]
+
+
+def test_an_outage_over_a_restart_of_the_application_loses_nothing(start_shop, backend, tmp_path) -> None:
+    spool = tmp_path / "spool"
+
+    # Given a shop whose backend goes away
+    shop = start_shop()
+    shop.ask(range(5))
+    wait_until(lambda: len(backend.spans()) == 5, "the first spans")
+    backend.stop()
+
+    # When it goes on, is restarted, goes on, and is started once more before the backend is back
+    shop.ask(range(5, 10))
+    shop.stop()
+    shop = start_shop()
+    shop.ask(range(10, 15))
+    shop.stop()
+    kept_bytes = sum(path.stat().st_size for path in spool.rglob("*.otlp"))
+    shop = start_shop()
+    shop.ask(range(15, 20))
+    wait_until(
+        lambda: sum(path.stat().st_size for path in spool.rglob("*.otlp")) > kept_bytes,
+        "a file of the last one",
+    )
+    backend.start()
+    shop.ask(range(20, 25))
+
+    # Then everything arrives once, in order, each with its profile, and the disk is empty again
+    wait_until(lambda: len(backend.spans()) >= 25, "25 spans")
+    wait_until(lambda: not list(spool.rglob("*.otlp")), "an empty spool")
+    assert numbers(backend.spans()) == list(range(25))
+    for span in backend.spans():
+        assert "pyinstrument.profile" in {event.name for event in span.events}
+
+
+def test_the_disk_is_bounded_during_an_outage(start_shop, backend, tmp_path) -> None:
+    # Given room for 1 MiB
+    spool = tmp_path / "spool"
+    backend.stop()
+    shop = start_shop(
+        OTEL_PYINSTRUMENT_SPOOL_MAX_BYTES=str(MIB), OTEL_RESOURCE_ATTRIBUTES=f"large={'x' * 100_000}"
+    )
+
+    # When a file of 100 kB is written for each request
+    largest = 0
+    for number in range(30):
+        shop.ask([number])
+        time.sleep(0.1)
+        largest = max(largest, sum(path.stat().st_size for path in spool.rglob("*") if path.is_file()))
+    shop.stop()
+
+    # Then
+    assert 0.5 * MIB < largest <= MIB
+    assert (
+        "Requests dropped from the spool since the start (the spool is full): 1,"
+        in (tmp_path / "log").read_text()
+    )

@@ -1,0 +1,357 @@
+"""Exporters of real backends, taken over in place."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import socket
+import threading
+import time
+from collections import Counter
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import EventBase, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from otel_pyinstrument import PyinstrumentInstrumentor
+from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
+from otel_pyinstrument.private_names import processors_of
+from otel_pyinstrument.transport import export as export_module
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@pytest.fixture
+def provider():
+    made = TracerProvider(resource=Resource({"service.name": "shop"}), shutdown_on_exit=False)
+    yield made
+    made.shutdown()
+
+
+def payloads_of(spans) -> Counter:
+    return Counter(
+        bytes(attribute.value.bytes_value)
+        for span in spans
+        for event in span.events
+        for attribute in event.attributes
+        if attribute.key == "pyinstrument.payload"
+    )
+
+
+def test_512_large_profiles_pass_a_receiver_with_the_default_limit(
+    backend, provider, installed, spans
+) -> None:
+    # Given one batch of 32 MiB
+    exporter = backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider)
+    batch = spans(512, payload_bytes=64 * KIB)
+
+    # When
+    result = exporter.export(batch)
+
+    # Then every span arrived once, in order, and every payload is the same to the bit
+    assert result is SpanExportResult.SUCCESS
+    assert backend.numbers == list(range(512))
+    assert payloads_of(backend.spans) == Counter(
+        event.attributes["pyinstrument.payload"]
+        for span in batch
+        for event in span.events
+        if len(event.attributes) > 1
+    )
+    assert backend.too_large == 0
+    assert len(backend.bodies) == 10
+
+
+@pytest.mark.parametrize("make_processor", [SimpleSpanProcessor, BatchSpanProcessor])
+@pytest.mark.parametrize("before", [True, False])
+def test_processors_that_come_before_and_after_are_split(
+    make_processor, before, grpc_backend, provider, installed
+) -> None:
+    # Given a processor that is there when we come, or comes later
+    if before:
+        provider.add_span_processor(make_processor(grpc_backend.exporter()))
+    installed(provider, max_request_bytes=64 * KIB)
+    if not before:
+        provider.add_span_processor(make_processor(grpc_backend.exporter()))
+
+    # When spans end that are too large together, and one that is too large alone
+    tracer = provider.get_tracer("test")
+    for number in range(3):
+        with tracer.start_as_current_span("GET /", attributes={"number": number}) as span:
+            span.add_event(
+                "pyinstrument.profile", {"pyinstrument.payload": bytes((40 + 30 * (number == 1)) * KIB)}
+            )
+    provider.force_flush()
+
+    # Then all arrive, in requests of the allowed size
+    assert grpc_backend.numbers == [0, 1, 2]
+    assert max(map(len, grpc_backend.bodies)) <= 64 * KIB
+
+
+def test_an_exporter_stays_what_it_is_and_gets_everything_back(backend, provider, installed) -> None:
+    exporter = backend.exporter()
+    processor = BatchSpanProcessor(exporter)
+    provider.add_span_processor(processor)
+    before = (dict(vars(exporter)), dict(vars(provider)))
+
+    transport = installed(provider, spool_dir="")
+    assert processor.span_exporter is exporter
+    assert every_exporter_takes_bytes(provider)
+    assert "export" in vars(exporter)
+    transport.uninstall()
+
+    assert (dict(vars(exporter)), dict(vars(provider))) == before
+
+
+def test_an_exporter_of_two_processors_is_taken_over_once(grpc_backend, provider, installed, spans) -> None:
+    exporter = grpc_backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider)
+
+    assert exporter.export.original.__self__ is exporter
+    exporter.export(spans())
+    assert len(grpc_backend.bodies) == 1
+
+
+def test_somebody_elses_wrapper_outlives_us(grpc_backend, provider, installed, spans) -> None:
+    # Given a tool that wrapped the exporter before us, and one that came after us
+    exporter = grpc_backend.exporter()
+    seen = []
+
+    def wrap(name):
+        inner = exporter.export
+        exporter.export = lambda batch: (seen.append((name, len(batch))), inner(batch))[1]
+
+    wrap("earlier")
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    transport = installed(provider, max_request_bytes=64 * KIB)
+    wrap("later")
+    batch = spans(2, payload_bytes=40 * KIB)
+
+    # When we go
+    exporter.export(batch)
+    transport.uninstall()
+    exporter.export(batch)
+
+    # Then both still work, and nothing is split any more
+    assert seen == [("later", 2), ("earlier", 1), ("earlier", 1), ("later", 2), ("earlier", 2)]
+
+
+def test_other_exporters_are_left_alone(provider, installed) -> None:
+    exporter = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    installed(provider)
+
+    assert "export" not in vars(exporter)
+
+
+def test_the_instrumentor_installs_and_removes_it(grpc_backend, provider) -> None:
+    exporter = grpc_backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1)
+    installed = vars(exporter).get("export")
+    PyinstrumentInstrumentor().uninstrument()
+
+    assert isinstance(installed, export_module.SplittingExport)
+    assert "export" not in vars(exporter)
+    assert "add_span_processor" not in vars(provider)
+    assert len(list(processors_of(provider))) == 1
+
+
+def test_a_failure_of_ours_exports_the_batch_as_it_came(
+    grpc_backend, provider, installed, spans, monkeypatch, caplog
+) -> None:
+    # Given a bug in the splitting
+    monkeypatch.setattr(export_module, "split", lambda *_a, **_k: 1 / 0)
+    exporter = grpc_backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider)
+
+    # When
+    results = [exporter.export(spans(3)) for _ in range(2)]
+
+    # Then nothing is lost, and it is said once
+    assert results == [SpanExportResult.SUCCESS] * 2
+    assert len(grpc_backend.spans) == 6
+    assert [record.getMessage() for record in caplog.records] == [
+        "Spans are exported as without profiling: splitting failed"
+    ]
+
+
+def test_a_part_that_cannot_be_encoded_takes_no_other_part_with_it(
+    grpc_backend, provider, installed, spans
+) -> None:
+    # Given a span with an event that cannot be read, as some library may add one
+    class Broken(EventBase):
+        @property
+        def attributes(self):
+            raise ValueError("of another library")
+
+    exporter = grpc_backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider)
+    batch = spans(3)
+    batch[1]._events.append(Broken("broken"))
+
+    # When
+    with pytest.raises(ValueError, match="of another library"):
+        exporter.export(batch)
+
+    # Then only its own span is lost; the SDK alone would lose all three
+    assert grpc_backend.numbers == [0, 2]
+
+
+def test_the_limit_of_the_exporter_itself_is_kept(provider, installed, spans) -> None:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    exporter = OTLPSpanExporter(endpoint="http://127.0.0.1:1/v1/traces", max_request_size=100 * KIB)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider)
+
+    sent = []
+    exporter.export.original = lambda batch: sent.append(len(batch))
+    exporter.export(spans(6, payload_bytes=40 * KIB))
+
+    assert sent == [2, 2, 2]
+
+
+def test_an_export_after_shutdown_fails_as_before(backend, provider, installed, spans) -> None:
+    exporter = backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider)
+
+    exporter.shutdown()
+
+    assert exporter.export(spans()) is SpanExportResult.FAILURE
+
+
+def test_a_refused_part_does_not_stop_the_others(backend, provider, installed, spans) -> None:
+    # Given a backend that refuses for good, and says so at once
+    import grpc
+
+    exporter = backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider, max_request_bytes=64 * KIB)
+    tried = []
+    original = exporter.export.original
+    exporter.export.original = lambda batch: (tried.append(len(batch)), original(batch))[1]
+    backend.abort_with = grpc.StatusCode.INVALID_ARGUMENT if backend.protocol == "grpc" else 400
+
+    result = exporter.export(spans(3, payload_bytes=40 * KIB))
+
+    assert result is SpanExportResult.FAILURE
+    assert tried == [1, 1, 1]
+
+
+def test_an_absent_backend_costs_a_split_batch_no_more_time_than_a_whole_one(
+    backend, provider, installed, spans, caplog
+) -> None:
+    # Given nobody who answers
+    backend.stop()
+    exporter = backend.exporter(timeout=2)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider, max_request_bytes=64 * KIB)
+    tried = []
+    original = exporter.export.original
+    exporter.export.original = lambda batch: (tried.append(len(batch)), original(batch))[1]
+
+    # When a batch of five parts is exported
+    result = exporter.export(spans(5, payload_bytes=40 * KIB))
+
+    # Then only the first was retried until the timeout, and what was given up is counted
+    assert result is SpanExportResult.FAILURE
+    assert tried == [1]
+    assert "4 spans or log records are lost: the backend does not answer" in caplog.messages
+
+
+def test_the_sdk_still_sees_whether_shutdown_takes_a_timeout(backend, provider, installed, tmp_path) -> None:
+    exporter = backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    before = inspect.getfullargspec(exporter.shutdown).args
+
+    installed(provider, spool_dir=str(tmp_path))
+
+    assert "shutdown" in vars(exporter)
+    after = inspect.getfullargspec(exporter.shutdown).args
+    assert ("timeout_millis" in after) == ("timeout_millis" in before)
+
+
+def test_a_black_hole_does_not_slow_requests_down(provider, installed, spans) -> None:
+    # Given an endpoint that takes connections and never answers
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.trace import SpanKind
+
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{hole.getsockname()[1]}/v1/traces", timeout=1)
+        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=10))
+        PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, spool_dir="")
+        tracer = provider.get_tracer("test")
+        exporting = threading.Event()
+        original = exporter.export.original
+        exporter.export.original = lambda batch: (exporting.set(), original(batch))[1]
+
+        # When requests run while an export hangs
+        with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            pass
+        assert exporting.wait(10)
+        begun = time.monotonic()
+        for _ in range(50):
+            with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+                pass
+        took = time.monotonic() - begun
+
+        # Then all 50 together take less than the one export
+        assert took < 1
+        PyinstrumentInstrumentor().uninstrument()
+        provider.shutdown()
+
+
+@pytest.mark.parametrize("spooling", [False, True])
+def test_shutdown_with_a_black_hole_takes_no_longer_than_the_sdk_alone(
+    installed, spans, tmp_path, spooling
+) -> None:
+    # Given a batch of five parts for an endpoint that takes connections and never answers
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    batch = spans(5, payload_bytes=40 * KIB)
+
+    def seconds_of_shutdown(*, with_us: bool) -> float:
+        exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{hole.getsockname()[1]}/v1/traces", timeout=2)
+        provider = TracerProvider(shutdown_on_exit=False)
+        processor = BatchSpanProcessor(exporter, schedule_delay_millis=60_000)
+        provider.add_span_processor(processor)
+        if with_us:
+            spool_dir = str(tmp_path) if spooling else ""
+            installed(provider, max_request_bytes=64 * KIB, spool_dir=spool_dir)
+        for span in batch:
+            processor.on_end(span)
+        begun = time.monotonic()
+        provider.shutdown()
+        return time.monotonic() - begun
+
+    # When
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        alone = seconds_of_shutdown(with_us=False)
+        with_us = seconds_of_shutdown(with_us=True)
+
+    # Then it is one timeout for all, and with a spool nothing is lost
+    assert with_us < 1.5 * alone
+    assert len(list(tmp_path.rglob("*.otlp"))) == (5 if spooling else 0)
+
+
+def test_logging_is_quiet_when_all_is_well(grpc_backend, provider, installed, spans, caplog) -> None:
+    caplog.set_level(logging.WARNING)
+    exporter = grpc_backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider).uninstall()
+
+    exporter.export(spans())
+
+    assert caplog.records == []

@@ -1,0 +1,219 @@
+"""Profiles as log records, through the SDK's own log processors and exporters."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+
+import pytest
+from opentelemetry import _logs
+from opentelemetry._logs import _internal as logs_internal
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
+from opentelemetry.sdk._logs.export import (
+    BatchLogRecordProcessor,
+    ConsoleLogRecordExporter,
+    InMemoryLogRecordExporter,
+    SimpleLogRecordProcessor,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from opentelemetry.util._once import Once
+
+from otel_pyinstrument import PyinstrumentInstrumentor
+from otel_pyinstrument.call_tree import decode
+from otel_pyinstrument.profile_event import ProfileEvent
+from otel_pyinstrument.transport.export import SplittingExport
+
+
+@pytest.fixture
+def logger_provider(monkeypatch):
+    """The global logger provider, for this test only."""
+    monkeypatch.setattr(logs_internal, "_LOGGER_PROVIDER", None)
+    monkeypatch.setattr(logs_internal, "_LOGGER_PROVIDER_SET_ONCE", Once())
+    provider = LoggerProvider(resource=Resource({"service.name": "shop"}), shutdown_on_exit=False)
+    _logs.set_logger_provider(provider)
+    yield provider
+    provider.shutdown()
+
+
+@pytest.fixture
+def no_logger_provider(monkeypatch):
+    monkeypatch.setattr(logs_internal, "_LOGGER_PROVIDER", None)
+    monkeypatch.setattr(logs_internal, "_LOGGER_PROVIDER_SET_ONCE", Once())
+
+
+class App:
+    def __init__(self, **options) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False, **options)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        PyinstrumentInstrumentor().instrument(tracer_provider=self.provider, rate=1, interval=1, event="log")
+
+    def request(self, burn):
+        with self.provider.get_tracer("t").start_as_current_span("GET /", kind=SpanKind.SERVER):
+            burn(0.02)
+        return self.exporter.get_finished_spans()[-1]
+
+
+def tree_of(attributes):
+    return decode(base64.b64decode(attributes["pyinstrument.payload"]))
+
+
+def test_the_profile_is_a_log_record_of_its_span(logger_provider, burn) -> None:
+    # Given
+    logs = InMemoryLogRecordExporter()
+    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
+
+    # When
+    span = App().request(burn)
+
+    # Then the record carries what the event would, and the span nothing
+    (readable,) = logs.get_finished_logs()
+    record = readable.log_record
+    assert record.event_name == "pyinstrument.profile"
+    assert (record.trace_id, record.span_id) == (span.context.trace_id, span.context.span_id)
+    assert record.trace_flags == span.context.trace_flags
+    assert record.timestamp == span.end_time
+    assert readable.instrumentation_scope.name == "otel_pyinstrument"
+    assert readable.resource.attributes["service.name"] == "shop"
+    assert record.attributes["pyinstrument.format"] == 1
+    assert "run" in {frame.function for frame in tree_of(record.attributes).frames}
+    assert span.events == ()
+
+
+def test_it_arrives_over_otlp(backend, logger_provider, burn, monkeypatch) -> None:
+    # Given a batch processor, whose thread does the encoding
+    threads = []
+    original = ProfileEvent._encoded
+    monkeypatch.setattr(
+        ProfileEvent, "_encoded", lambda self: (threads.append(threading.current_thread()), original(self))[1]
+    )
+    logger_provider.add_log_record_processor(
+        BatchLogRecordProcessor(backend.log_exporter(), schedule_delay_millis=10)
+    )
+
+    # When
+    span = App().request(burn)
+    logger_provider.shutdown()
+
+    # Then
+    (record,) = backend.log_records
+    assert record.event_name == "pyinstrument.profile"
+    assert record.span_id == span.context.span_id.to_bytes(8, "big")
+    attributes = {entry.key: entry.value for entry in record.attributes}
+    assert tree_of({"pyinstrument.payload": attributes["pyinstrument.payload"].string_value}).node_count > 1
+    assert [thread.name for thread in threads] == ["OtelBatchLogRecordProcessor"]
+
+
+def test_batches_of_log_records_are_split_too(backend, logger_provider, burn) -> None:
+    # Given the exporter of a provider that came after us
+    exporter = backend.log_exporter()
+    app = App()
+    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+
+    # When profiles are logged, and 8 MiB of log records in one batch
+    app.request(burn)
+    assert isinstance(exporter.export, SplittingExport)
+    logs = InMemoryLogRecordExporter()
+    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
+    logger = logger_provider.get_logger("test")
+    for _ in range(8):
+        logger.emit(body="x" * 1024 * 1024, attributes={"a": "b"})
+    before = len(backend.bodies)
+    result = exporter.export(logs.get_finished_logs())
+
+    # Then
+    assert result is type(result).SUCCESS
+    assert len(backend.bodies) - before == 3
+    PyinstrumentInstrumentor().uninstrument()
+    assert "export" not in vars(exporter)
+
+
+def test_without_a_logger_provider_it_travels_with_its_span_and_one_warning_says_so(
+    no_logger_provider, burn, caplog
+) -> None:
+    app = App()
+
+    spans = [app.request(burn) for _ in range(2)]
+
+    assert [[event.name for event in span.events] for span in spans] == [["pyinstrument.profile"]] * 2
+    (warning,) = caplog.messages
+    assert warning.startswith(
+        "OTEL_PYINSTRUMENT_EVENT=log: profiles travel as span events, because no logger"
+    )
+    assert "OTEL_LOGS_EXPORTER=otlp" in warning
+
+
+def test_a_logger_provider_that_nobody_listens_to_is_none(logger_provider, burn, caplog) -> None:
+    # As with OTEL_LOGS_EXPORTER=none
+    span = App().request(burn)
+
+    assert [event.name for event in span.events] == ["pyinstrument.profile"]
+    assert len(caplog.messages) == 1
+
+
+def test_a_failing_log_processor_does_not_end_profiling(logger_provider, burn, caplog) -> None:
+    class Failing(LogRecordProcessor):
+        def on_emit(self, log_record):
+            raise RuntimeError("of the user")
+
+        def shutdown(self):
+            pass
+
+        def force_flush(self, timeout_millis=30000):
+            return True
+
+    logger_provider.add_log_record_processor(Failing())
+    app = App()
+
+    spans = [app.request(burn) for _ in range(2)]
+
+    assert [[event.name for event in span.events] for span in spans] == [["pyinstrument.profile"]] * 2
+    assert len([message for message in caplog.messages if "the logger provider failed" in message]) == 1
+
+
+def test_log_processors_may_add_attributes(logger_provider, burn) -> None:
+    class Adding(LogRecordProcessor):
+        def on_emit(self, log_record):
+            log_record.log_record.attributes["team"] = "checkout"
+
+        def shutdown(self):
+            pass
+
+        def force_flush(self, timeout_millis=30000):
+            return True
+
+    logs = InMemoryLogRecordExporter()
+    logger_provider.add_log_record_processor(Adding())
+    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
+
+    App().request(burn)
+
+    (readable,) = logs.get_finished_logs()
+    assert readable.log_record.attributes["team"] == "checkout"
+    assert readable.log_record.attributes["pyinstrument.format"] == 1
+
+
+def test_the_console_exporter_can_print_it(logger_provider, burn) -> None:
+    out = io.StringIO()
+    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(ConsoleLogRecordExporter(out=out)))
+
+    App().request(burn)
+
+    printed = json.loads(out.getvalue())
+    assert printed["event_name"] == "pyinstrument.profile"
+    assert tree_of(printed["attributes"]).node_count > 1
+
+
+def test_spans_without_room_for_events_are_profiled(logger_provider, burn) -> None:
+    logs = InMemoryLogRecordExporter()
+    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
+
+    App(span_limits=SpanLimits(max_events=0)).request(burn)
+
+    assert len(logs.get_finished_logs()) == 1

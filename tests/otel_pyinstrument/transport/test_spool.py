@@ -1,0 +1,541 @@
+"""Outages of real backends, with requests on a real disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
+
+from otel_pyinstrument.transport import install, spool
+from otel_pyinstrument.transport.losses import Losses
+from otel_pyinstrument.transport.spool_directory import SpoolDirectory
+
+KIB = 1024
+MIB = 1024 * KIB
+SECRET = "a-very-secret-project-key"
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(spool, "_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(spool, "_LONGEST_PAUSE_SECONDS", 0.1)
+
+
+class App:
+    """An application with one exporter and the spool on."""
+
+    def __init__(self, backend, installed, directory: Path, **settings) -> None:
+        self.provider = TracerProvider(resource=Resource({"service.name": "shop"}), shutdown_on_exit=False)
+        headers = {"x-project-key": SECRET}
+        self.exporter = backend.exporter(timeout=0.3, headers=headers)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.transport = installed(self.provider, spool_dir=str(directory), **settings)
+
+    @property
+    def spool(self) -> spool.Spool:
+        return self.exporter.export.spool
+
+
+@pytest.fixture
+def app(backend, installed, tmp_path):
+    def make(**settings) -> App:
+        return App(backend, installed, tmp_path / "spool", **settings)
+
+    return make
+
+
+def files(directory: Path, suffix: str = ".otlp") -> list[Path]:
+    return sorted(directory.rglob(f"*{suffix}"))
+
+
+def numbered(spans, *numbers):
+    return [span for number in numbers for span in spans(payload_bytes=KIB, number=number)]
+
+
+def test_what_could_not_be_delivered_arrives_later_in_order_and_unchanged(
+    backend, app, spans, tmp_path, wait_until
+) -> None:
+    # Given a backend that goes away
+    shop = app()
+    backend.stop()
+    batches = [numbered(spans, 10 * n, 10 * n + 1) for n in range(5)]
+
+    # When five batches are exported meanwhile
+    results = [shop.exporter.export(batch) for batch in batches]
+    assert len(files(tmp_path)) == 5
+    backend.start()
+    wait_until(lambda: not files(tmp_path))
+
+    # Then all arrived, bit by bit, in order; and what comes now goes straight there
+    assert results == [SpanExportResult.SUCCESS] * 5
+    assert backend.bodies == [encode_spans(batch).SerializeToString() for batch in batches]
+    wait_until(lambda: not shop.spool.waits())
+    shop.exporter.export(numbered(spans, 99))
+    assert backend.numbers == [0, 1, 10, 11, 20, 21, 30, 31, 40, 41, 99]
+    assert {metadata["x-project-key"] for metadata in backend.metadata} == {SECRET}
+    assert "otel-pyinstrument-spool" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_during_an_outage_an_export_takes_no_longer_than_writing_a_file(
+    backend, app, spans, wait_until
+) -> None:
+    shop = app()
+    backend.stop()
+    shop.exporter.export(numbered(spans, 0))
+    tried = []
+    shop.exporter.export.original = lambda batch: tried.append(batch)
+
+    for number in range(20):
+        shop.exporter.export(numbered(spans, number))
+
+    assert tried == []
+
+
+def test_a_restarted_application_sends_what_the_last_one_left_first(
+    backend, app, spans, tmp_path, wait_until
+) -> None:
+    # Given an application that ended during the outage
+    first = app()
+    backend.stop()
+    for number in range(3):
+        first.exporter.export(numbered(spans, number))
+    first.transport.uninstall()
+    first.exporter.shutdown()
+    assert len(files(tmp_path)) == 3
+
+    # When the next one exports, and the backend is back
+    second = app()
+    backend.start()
+    second.exporter.export(numbered(spans, 3))
+    wait_until(lambda: not files(tmp_path))
+
+    # Then
+    assert backend.numbers == [0, 1, 2, 3]
+
+
+def test_a_short_lived_process_delivers_what_waited_when_it_shuts_down(backend, app, spans, tmp_path) -> None:
+    first = app()
+    backend.stop()
+    first.exporter.export(numbered(spans, 0))
+    first.exporter.shutdown()
+    backend.start()
+
+    # When a process exports only at its end
+    second = app()
+    second.exporter.export(numbered(spans, 1))
+    second.exporter.shutdown()
+
+    # Then nothing waits for yet another one
+    assert backend.numbers == [0, 1]
+    assert files(tmp_path) == []
+
+
+def test_shutdown_does_not_wait_for_a_backend_that_is_away(backend, app, spans, tmp_path) -> None:
+    shop = app()
+    backend.stop()
+    shop.exporter.export(numbered(spans, 0))
+
+    begun = time.monotonic()
+    shop.provider.shutdown()
+
+    assert time.monotonic() - begun < install.DRAIN_SECONDS
+    assert len(files(tmp_path)) == 1
+
+
+def test_the_oldest_are_dropped_and_counted_when_the_spool_is_full(
+    backend, app, spans, tmp_path, wait_until, caplog
+) -> None:
+    # Given room for one MiB
+    shop = app(spool_max_bytes=MIB)
+    backend.stop()
+
+    # When four times as much comes
+    for number in range(16):
+        shop.exporter.export(spans(payload_bytes=256 * KIB, number=number))
+        assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= MIB
+    backend.start()
+    wait_until(lambda: not files(tmp_path))
+
+    # Then the newest are delivered, and the rest is counted
+    assert backend.numbers == [13, 14, 15]
+    assert shop.transport._losses.requests == {"the spool is full": 13}
+    (warning,) = [message for message in caplog.messages if "spool" in message]
+    assert warning.startswith("Requests dropped from the spool since the start (the spool is full): 1, ")
+
+
+def test_what_is_too_old_is_dropped_and_counted(backend, app, spans, tmp_path, wait_until) -> None:
+    shop = app(spool_max_age=60)
+    backend.stop()
+    shop.exporter.export(numbered(spans, 0))
+    shop.exporter.export(numbered(spans, 1))
+    old = time.time() - 61
+    os.utime(files(tmp_path)[0], (old, old))
+
+    backend.start()
+    wait_until(lambda: not files(tmp_path))
+
+    assert backend.numbers == [1]
+    assert shop.transport._losses.requests == {"too old": 1}
+
+
+@pytest.mark.parametrize("damage", [b"", b"otlp-spool-1\n", b"x" * 500, None])
+def test_a_damaged_file_is_set_aside_and_stops_nothing(
+    damage, backend, app, spans, tmp_path, wait_until, caplog
+) -> None:
+    # Given three files, one of them damaged as by a power cut or a bad disk
+    shop = app()
+    backend.stop()
+    for number in range(3):
+        shop.exporter.export(numbered(spans, number))
+    victim = files(tmp_path)[1]
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-1] if damage is None else damage)
+
+    # When
+    backend.start()
+    wait_until(lambda: not files(tmp_path))
+
+    # Then
+    assert backend.numbers == [0, 2]
+    assert files(tmp_path, ".damaged") == [victim.with_suffix(".damaged")]
+    assert any("is damaged and set aside" in message for message in caplog.messages)
+
+
+def test_a_file_that_was_never_finished_is_not_sent(backend, app, spans, tmp_path, wait_until) -> None:
+    shop = app()
+    backend.stop()
+    shop.exporter.export(numbered(spans, 0))
+    (whole,) = files(tmp_path)
+    whole.with_name(f"{0:020d}-00000000.tmp").write_bytes(whole.read_bytes()[:100])
+
+    backend.start()
+    wait_until(lambda: not files(tmp_path))
+
+    assert backend.numbers == [0]
+
+
+@pytest.mark.parametrize(
+    ("grpc_code", "status"),
+    [(grpc.StatusCode.INVALID_ARGUMENT, 400), (grpc.StatusCode.UNAUTHENTICATED, 401)],
+)
+def test_what_the_backend_refuses_for_good_is_dropped_and_counted(
+    grpc_code, status, backend, app, spans, tmp_path, wait_until, caplog
+) -> None:
+    # Given a request on disk, and a backend that comes back and does not want it
+    shop = app()
+    backend.stop()
+    shop.exporter.export(numbered(spans, 0))
+    backend.abort_with = grpc_code if backend.protocol == "grpc" else status
+
+    # When
+    backend.start()
+    wait_until(lambda: not files(tmp_path))
+
+    # Then it does not block those behind it
+    assert shop.transport._losses.requests == {"refused by the backend": 1}
+    assert any("(refused by the backend): 1," in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("grpc_code", "status"),
+    [(grpc.StatusCode.UNAVAILABLE, 503), (grpc.StatusCode.ABORTED, 429)],
+)
+def test_what_the_backend_cannot_take_now_stays(
+    grpc_code, status, backend, app, spans, tmp_path, wait_until
+) -> None:
+    shop = app()
+    backend.abort_with = grpc_code if backend.protocol == "grpc" else status
+    shop.exporter.export(numbered(spans, 0))
+    shop.exporter.export(numbered(spans, 1))
+    wait_until(lambda: shop.spool._away)
+    assert len(files(tmp_path)) == 2
+
+    backend.abort_with = None
+    wait_until(lambda: not files(tmp_path))
+    assert backend.numbers == [0, 1]
+
+
+def test_nobody_else_can_read_it_and_no_secret_is_in_it(backend, app, spans, tmp_path) -> None:
+    shop = app()
+    backend.stop()
+    shop.exporter.export(numbered(spans, 0))
+
+    for path in (tmp_path / "spool").rglob("*"):
+        expected = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+        assert SECRET not in str(path)
+        if path.is_file():
+            assert SECRET.encode() not in path.read_bytes()
+    assert stat.S_IMODE((tmp_path / "spool").stat().st_mode) == 0o700
+
+
+def test_a_directory_that_was_there_keeps_its_mode(backend, app, spans, tmp_path) -> None:
+    (tmp_path / "spool").mkdir(mode=0o755)
+
+    app()
+
+    assert stat.S_IMODE((tmp_path / "spool").stat().st_mode) == 0o755
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "spool").iterdir()] == [0o700]
+
+
+def test_a_link_in_place_of_our_folder_is_not_followed(backend, app, spans, tmp_path, caplog) -> None:
+    # Given a directory where somebody foresaw the name of our folder
+    app().transport.uninstall()
+    (folder,) = (tmp_path / "spool").iterdir()
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+
+    # When
+    shop = app()
+    result = shop.exporter.export(spans())
+
+    # Then the spool is off, with the reason, and spans travel
+    assert shop.spool is None
+    assert result is SpanExportResult.SUCCESS
+    assert [message for message in caplog.messages if "is not used" in message] == [
+        f"The spool {tmp_path / 'spool'} is not used: {folder} is not a directory"
+    ]
+
+
+@pytest.mark.parametrize("name", ["_credentials", "_endpoint", "_headers"])
+def test_an_exporter_of_another_version_works_without_the_spool(
+    name, grpc_backend, installed, spans, tmp_path, caplog
+) -> None:
+    # Given an exporter that keeps something elsewhere than we look
+    exporter = grpc_backend.exporter()
+    value = vars(exporter).pop(name)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    # When
+    installed(provider, spool_dir=str(tmp_path / "spool"), max_request_bytes=64 * KIB)
+    setattr(exporter, name, value)
+    result = exporter.export(spans(2, payload_bytes=40 * KIB))
+
+    # Then one warning says so, and batches are still split
+    assert result is SpanExportResult.SUCCESS
+    assert len(grpc_backend.bodies) == 2
+    (warning,) = caplog.messages
+    assert warning.startswith(f"The spool {tmp_path / 'spool'} is not used: ")
+
+
+def test_a_disk_that_cannot_be_written_falls_back_to_the_exporter(
+    backend, app, spans, tmp_path, caplog
+) -> None:
+    # Given requests that wait, and a folder that then becomes unusable
+    shop = app()
+    backend.stop()
+    shop.exporter.export(spans())
+    (folder,) = (tmp_path / "spool").iterdir()
+    folder.rename(tmp_path / "moved")
+    folder.write_text("not a folder")
+    backend.start()
+
+    # When
+    result = shop.exporter.export(numbered(spans, 7))
+
+    # Then
+    assert result is SpanExportResult.SUCCESS
+    assert backend.numbers == [7]
+    assert any("writing to the spool failed" in message for message in caplog.messages)
+
+
+def test_a_spool_that_was_deleted_is_made_again(backend, app, spans, tmp_path, wait_until) -> None:
+    shop = app()
+    for path in (tmp_path / "spool").iterdir():
+        path.rmdir()
+    (tmp_path / "spool").rmdir()
+    backend.stop()
+
+    shop.exporter.export(numbered(spans, 0))
+    backend.start()
+
+    wait_until(lambda: backend.numbers == [0])
+
+
+def test_other_services_and_endpoints_have_folders_of_their_own(backend, app, installed, tmp_path) -> None:
+    app()
+    other = TracerProvider(resource=Resource({"service.name": "other"}), shutdown_on_exit=False)
+    other.add_span_processor(SimpleSpanProcessor(backend.exporter()))
+    installed(other, spool_dir=str(tmp_path / "spool"))
+
+    assert len(list((tmp_path / "spool").iterdir())) == 2
+
+
+def test_two_exporters_of_one_directory_deliver_everything_once(
+    backend, app, spans, tmp_path, wait_until
+) -> None:
+    # Given two that write to the same folder, as two worker processes do
+    shops = [app(), app()]
+    backend.stop()
+    for number in range(40):
+        shops[number % 2].exporter.export(numbered(spans, number))
+
+    # When both replay
+    backend.start()
+    wait_until(lambda: not files(tmp_path))
+
+    # Then
+    assert backend.numbers == list(range(40))
+
+
+HOLD_THE_LOCK = """
+import sys, time
+from pathlib import Path
+from otel_pyinstrument.transport.losses import Losses
+from otel_pyinstrument.transport.spool_directory import SpoolDirectory
+folder = Path(sys.argv[1])
+directory = SpoolDirectory(folder.parent, folder.name, max_bytes=1 << 30, max_age_seconds=60, losses=Losses())
+with directory.replay_lock() as mine:
+    print(mine, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_process_gives_its_lock_back(grpc_backend, installed, spans, tmp_path, wait_until) -> None:
+    # Given another process that replays
+    shop = App(grpc_backend, installed, tmp_path / "spool")
+    (folder,) = (tmp_path / "spool").iterdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_THE_LOCK, folder], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "True\n"
+        grpc_backend.stop()
+        shop.exporter.export(numbered(spans, 0))
+        grpc_backend.start()
+        wait_until(lambda: shop.spool._away)
+        assert len(files(tmp_path)) == 1
+
+        # When it is killed
+        holder.kill()
+        wait_until(lambda: not files(tmp_path))
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+    assert grpc_backend.numbers == [0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_replays_for_itself(installed, spans, tmp_path, wait_until) -> None:
+    # Given a parent with requests on disk, its thread, and its lock held in the middle of a replay
+    directory = SpoolDirectory(tmp_path, "d", max_bytes=MIB, max_age_seconds=60, losses=Losses())
+    delivered = tmp_path / "delivered"
+    hanging, go_on = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    class Sender:
+        def __enter__(self):
+            return self.send
+
+        def __exit__(self, *_):
+            return None
+
+        def send(self, body: bytes) -> spool.Answer:
+            if os.getpid() == parent:
+                hanging.set()
+                go_on.wait()
+                return spool.Answer.LATER
+            with delivered.open("ab") as file:
+                file.write(body + b"\n")
+            return spool.Answer.DELIVERED
+
+    kept = spool.Spool(directory, Sender, losses=Losses())
+    kept.put(b"of the parent")
+    assert hanging.wait(10)
+
+    # When a child is forked, and the parent gives up its lock
+    with kept._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)  # a child that hangs would outlive the test
+            kept.put(b"of the child")
+            kept.drain(0)
+            end = time.monotonic() + 20
+            while kept._thread is not None and time.monotonic() < end:
+                time.sleep(0.01)
+            os._exit(0 if kept._thread is None else 1)
+    kept._stop.set()
+    go_on.set()
+    _, status = os.waitpid(child, 0)
+    kept.stop()
+
+    # Then the child has delivered both
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert delivered.read_bytes() == b"of the parent\nof the child\n"
+
+
+def test_replaying_makes_no_spans(tmp_path, wait_until) -> None:
+    # Given that HTTP exporters send with libraries that may be instrumented
+    suppressed = []
+
+    class Sender:
+        def __enter__(self):
+            return self.send
+
+        def __exit__(self, *_):
+            return None
+
+        def send(self, body: bytes) -> spool.Answer:
+            suppressed.append(is_instrumentation_enabled())
+            return spool.Answer.DELIVERED
+
+    directory = SpoolDirectory(tmp_path, "d", max_bytes=MIB, max_age_seconds=60, losses=Losses())
+    kept = spool.Spool(directory, Sender, losses=Losses())
+
+    kept.put(b"a request")
+    wait_until(lambda: not files(tmp_path))
+
+    assert suppressed == [False]
+
+
+def test_nothing_is_written_and_no_thread_runs_while_all_is_well(backend, app, spans, tmp_path) -> None:
+    shop = app()
+
+    shop.exporter.export(spans(5))
+
+    assert len(backend.spans) == 5
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert shop.spool._thread is None
+
+
+def test_batches_are_split_before_they_are_kept(backend, app, spans, tmp_path, wait_until) -> None:
+    shop = app()
+    backend.stop()
+
+    shop.exporter.export(spans(128, payload_bytes=64 * KIB))
+    assert max(path.stat().st_size for path in files(tmp_path)) < 4 * MIB
+    backend.start()
+    wait_until(lambda: not files(tmp_path))
+
+    assert backend.numbers == list(range(128))
+
+
+def test_uninstalling_leaves_the_files_and_stops_the_thread(backend, app, spans, tmp_path) -> None:
+    shop = app()
+    backend.stop()
+    shop.exporter.export(spans())
+    thread = shop.spool._thread
+
+    shop.transport.uninstall()
+
+    assert not thread.is_alive()
+    assert len(files(tmp_path)) == 1
+    assert "shutdown" not in vars(shop.exporter)
