@@ -83,15 +83,18 @@ class DecodeBudget:
 
 def take_profile_event(span: Span) -> Span.Event | None:
     """Remove every profile event from `span`; the first one, or None. A span has one profile."""
-    positions = [index for index, event in enumerate(span.events) if event.name == EVENT_NAME]
-    if not positions:
-        return None
-    found = Span.Event()
-    found.CopyFrom(span.events[positions[0]])
-    if len(positions) == len(span.events):
+    found: Span.Event | None = None
+    kept: list[Span.Event] = []
+    for event in span.events:
+        if event.name != EVENT_NAME:
+            kept.append(event)
+        elif found is None:
+            found = Span.Event()
+            found.CopyFrom(event)
+    if found is not None:
+        # All at once: taking them out one by one would move the rest each time.
         del span.events[:]
-    for index in reversed(positions if span.events else []):
-        del span.events[index]
+        span.events.extend(kept)
     return found
 
 
