@@ -14,23 +14,28 @@ CACHE_SYSTEMS = frozenset({"redis", "valkey", "memcached"})
 _MAX_STATEMENT_CHARACTERS = 4_000
 
 # What follows a sign of an identifier is part of it: table2, $1 and :name are no numbers.
-_STANDARD_TEXT = r"'(?:[^']|'')*(?:'|\Z)"
+# PostgreSQL: E'...' takes backslashes, and $tag$...$tag$ anything up to the same tag.
+_STANDARD_TEXT = (
+    r"(?<!\w)e'(?:[^'\\]|\\.|'')*(?:'|\\?\Z)|'(?:[^']|'')*(?:'|\Z)"
+    r"|\$(?P<tag>(?:[a-z_]\w*)?)\$.*?(?:\$(?P=tag)\$|\Z)"
+)
 _BACKSLASH_TEXT = r"""'(?:[^'\\]|\\.|'')*(?:'|\\?\Z)|"(?:[^"\\]|\\.|"")*(?:"|\\?\Z)"""
-_NUMBER = r"(?<![\w$:.@])[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?)\b"
+_NUMBER = r"(?<![\w$:.@])[-+]?(?:0x[0-9a-f]+|(?:\d[\d_]*(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?)\b"
 _PLACEHOLDER = r"%\(\w{1,100}\)s|%s|(?<![:\w]):[a-z_]\w*|\$\d+|@p\d+"
 _STANDARD_NAME = r"\"[^\"]*(?:\"|\Z)"
 _BACKSLASH_NAME = r"`[^`]*(?:`|\Z)"
 _COMMENT = r"/\*.*?(?:\*/|\Z)|--[^\n]*"
+_BACKSLASH_COMMENT = rf"{_COMMENT}|#[^\n]*"
 _FLAGS = re.IGNORECASE | re.DOTALL
 
 
-def _tokens(name: str, text: str) -> re.Pattern[str]:
+def _tokens(name: str, text: str, comment: str) -> re.Pattern[str]:
     """Finds comments, quoted names and values. The alternatives exclude each other: linear time."""
-    return re.compile(f"(?P<comment>{_COMMENT})|(?P<name>{name})|{text}|{_PLACEHOLDER}|{_NUMBER}", _FLAGS)
+    return re.compile(f"(?P<comment>{comment})|(?P<name>{name})|{text}|{_PLACEHOLDER}|{_NUMBER}", _FLAGS)
 
 
-_STANDARD_TOKENS = _tokens(_STANDARD_NAME, _STANDARD_TEXT)
-_BACKSLASH_TOKENS = _tokens(_BACKSLASH_NAME, _BACKSLASH_TEXT)
+_STANDARD_TOKENS = _tokens(_STANDARD_NAME, _STANDARD_TEXT, _COMMENT)
+_BACKSLASH_TOKENS = _tokens(_BACKSLASH_NAME, _BACKSLASH_TEXT, _BACKSLASH_COMMENT)
 _LIST_OF_VALUES = re.compile(r"\(\s*\?(?:\s*,\s*\?)*\s*\)(?:\s*,\s*\(\s*\?(?:\s*,\s*\?)*\s*\))*")
 _FIRST_WORD = re.compile(r"\W*([A-Za-z]{1,20})\b")
 

@@ -62,6 +62,25 @@ def test_values_of_a_statement_become_question_marks(statement, expected):
     assert normalised(statement) == expected
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT $$secret$$",
+        "SELECT $t$it's $1 secret$t$",
+        "SELECT $$secret",
+        r"SELECT E'it\'s secret'",
+        "SELECT .5",
+        "SELECT 1_000",
+    ],
+)
+def test_values_in_unusual_spelling_are_not_shown_either(statement):
+    assert normalised(statement) == "SELECT ?"
+
+
+def test_in_mysql_a_hash_begins_a_comment():
+    assert normalised("SELECT 1 # secret", backslash_escapes=True) == "SELECT ?"
+
+
 def test_in_mysql_a_backslash_does_not_end_a_text():
     statement = r"""SELECT 'a\'secret', "also secret" FROM t"""
     assert normalised(statement, backslash_escapes=True) == "SELECT ?, ? FROM t"
