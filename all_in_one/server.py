@@ -21,7 +21,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp
 from uvicorn.loops.auto import auto_loop_factory
 
@@ -57,7 +57,7 @@ def create_server_app(store: Store, settings: ServerSettings) -> ASGIApp:
             *health_routes(store),
             # Nested, so that a mistyped address under /api is answered by us and not with a page.
             Route("/api", _no_such_route),
-            Mount("/api", routes=[Mount("/v1", create_api(store))]),
+            Mount("/api", Router([Mount("/v1", create_api(store))], redirect_slashes=False)),
             Mount("/", create_pages(store, web_settings)),
         ],
         middleware=[Middleware(GZipMiddleware, compresslevel=_GZIP_LEVEL)],
