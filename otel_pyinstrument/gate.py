@@ -32,9 +32,12 @@ class Gate:
         self._active: set[int] = set()
         self._waiting: dict[int, int] = {}
 
-    def admit(self) -> Slot | None:
-        """A slot for one request, to be released at its end; None when it is not to be profiled."""
-        if self._rate < 1 and self._random.random() >= self._rate:
+    def admit(self, *, forced: bool = False) -> Slot | None:
+        """A slot for one request, to be released at its end; None when it is not to be profiled.
+
+        `forced`: the application asked for this profile, so the share of requests does not matter.
+        """
+        if not forced and self._rate < 1 and self._random.random() >= self._rate:
             return None
         with self._lock:
             if len(self._active) >= self._max_concurrent:

@@ -15,6 +15,7 @@ from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_pyinstrument import hop_patches, private_names
+from otel_pyinstrument import installed as switched_on
 from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
 from otel_pyinstrument.settings import Settings, read_settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
@@ -53,6 +54,7 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
 
     def _uninstrument(self, **kwargs: Any) -> None:
         installed, self._installed = self._installed, None
+        switched_on.provider, switched_on.mask = None, ()
         if installed is None:
             return
         provider, processor = installed
@@ -103,6 +105,7 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
         provider.add_span_processor(processor)
         self._installed = (provider, processor)
         hop_patches.install()
+        switched_on.provider, switched_on.mask = provider, settings.mask
         self._delivery = delivery
         delivery.install()
 

@@ -11,6 +11,7 @@ from opentelemetry.trace import Span, get_current_span
 from otel_pyinstrument import native
 from otel_pyinstrument.call_tree import CallTreeBuilder
 from otel_pyinstrument.engine import Engine
+from otel_pyinstrument.facts.request_facts import RequestFacts
 from otel_pyinstrument.frames import identifier_of
 from otel_pyinstrument.gate import Slot
 from otel_pyinstrument.guard import Guard
@@ -32,6 +33,7 @@ class Request:
         self.root_span_id = root_span_id
         self.reason = reason
         self.guard = guard
+        self.facts = RequestFacts()
         self._slot = slot
         self._engine = engine
         self._lock = native.RLock()
@@ -170,6 +172,11 @@ def request_of(span: Span) -> Request | None:
     return getattr(span, _ATTRIBUTE, None)
 
 
-def attach_request(span: Span, request: Request) -> None:
+def is_decided(span: Span) -> bool:
+    """Whether `span` belongs to something that was, or was not, chosen to be profiled as a whole."""
+    return hasattr(span, _ATTRIBUTE)
+
+
+def attach_request(span: Span, request: Request | None) -> None:
     """Make `span` belong to `request`. Needs no context variable: anything that carries spans carries it."""
     setattr(span, _ATTRIBUTE, request)

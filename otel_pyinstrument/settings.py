@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from logging import getLogger
-from typing import Any
+from typing import Any, cast
 
 from otel_pyinstrument import environment_variables
 
@@ -29,6 +29,8 @@ class Settings:
     """Milliseconds between samples."""
     max_duration: float = 30.0
     """Seconds of one request that are sampled."""
+    mask: tuple[str, ...] = ()
+    """Parts of names, in lower case, of headers and parameters whose values are hidden besides secrets."""
     event: str = "span"
     """`span` or `log`: how a profile travels."""
     max_request_bytes: int = 3_670_016
@@ -110,6 +112,13 @@ def _whole_number(lowest: int, highest: int) -> Callable[[Any], int]:
     return read
 
 
+def _names(given: Any) -> tuple[str, ...]:
+    parts = given.split(",") if isinstance(given, str) else given
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):  # pyright: ignore[reportUnknownVariableType] - anything
+        raise ValueError("expected names separated by commas")
+    return tuple(name for part in cast("list[str]", parts) if (name := part.strip().lower()))
+
+
 def _one_of(*known: str) -> Callable[[Any], str]:
     def read(given: Any) -> str:
         text = str(given).strip().lower()
@@ -130,6 +139,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "max_concurrent": _whole_number(0, 1000),
     "interval": _number(1, 1000),
     "max_duration": _number(0.1, 3600),
+    "mask": _names,
     "event": _one_of("span", "log"),
     "max_request_bytes": _whole_number(65_536, 1 << 30),
     "spool_dir": _path,

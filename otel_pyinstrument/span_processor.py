@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from logging import getLogger
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_value
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import SpanKind, get_current_span
 
@@ -14,8 +15,9 @@ from otel_pyinstrument import private_names
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.guard import Guard
+from otel_pyinstrument.installed import FORCED_KEY
 from otel_pyinstrument.profile_event import ProfileEvent
-from otel_pyinstrument.request import Request, attach_request, request_of
+from otel_pyinstrument.request import Request, attach_request, is_decided, request_of
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.transport.log_event import LogEvents
 
@@ -70,39 +72,51 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._gate.reset()
 
     def _start(self, span: Span, parent_context: Context | None) -> None:
+        forced = get_value(FORCED_KEY, parent_context) is True
         if span.parent is not None and not span.parent.is_remote:
-            request = request_of(get_current_span(parent_context))
-            if request is not None:
-                attach_request(span, request)
-            return
-        if span.kind is not SpanKind.SERVER or not span.get_span_context().trace_flags.sampled:
-            return
-        if self._log_events is None and private_names.max_events_of(span) == 0:
+            parent = get_current_span(parent_context)
+            if is_decided(parent):
+                attach_request(span, request_of(parent))
+                return
+            if not forced:
+                return
+        elif span.kind is not SpanKind.SERVER and not forced:
             return
         around = request_of(get_current_span())
         if around is not None and not around.is_finished:
             # A second instrumentation of the same request, which took the remote parent once more.
             attach_request(span, around)
             return
-        slot = self._gate.admit()
-        if slot is None:
-            return
-        request = Request(span.get_span_context().span_id, "rate", slot, self._engine, self._guard)
-        if not request.start():
-            return
+        request = self._admit(span, forced=forced)
         attach_request(span, request)
-        if not self._ending_hook_works:
+        if request is not None and not self._ending_hook_works:
             self._wrap_end(span)
+
+    def _admit(self, span: Span, *, forced: bool) -> Request | None:
+        if not span.get_span_context().trace_flags.sampled or (
+            self._log_events is None and private_names.max_events_of(span) == 0
+        ):
+            return None
+        slot = self._gate.admit(forced=forced)
+        if slot is None:
+            return None
+        reason = "forced" if forced else "rate"
+        request = Request(span.get_span_context().span_id, reason, slot, self._engine, self._guard)
+        return request if request.start() else None
 
     def _end(self, span: Span, timestamp: int | None = None) -> None:
         request = request_of(span)
-        if request is None or request.root_span_id != span.get_span_context().span_id:
+        if request is None:
+            return
+        if request.root_span_id != span.get_span_context().span_id:
+            request.facts.child_ended(span)
             return
         recording = request.finish()
         if recording is None:
             return
         if recording.facts.failure is not None:
             self._guard.report("sampling", recording.facts.failure)
+        finished = request.facts.finish(span)
         self._gate.hold(recording, recording.node_count)
         event = ProfileEvent(
             recording,
@@ -110,6 +124,7 @@ class ProfilingSpanProcessor(SpanProcessor):
             interval_seconds=self._settings.interval_seconds,
             timestamp=span.end_time if timestamp is None else timestamp,
             payload_as_bytes=self._payload_as_bytes,
+            request_facts=partial(finished.as_json, self._settings.mask),
             report=self._guard.report,
         )
         if self._log_events is None or not self._log_events.emit(event, span):

@@ -139,4 +139,6 @@ def test_the_reference_names_every_variable_with_its_default() -> None:
 def shown(default: object) -> str:
     if isinstance(default, bool):
         return str(default).lower()
-    return f"{default:g}" if isinstance(default, float) else str(default) or "none"
+    if isinstance(default, float):
+        return f"{default:g}"
+    return (",".join(default) if isinstance(default, tuple) else str(default)) or "none"

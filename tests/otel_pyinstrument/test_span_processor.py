@@ -69,6 +69,7 @@ def test_a_server_span_carries_one_profile_with_every_attribute(traced, profile_
     duration = attributes.pop("pyinstrument.duration")
     assert duration == pytest.approx((span.end_time - span.start_time) / 1e9, rel=0.15)
     assert 0.03 <= attributes.pop("pyinstrument.cpu_time") <= duration
+    assert json.loads(attributes.pop("pyinstrument.facts"))["cpu"]["process_time"] >= 0.03
     assert 1 <= attributes.pop("pyinstrument.sample_count") <= duration / 0.004
     assert attributes.pop("pyinstrument.node_count") >= 3
     assert any("burn" in line or "run" in line for line in attributes.pop("pyinstrument.summary"))
@@ -254,7 +255,7 @@ def test_attribute_limits_do_not_maim_the_profile(limits: SpanLimits, tree_of, p
     serve(provider_with([profiling(), SimpleSpanProcessor(exporter)], span_limits=limits))
 
     (span,) = exporter.get_finished_spans()
-    assert len(profile_of(span).attributes) == 12
+    assert len(profile_of(span).attributes) == 13
     assert tree_of(span).node_count == 1
 
 
