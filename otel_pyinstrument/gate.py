@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import threading
 import weakref
@@ -14,7 +13,9 @@ _MAX_WAITING_NODES = 40_000
 class Gate:
     """Admits a share of all requests, a bounded number at a time, and none while finished trees pile up.
 
-    Callable from any thread. Slots and trees that are dropped without a word give their place back.
+    Callable from any thread. Slots and trees that are dropped without a word give their place back:
+    plain weak references tell. A finalizer would run Python at any moment of the application, and swallow
+    the exception that a signal handler (a worker's timeout) raises at that moment.
     """
 
     def __init__(self, *, rate: float, max_concurrent: int) -> None:
@@ -27,10 +28,8 @@ class Gate:
         # An own generator: drawing from the shared one would change the numbers of a seeded application.
         self._random = random.Random()  # noqa: S311 - sampling, not secrets
         self._lock = threading.RLock()
-        self._tokens = itertools.count()
-        # Plain containers with atomic add and remove, because finalizers change them at any moment.
-        self._active: set[int] = set()
-        self._waiting: dict[int, int] = {}
+        self._slots: list[weakref.ref[Slot]] = []
+        self._waiting: list[tuple[weakref.ref[object], int]] = []
 
     def admit(self, *, forced: bool = False) -> Slot | None:
         """A slot for one request, to be released at its end; None when it is not to be profiled.
@@ -40,32 +39,33 @@ class Gate:
         if not forced and self._rate < 1 and self._random.random() >= self._rate:
             return None
         with self._lock:
-            if len(self._active) >= self._max_concurrent:
+            self._slots = [slot for slot in self._slots if _is_held(slot())]
+            if len(self._slots) >= self._max_concurrent:
                 return None
-            if sum(list(self._waiting.values())) >= _MAX_WAITING_NODES:
+            self._waiting = [waiting for waiting in self._waiting if waiting[0]() is not None]
+            if sum(nodes for _, nodes in self._waiting) >= _MAX_WAITING_NODES:
                 return None
-            token = next(self._tokens)
-            self._active.add(token)
-        return Slot(self._active, token)
+            slot = Slot()
+            self._slots.append(weakref.ref(slot))
+        return slot
 
     def hold(self, recording: object, node_count: int) -> None:
         """Count the nodes of `recording` as waiting until nothing refers to it any more."""
-        token = next(self._tokens)
-        self._waiting[token] = node_count
-        weakref.finalize(recording, self._waiting.pop, token, None).atexit = False
+        with self._lock:
+            self._waiting.append((weakref.ref(recording), node_count))
 
 
 class Slot:
     """The place of one profiled request. Gone when released or garbage collected."""
 
-    __slots__ = ("_active", "_token")
+    __slots__ = ("__weakref__", "held")
 
-    def __init__(self, active: set[int], token: int) -> None:
-        self._active = active
-        self._token = token
+    def __init__(self) -> None:
+        self.held = True
 
     def release(self) -> None:
-        self._active.discard(self._token)
+        self.held = False
 
-    def __del__(self) -> None:
-        self.release()
+
+def _is_held(slot: Slot | None) -> bool:
+    return slot is not None and slot.held

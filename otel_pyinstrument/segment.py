@@ -13,6 +13,7 @@ from otel_pyinstrument.call_tree import CallTreeBuilder
 from otel_pyinstrument.classification import AWAIT, Classifier, Place
 from otel_pyinstrument.classification.threads import ThreadClassifier
 from otel_pyinstrument.frames import identifier_of
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.recording import Recording, RecordingFacts
 
 if TYPE_CHECKING:
@@ -201,6 +202,8 @@ class Segment:
                 if not self._closed:
                     self._sample(stack, now)
         except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             self._end_early(error)
 
     def _sample(self, stack: list[str], now: float) -> None:
