@@ -36,7 +36,7 @@ def main() -> int:
     interrupts = Interrupts()
     interrupts.install()
     try:
-        settings = LaunchSettings.from_environment()
+        settings = LaunchSettings.from_environment(with_demo=with_demo)
         data = settings.data_directory(arguments.data)
         with claimed(data):
             addresses = choose_addresses(settings, with_demo=with_demo)
