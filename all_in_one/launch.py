@@ -62,10 +62,11 @@ def run(
 
     Raises:
         EmbeddedMongoDBError: the database did not start; nothing else was started.
+        StoreError: the database that MONGODB_URL names does not answer; nothing was started.
     """
     exit_code = STOPPED_ON_REQUEST
     try:
-        with running_database(settings.store.mongodb_url, console, interrupts, data=data) as database:
+        with running_database(settings.store, console, interrupts, data=data) as database:
             supervisor = Supervisor(console, interrupts, logs=data / "logs")
             plan = services.platform_services(settings, addresses, mongodb_url=database.url, data=data)
             if with_demo:
@@ -85,7 +86,8 @@ def run(
                 supervisor.stop()
     except StopWanted:
         pass
-    console.line(f"everything is stopped; the data are in {data}")
+    place = "the MongoDB that MONGODB_URL names" if settings.store.mongodb_url else data
+    console.line(f"everything is stopped; the data are in {place}")
     return exit_code
 
 
