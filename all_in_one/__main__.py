@@ -1,6 +1,7 @@
 """`python -m all_in_one [--data DIR] [--demo flask|none]`: the whole platform on this machine, until Ctrl-C.
 
-Exit codes: 0 stopped on request, 1 a service failed, 2 it could not begin (settings, ports, data directory).
+Exit codes: 0 stopped on request, 1 a service failed, 2 it could not begin (settings, ports, data directory,
+or the database that MONGODB_URL names).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from all_in_one.interrupts import Interrupts
 from all_in_one.launch import SERVICE_FAILED, choose_addresses, run
 from all_in_one.launch_settings import BadSettings, LaunchSettings
 from all_in_one.ports import PortsNotAvailable
+from profile_store.contracts import StoreError
 from profile_store.embedded_mongodb import EmbeddedMongoDBError
 
 CANNOT_BEGIN = 2
@@ -36,13 +38,14 @@ def main() -> int:
     interrupts = Interrupts()
     interrupts.install()
     try:
-        settings = LaunchSettings.from_environment()
+        settings = LaunchSettings.from_environment(with_demo=with_demo)
         data = settings.data_directory(arguments.data)
         with claimed(data):
             addresses = choose_addresses(settings, with_demo=with_demo)
-            console.line(f"otel-pyinstrument: data in {data}, logs in {data / 'logs'}")
+            kept = "" if settings.store.mongodb_url else f"data in {data}, "
+            console.line(f"otel-pyinstrument: {kept}logs in {data / 'logs'}")
             return run(settings, addresses, console, interrupts, data=data, with_demo=with_demo)
-    except (BadSettings, DataDirectoryNotAvailable, PortsNotAvailable) as problem:
+    except (BadSettings, DataDirectoryNotAvailable, PortsNotAvailable, StoreError) as problem:
         sys.stderr.write(f"all_in_one cannot start:\n{problem}\n")
         return CANNOT_BEGIN
     except EmbeddedMongoDBError as problem:

@@ -25,7 +25,7 @@ def claimed(directory: Path) -> Generator[None]:
         lock = (directory / "all_in_one.lock").open("a+", encoding="ascii")
     except OSError as error:
         raise DataDirectoryNotAvailable(
-            f"data directory {directory}: {error.strerror}; name another one: --data DIR"
+            f"data directory {directory}: {error.strerror}; name another one: --data DIR or DATA_DIR=DIR"
         ) from error
     with lock:
         try:
@@ -35,7 +35,7 @@ def claimed(directory: Path) -> Generator[None]:
             holder = lock.read().strip() or "unknown"
             raise DataDirectoryNotAvailable(
                 f"data directory {directory} is in use by another all_in_one (process {holder});"
-                " stop that one, or name another directory: --data DIR"
+                " stop that one, or name another directory: --data DIR or DATA_DIR=DIR"
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from all_in_one import services
@@ -14,6 +15,7 @@ from all_in_one.launch_settings import LaunchSettings
 from all_in_one.ports import choose
 from all_in_one.services import Addresses
 from all_in_one.supervisor import ServiceFailed, Supervisor
+from analysis_api.settings import is_loopback
 
 WATCH_SECONDS = 0.2
 PATIENCE_SECONDS = 30.0
@@ -60,10 +62,11 @@ def run(
 
     Raises:
         EmbeddedMongoDBError: the database did not start; nothing else was started.
+        StoreError: the database that MONGODB_URL names does not answer; nothing was started.
     """
     exit_code = STOPPED_ON_REQUEST
     try:
-        with running_database(settings.store.mongodb_url, console, interrupts, data=data) as database:
+        with running_database(settings.store, console, interrupts, data=data) as database:
             supervisor = Supervisor(console, interrupts, logs=data / "logs")
             plan = services.platform_services(settings, addresses, mongodb_url=database.url, data=data)
             if with_demo:
@@ -71,7 +74,7 @@ def run(
             try:
                 for service in plan:
                     supervisor.start(service)
-                _tell_what_to_do(addresses, console, with_demo=with_demo)
+                console.line("\n" + "\n".join(next_steps(addresses, with_demo=with_demo)))
                 _watch(supervisor, database, addresses, console, interrupts, expects_profile=with_demo)
             except StopWanted:
                 pass
@@ -83,14 +86,21 @@ def run(
                 supervisor.stop()
     except StopWanted:
         pass
-    console.line(f"everything is stopped; the data are in {data}")
+    place = "the MongoDB that MONGODB_URL names" if settings.store.mongodb_url else data
+    console.line(f"everything is stopped; the data are in {place}")
     return exit_code
 
 
-def _tell_what_to_do(addresses: Addresses, console: Console, *, with_demo: bool) -> None:
-    console.line(f"\nOpen {addresses.web} in a browser. Ctrl-C stops everything.")
+def next_steps(addresses: Addresses, *, with_demo: bool) -> Iterator[str]:
+    """What the person at the terminal can do now, line by line."""
+    if is_loopback(addresses.bind_host):
+        yield f"Open {addresses.web} in a browser. Ctrl-C stops everything."
+    else:
+        yield f"{addresses.web} answers only requests with the header Authorization: Bearer <ADMIN_TOKEN>."
+        yield "There is no login yet: browsers need a proxy that asks for a password and adds this header."
+        yield "Ctrl-C stops everything."
     if not with_demo:
-        console.line(f"Applications send to OTEL_EXPORTER_OTLP_ENDPOINT={addresses.otlp_endpoint}")
+        yield f"Applications send to OTEL_EXPORTER_OTLP_ENDPOINT={addresses.otlp_endpoint}"
 
 
 def _watch(

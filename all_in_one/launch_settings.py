@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,14 +34,14 @@ class LaunchSettings:
     store: StoreSettings
 
     @classmethod
-    def from_environment(cls) -> LaunchSettings:
-        """Read everything.
+    def from_environment(cls, *, with_demo: bool = False) -> LaunchSettings:
+        """Read everything, and refuse what could not work together.
 
         Raises:
             BadSettings: naming every bad variable of the first service that has one.
         """
         try:
-            return cls(
+            settings = cls(
                 server=DemoSettings(),
                 receiver=load_receiver_settings(ReceiverSettings),
                 store=StoreSettings(),
@@ -49,6 +50,23 @@ class LaunchSettings:
             raise BadSettings("\n".join(settings_problems(error))) from error
         except InvalidSettings as error:
             raise BadSettings(str(error)) from error
+        if problems := list(settings._contradictions(with_demo=with_demo)):
+            raise BadSettings("\n".join(problems))
+        return settings
+
+    def _contradictions(self, *, with_demo: bool) -> Iterator[str]:
+        if not self.server.on_loopback and self.server.admin_token is None:
+            yield (
+                f"BIND_HOST={self.server.bind_host}: beyond loopback the web interface and the API answer"
+                " nobody without ADMIN_TOKEN; set ADMIN_TOKEN (make one with: openssl rand -hex 24), or use"
+                " BIND_HOST=127.0.0.1"
+            )
+        if with_demo and self.receiver.ingest_mode != "open":
+            yield (
+                f"INGEST_MODE={self.receiver.ingest_mode}: the demo shop has no project key, so the receiver"
+                " would refuse its spans; start without the demo (--demo none, make run DEMO=none), or use"
+                " INGEST_MODE=open"
+            )
 
     def data_directory(self, argument: str | None) -> Path:
         """The absolute data directory: `--data`, else DATA_DIR, else ./data."""

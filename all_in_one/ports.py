@@ -30,7 +30,8 @@ def choose(wanted: Mapping[str, tuple[str, int]]) -> dict[str, int]:
             try:
                 listener = held.enter_context(_listen(host, port))
             except OSError as error:
-                problems.append(_remedy(error, host, variable, port))
+                rival = next((name for name in found if wanted[name][1] == port), None)
+                problems.append(_remedy(error, host, variable, port, rival))
             else:
                 found[variable] = listener.getsockname()[1]
     if problems:
@@ -62,7 +63,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _remedy(error: OSError, host: str, variable: str, port: int) -> str:
+def _remedy(error: OSError, host: str, variable: str, port: int, rival: str | None) -> str:
+    if error.errno == errno.EADDRINUSE and rival is not None:
+        return f"{variable}={port}: {rival} is the same port; give one of the two another (0: any free port)"
     if error.errno in TAKEN:
         reason = "is in use" if error.errno == errno.EADDRINUSE else "needs more rights than you have"
         return f"{variable}={port}: port {port} on {host} {reason}; set another one (0: any free port)"

@@ -16,9 +16,12 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp
 from uvicorn.loops.auto import auto_loop_factory
 
@@ -53,13 +56,19 @@ def create_server_app(store: Store, settings: ServerSettings) -> ASGIApp:
         routes=[
             *health_routes(store),
             # Nested, so that a mistyped address under /api is answered by us and not with a page.
-            Mount("/api", routes=[Mount("/v1", create_api(store))]),
+            Route("/api", _no_such_route),
+            Mount("/api", Router([Mount("/v1", create_api(store))], redirect_slashes=False)),
             Mount("/", create_pages(store, web_settings)),
         ],
         middleware=[Middleware(GZipMiddleware, compresslevel=_GZIP_LEVEL)],
         exception_handlers=error_handlers(),
     )
+    app.router.redirect_slashes = False
     return guarded(app, settings)
+
+
+async def _no_such_route(_request: Request) -> Response:
+    raise HTTPException(404)
 
 
 async def serve(settings: ServerSettings, store_settings: StoreSettings, listener: socket.socket) -> None:

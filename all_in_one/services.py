@@ -21,7 +21,11 @@ FOREIGN_SETTINGS = ("OTEL_", "GUNICORN_CMD_ARGS", "FLASK_", "SHOP_", "SUPPLIER_U
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """One process to run. `address` is what people are shown; `is_ready` is asked until it is True."""
+    """One process to run. `address` is what people are shown; `is_ready` is asked until it is True.
+
+    `may_end`: exit code 0 is no failure. `without_it`: the rest goes on when it ends in another way, and
+    this says what is missing then.
+    """
 
     name: str
     command: Sequence[str]
@@ -31,6 +35,7 @@ class Service:
     is_ready: Callable[[], bool] = field(default=lambda: True)
     remedy: str
     may_end: bool = False
+    without_it: str = ""
     stop_seconds: float = 15.0
 
 
@@ -108,6 +113,7 @@ def demo_services(addresses: Addresses, *, data: Path) -> list[Service]:
             address=supplier,
             is_ready=lambda: accepts_connections(LOOPBACK, addresses.supplier_port),
             remedy=without_demo,
+            without_it="the shop's availability pages fail",
             stop_seconds=5.0,
         ),
         Service(
@@ -132,6 +138,7 @@ def demo_services(addresses: Addresses, *, data: Path) -> list[Service]:
             address=f"{LOAD_PER_SECOND} requests per second, {LOAD_REQUESTS:,} at most",
             remedy=without_demo,
             may_end=True,
+            without_it="nobody visits the shop any more, except you",
             stop_seconds=10.0,
         ),
     ]

@@ -35,7 +35,7 @@ class Supervisor:
         """Start a service and wait until it is ready.
 
         Raises:
-            ServiceFailed: it cannot be started, ended, or was not ready in time.
+            ServiceFailed: it cannot be started, ended though it is needed, or was not ready in time.
             StopWanted: a stop signal came first; the process belongs to `stop`.
         """
         self._console.passing_state(service.name, "starting ...")
@@ -56,8 +56,9 @@ class Supervisor:
             return process.exit_code is not None or service.is_ready()
 
         in_time = self._interrupts.wait_until(settled, limit_seconds=limit_seconds)
-        if process.exit_code is not None and not service.may_end:
-            raise ServiceFailed(_explain(service, process, "stopped while it started"))
+        if process.exit_code is not None:
+            self._report_end(service, process, "stopped while it started")
+            return
         if not in_time:
             raise ServiceFailed(_explain(service, process, f"was not ready within {limit_seconds:.0f} s"))
         self._console.state(service.name, service.address)
@@ -66,16 +67,22 @@ class Supervisor:
         """Look once after every service.
 
         Raises:
-            ServiceFailed: one that should run has ended.
+            ServiceFailed: one that is needed has ended.
         """
         for service, process in list(self._running):
-            exit_code = process.exit_code
-            if exit_code is None:
-                continue
-            if not (service.may_end and exit_code == 0):
-                raise ServiceFailed(_explain(service, process, "stopped unexpectedly"))
-            self._running.remove((service, process))
-            self._console.state(service.name, f"finished: {last_lines(process.log, count=1)}")
+            if process.exit_code is not None:
+                self._report_end(service, process, "stopped unexpectedly")
+
+    def _report_end(self, service: Service, process: ChildProcess, what: str) -> None:
+        """One line about a process that has ended; ServiceFailed when the rest needs it."""
+        if service.may_end and process.exit_code == 0:
+            text = f"finished: {last_lines(process.log, count=1)}"
+        elif service.without_it:
+            text = f"{what}{_reason(process)}: {service.without_it}; see {process.log}"
+        else:
+            raise ServiceFailed(_explain(service, process, what))
+        self._running.remove((service, process))
+        self._console.state(service.name, text)
 
     def stop(self) -> None:
         """Stop every service, last started first, each within its bound; at once after a second signal."""
@@ -101,9 +108,11 @@ class Supervisor:
 
 
 def _explain(service: Service, process: ChildProcess, what: str) -> str:
-    exit_code = process.exit_code
-    reason = "" if exit_code is None else f" ({describe_exit(exit_code)})"
-    return f"{service.name} {what}{reason}. {quoted(process.log)}\n{service.remedy}"
+    return f"{service.name} {what}{_reason(process)}. {quoted(process.log)}\n{service.remedy}"
+
+
+def _reason(process: ChildProcess) -> str:
+    return "" if process.exit_code is None else f" ({describe_exit(process.exit_code)})"
 
 
 def quoted(log: Path) -> str:

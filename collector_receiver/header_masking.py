@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
+from otel_pyinstrument.masking import MASK, is_secret
 from profile_store.model import AttributeValue
-from profile_store.request_facts.masking import MASK, is_secret
 
 HEADER_PREFIXES = ("http.request.header.", "http.response.header.")
 

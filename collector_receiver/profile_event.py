@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
 import zlib
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ ENCODINGS = ("zlib+json", "zlib+json+base64")  # compared, not hashed: the value
 
 MAX_JSON_BYTES_PER_REQUEST = 64 * 1024 * 1024
 
+MAX_FACTS_BYTES = 16_384
+
 _CHUNK_BYTES = 262_144
 
 
@@ -40,10 +43,14 @@ class BrokenProfile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReceivedProfile:
-    """A payload that decodes, with what the record shows of it without decoding it again."""
+    """A payload that decodes, with what the record shows of it without decoding it again.
+
+    `request_facts` is the JSON text of `pyinstrument.facts`, "" without one that can be read.
+    """
 
     payload: bytes
     facts: ProfileFacts
+    request_facts: str
     hot_functions: tuple[HotFunctionFacts, ...]
 
 
@@ -76,15 +83,18 @@ class DecodeBudget:
 
 def take_profile_event(span: Span) -> Span.Event | None:
     """Remove every profile event from `span`; the first one, or None. A span has one profile."""
-    positions = [index for index, event in enumerate(span.events) if event.name == EVENT_NAME]
-    if not positions:
-        return None
-    found = Span.Event()
-    found.CopyFrom(span.events[positions[0]])
-    if len(positions) == len(span.events):
+    found: Span.Event | None = None
+    kept: list[Span.Event] = []
+    for event in span.events:
+        if event.name != EVENT_NAME:
+            kept.append(event)
+        elif found is None:
+            found = Span.Event()
+            found.CopyFrom(event)
+    if found is not None:
+        # All at once: taking them out one by one would move the rest each time.
         del span.events[:]
-    for index in reversed(positions if span.events else []):
-        del span.events[index]
+        span.events.extend(kept)
     return found
 
 
@@ -103,7 +113,9 @@ def read_profile(event: Span.Event, budget: DecodeBudget) -> ReceivedProfile:
         tree = decode(payload)
     except InvalidPayload as problem:
         raise BrokenProfile(f"profile_{problem.reason}") from None
-    return ReceivedProfile(payload, _facts(attributes, tree), _hot_functions(tree))
+    return ReceivedProfile(
+        payload, _facts(attributes, tree), _request_facts(attributes), _hot_functions(tree)
+    )
 
 
 def _payload(attributes: Attributes) -> bytes:
@@ -149,6 +161,17 @@ def _facts(attributes: Attributes, tree: CallTree) -> ProfileFacts:
         truncated=attributes.get("pyinstrument.truncated") is True,
         interrupted=attributes.get("pyinstrument.interrupted") is True,
     )
+
+
+def _request_facts(attributes: Attributes) -> str:
+    """The text if it is a JSON object of the documented size; a limit on the way may have cut it."""
+    text = attributes.get("pyinstrument.facts")
+    if not isinstance(text, str) or len(text) > MAX_FACTS_BYTES or not text.isascii() or "\0" in text:
+        return ""
+    try:
+        return text if isinstance(json.loads(text), dict) else ""
+    except (ValueError, RecursionError):
+        return ""
 
 
 def _seconds(value: AttributeValue) -> float | None:

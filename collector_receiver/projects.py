@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ MAX_REMEMBERED = 10_000
 MAX_KEY_CHARACTERS = 256
 MAX_SERVICE_NAME_CHARACTERS = 200
 MAX_PROJECTS_PER_REQUEST = 256
+RESOURCES_AT_A_TIME = 1_024  # then other requests have their turn
 
 MISSING_KEY = "missing_project_key"
 UNKNOWN_KEY = "unknown_project_key"
@@ -51,7 +53,9 @@ class Projects:
             return [await self.of_key(key)] * len(batches)
         found: dict[tuple[str, str], Destination] = {}
         result: list[Destination] = []
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if number % RESOURCES_AT_A_TIME == 0:
+                await asyncio.sleep(0)
             reference = self._reference(batch.resource)
             if reference not in found:
                 if len(found) >= MAX_PROJECTS_PER_REQUEST:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from collector_receiver.projects import IngestMode
@@ -33,6 +33,12 @@ class ReceiverSettings(BaseSettings):
     """Largest request in bytes, after decompression."""
     log_level: LogLevel = "INFO"
     """How much the receiver writes to stderr."""
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _capitals(cls, value: object) -> object:
+        # A wrong one stays as it was written, for the message.
+        return value.upper() if isinstance(value, str) and value.upper() in get_args(LogLevel) else value
 
     @model_validator(mode="after")
     def _open_to_the_network_only_on_purpose(self) -> Self:

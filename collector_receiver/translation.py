@@ -235,6 +235,7 @@ def record_of(span: Span, sender: Sender, profile: ReceivedProfile | None) -> Re
         events=[_event_of(event, span) for event in span.events],
         profile=profile.facts if profile else None,
         hot_functions=profile.hot_functions if profile else (),
+        facts=profile.request_facts if profile else "",
     )
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-import weakref
+from collections.abc import Callable
+from types import FrameType
 
-from otel_pyinstrument import private_names
+from otel_pyinstrument import native, private_names
+from otel_pyinstrument.call_tree import CallTreeBuilder
+from otel_pyinstrument.classification import classifier_of_running_unit
 from otel_pyinstrument.segment import Segment
 from otel_pyinstrument.settings import Settings
+
+MAX_REQUESTS_PER_SHARED_THREAD = 8
+"""Requests sampled at once on one event loop (or thread of greenlets): each sees every sample of it.
+
+A few cost hardly more than one, because they share the hook: docs/adr/003-hook-on-event-loops.md.
+"""
 
 
 class Engine:
@@ -15,43 +23,76 @@ class Engine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._open: weakref.WeakSet[Segment] = weakref.WeakSet()
+        self._lock = native.RLock()
+        # Strong: the callbacks of a WeakSet run Python inside the garbage collector, where an exception
+        # that a signal handler raises into the application (a worker's timeout) would be swallowed.
+        self._open: list[Segment] = []
 
-    def open(self) -> Segment | None:
-        """Start sampling the calling thread; None when that would be wrong or disturb another profiler."""
-        if not _thread_belongs_to_one_request() or not private_names.hook_is_ours_to_share():
+    def open(
+        self, same_request: Callable[[], bool], ended_early: Callable[[], None] | None = None
+    ) -> Segment | None:
+        """Start sampling what is running; None when that would be wrong or disturb another profiler.
+
+        `same_request` tells, inside the hook, whether the code that is running belongs to this request.
+        """
+        segment = self._segment(same_request, ended_early=ended_early)
+        if segment is None or (segment.shares_thread and self._thread_is_full()):
             return None
-        segment = Segment(
-            interval_seconds=self._settings.interval_seconds,
-            max_duration_seconds=self._settings.max_duration,
-        )
-        self._open.add(segment)
-        segment.open()
+        self._start(segment)
         return segment
+
+    def open_hop(
+        self, same_request: Callable[[], bool], entry: FrameType, builder: CallTreeBuilder
+    ) -> Segment | None:
+        """Sample what runs below `entry`, for a request that waits for it elsewhere, into `builder`."""
+        segment = self._segment(same_request, builder=builder, entry=entry)
+        if segment is not None:
+            self._start(segment)
+        return segment
+
+    def forget_closed(self) -> None:
+        """Keep no segment whose hook is gone."""
+        with self._lock:
+            self._open = [segment for segment in self._open if segment.is_hooked]
 
     def stop_all(self) -> None:
         """End all sampling and lose what was recorded. Also in a forked child: the parent goes on."""
-        segments, self._open = self._open, weakref.WeakSet()
-        for segment in list(segments):
+        self._lock = native.RLock()  # the parent's thread that held it does not exist in a child
+        segments, self._open = self._open, []
+        for segment in segments:
             segment.stop()
 
+    def _segment(
+        self,
+        same_request: Callable[[], bool],
+        *,
+        builder: CallTreeBuilder | None = None,
+        entry: FrameType | None = None,
+        ended_early: Callable[[], None] | None = None,
+    ) -> Segment | None:
+        if not private_names.hook_is_ours_to_share():
+            return None
+        classifier = classifier_of_running_unit(same_request)
+        if classifier is None:
+            return None
+        return Segment(
+            interval_seconds=self._settings.interval_seconds,
+            max_duration_seconds=self._settings.max_duration,
+            classifier=classifier,
+            builder=builder,
+            entry=entry,
+            ended_early=ended_early,
+        )
 
-def _thread_belongs_to_one_request() -> bool:
-    """Whether all that runs on this thread until the request ends belongs to the request.
+    def _start(self, segment: Segment) -> None:
+        with self._lock:
+            self.forget_closed()
+            segment.open()
+            self._open.append(segment)
 
-    Not on an event loop or in a greenlet: there other requests take turns on the same thread.
-    """
-    if "asyncio" in sys.modules:
-        import asyncio
-
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            return False
-    if "greenlet" in sys.modules:
-        import greenlet
-
-        return greenlet.getcurrent().parent is None
-    return True
+    def _thread_is_full(self) -> bool:
+        here = native.thread_id()
+        with self._lock:
+            segments = self._open
+        sharing = sum(segment.is_hooked and segment.owner == here for segment in segments)
+        return sharing >= MAX_REQUESTS_PER_SHARED_THREAD

@@ -41,6 +41,13 @@ OTEL_PYINSTRUMENT_MAX_DURATION = "OTEL_PYINSTRUMENT_MAX_DURATION"
 Seconds after which sampling of a request stops; the part recorded until then is kept.
 """
 
+OTEL_PYINSTRUMENT_MASK = "OTEL_PYINSTRUMENT_MASK"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_MASK
+
+Parts of names, separated by commas, of headers and query parameters whose values are hidden besides secrets.
+"""
+
 OTEL_PYINSTRUMENT_EVENT = "OTEL_PYINSTRUMENT_EVENT"
 """
 .. envvar:: OTEL_PYINSTRUMENT_EVENT

@@ -37,16 +37,21 @@ def identifier_of_code(code: CodeType) -> str:
 
 def current_describer() -> Callable[[str], Frame]:
     """A function from identifier to frame that sees `sys.path` as it is now. Any thread."""
+    return _Describer(current_place()).describe
+
+
+def current_place() -> Callable[[str], tuple[str, bool]]:
+    """A function from a code object's file name to its short path and whether it is the user's own code."""
     try:
         directory = os.getcwd()
     except OSError:  # the working directory was removed
         directory = ""
-    return _Describer(tuple(sys.path), directory).describe
+    return _place_function(tuple(sys.path), directory)
 
 
 class _Describer:
-    def __init__(self, search_path: tuple[str, ...], directory: str) -> None:
-        self._place = _place_function(search_path, directory)
+    def __init__(self, place: Callable[[str], tuple[str, bool]]) -> None:
+        self._place = place
 
     def describe(self, identifier: str) -> Frame:
         head, _, attribute = identifier.partition(_ATTRIBUTE)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from otel_pyinstrument import native
 from otel_pyinstrument.cost_estimate import CostEstimate
 from otel_pyinstrument.cpu_budget import CpuBudget
 from otel_pyinstrument.endpoint import Endpoint
@@ -74,7 +73,9 @@ class Visit:
 class Gate:
     """Chooses by endpoint within a budget of CPU time, a bounded number at a time.
 
-    Callable from any thread. Slots and trees that are dropped without a word give their place back.
+    Callable from any thread. Slots and trees that are dropped without a word give their place back:
+    plain weak references tell. A finalizer would run Python at any moment of the application, and swallow
+    the exception that a signal handler (a worker's timeout) raises at that moment.
     """
 
     def __init__(
@@ -102,11 +103,9 @@ class Gate:
         """Forget all slots and draw new random numbers: a forked child starts with its own gate."""
         # An own generator: drawing from the shared one would change the numbers of a seeded application.
         self._random = random.Random()  # noqa: S311 - sampling, not secrets
-        self._lock = threading.RLock()
-        self._tokens = itertools.count()
-        # Plain containers with atomic add and remove, because finalizers change them at any moment.
-        self._active: dict[int, tuple[int, float]] = {}
-        self._waiting: dict[int, int] = {}
+        self._lock = native.RLock()
+        self._slots: list[weakref.ref[Slot]] = []
+        self._waiting: list[tuple[weakref.ref[object], int]] = []
         self._hooks_ever = 0
         self._presences: dict[int, list[int]] = {}
         self._endpoints = EndpointTable()
@@ -131,15 +130,18 @@ class Gate:
 
     # --- a request -----------------------------------------------------------------------------------
 
-    def arrive(self, endpoint: Endpoint) -> Visit | None:
-        """On the request's thread, at its start. None: the request is not to be looked at at all."""
+    def arrive(self, endpoint: Endpoint, *, forced: bool = False) -> Visit | None:
+        """On the request's thread, at its start. None: the request is not to be looked at at all.
+
+        `forced`: the application asked for this profile, so the patterns do not matter.
+        """
         rules = self._rules
-        if not self._wanted(rules, endpoint):
+        if rules.enabled is False or not (forced or self._wanted(rules, endpoint)):
             with self._lock:
                 self._decisions["disabled" if rules.enabled is False else "excluded"] += 1
             return None
         rule = rules.rule_for(endpoint, self._rules_clock()) if rules.endpoints else None
-        thread = threading.get_native_id()
+        thread = native.thread_id()
         with self._lock:
             history = self._endpoints.visit(endpoint.key)
             visit = Visit(endpoint, history, rule)
@@ -153,7 +155,7 @@ class Gate:
             visit.alone = presence[0] == 1
             # The number that both must still have at the end of a request that nothing else touched.
             visit.untouched = (presence[1], self._hooks_ever)
-            if self._active and self._estimate.every_thread_pays:
+            if self._estimate.every_thread_pays and self._held_slots():
                 visit.untouched = (presence[1], -1)
         visit.thread = thread
         visit.cpu = self._thread_seconds()
@@ -166,19 +168,19 @@ class Gate:
         seconds: float,
         failed: bool,
         slot: Slot | None = None,
-        sampled_seconds: float = 0.0,
+        elsewhere_seconds: float = 0.0,
         comparable: bool = True,
     ) -> float:
         """At the end of the request, after the hook is gone: what the profile cost in CPU seconds.
 
-        `seconds` is the wall time. Of a profiled request, with its released `slot`: `sampled_seconds` is the
-        CPU time of all its threads under the hook, and `comparable` is False when that ended early.
+        `seconds` is the wall time. Of a profiled request, with its released `slot`: `elsewhere_seconds` is
+        the CPU time under hooks on other threads, and `comparable` is False when sampling ended early.
         """
         if visit.done:
             return 0.0
         visit.done = True
         thread_seconds = self._thread_seconds()
-        same_thread = threading.get_native_id() == visit.thread
+        same_thread = native.thread_id() == visit.thread
         threshold = self._settings.slow_threshold
         if visit.rule is not None and visit.rule.slow_threshold is not None:
             threshold = visit.rule.slow_threshold
@@ -193,9 +195,8 @@ class Gate:
             history = visit.history
             self._endpoints.ended(history, seconds, slow=seconds >= threshold, failed=failed)
             if slot is not None:
-                if not alone:
-                    return self._settle(slot, history, 0.0, None)
-                return self._settle(slot, history, sampled_seconds, cpu if comparable else None)
+                comparable = comparable and alone
+                return self._settle(slot, history, elsewhere_seconds, cpu if comparable else None)
             untouched = hooks == self._hooks_ever or not self._estimate.every_thread_pays
             if alone and untouched and not visit.first:
                 history.clean_count += 1
@@ -214,19 +215,19 @@ class Gate:
                 self._decisions[refused or "not_chosen"] += 1
                 return None
             self._decisions["profiled"] += 1
-            thread = threading.get_native_id()
-            token = next(self._tokens)
+            slot = Slot(reason, self._estimate.usual_cost_seconds, self._thread_seconds)
+            held = self._held_slots()
             self._estimate.hook_begins(
-                thread,
-                self._thread_seconds(),
-                others_here=self._hooks_on(thread) > 0,
-                others=bool(self._active),
+                slot.thread,
+                slot.cpu_start,
+                others_here=any(other.thread == slot.thread for other in held),
+                others=bool(held),
             )
             self._hooks_ever += 1
-            self._active[token] = (thread, self._estimate.usual_cost_seconds)
+            self._slots.append(weakref.ref(slot))
             if visit is not None:
                 visit.history.profiles += 1
-        return Slot(self._active, token, thread, reason, self._thread_seconds)
+        return slot
 
     def refuse(self, slot: Slot, visit: Visit | None) -> None:
         """The hook could not be put in after all: the slot is given back and costs nothing."""
@@ -234,15 +235,14 @@ class Gate:
         with self._lock:
             self._decisions["profiled"] -= 1
             self._decisions["unavailable"] += 1
-            self._estimate.hook_ends(slot.thread, slot.cpu_end, others_here=self._hooks_on(slot.thread) > 0)
+            self._end_hook(slot)
             if visit is not None:
                 visit.history.profiles -= 1
 
     def hold(self, recording: object, node_count: int) -> None:
         """Count the nodes of `recording` as waiting until nothing refers to it any more."""
-        token = next(self._tokens)
-        self._waiting[token] = node_count
-        weakref.finalize(recording, self._waiting.pop, token, None).atexit = False
+        with self._lock:
+            self._waiting.append((weakref.ref(recording), node_count))
 
     def charge_encoding(self, cpu_seconds: float) -> None:
         """A finished tree has taken this much CPU time to encode, on whatever thread."""
@@ -305,62 +305,68 @@ class Gate:
         return chance >= 1 or self._random.random() < chance
 
     def _obstacle(self, floor: float) -> str | None:
-        if len(self._active) >= self._settings.max_concurrent:
+        held = self._held_slots()
+        if len(held) >= self._settings.max_concurrent:
             return "concurrency"
-        if sum(list(self._waiting.values())) >= _MAX_WAITING_NODES:
+        self._waiting = [waiting for waiting in self._waiting if waiting[0]() is not None]
+        if sum(nodes for _, nodes in self._waiting) >= _MAX_WAITING_NODES:
             return "backlog"
         if not self._budget.unlimited:
-            reserved = sum(cost for _, cost in list(self._active.values()))
+            reserved = sum(slot.reserved_seconds for slot in held)
             if self._budget.balance() - reserved <= floor * self._budget.capacity:
                 return "budget"
         return None
 
-    def _hooks_on(self, thread: int) -> int:
-        return sum(other == thread for other, _ in list(self._active.values()))
+    def _held_slots(self) -> list[Slot]:
+        held = [slot for slot in (reference() for reference in self._slots) if slot is not None and slot.held]
+        self._slots = [weakref.ref(slot) for slot in held]
+        return held
+
+    def _end_hook(self, slot: Slot) -> float:
+        others_here = any(other.thread == slot.thread for other in self._held_slots())
+        return self._estimate.hook_ends(slot.thread, slot.cpu_end, others_here=others_here)
 
     def _settle(
-        self, slot: Slot, history: EndpointHistory, sampled_seconds: float, comparable_seconds: float | None
+        self, slot: Slot, history: EndpointHistory, elsewhere_seconds: float, comparable_seconds: float | None
     ) -> float:
-        hooked = self._estimate.hook_ends(
-            slot.thread, slot.cpu_end, others_here=self._hooks_on(slot.thread) > 0
-        )
+        hooked = self._end_hook(slot)
         usual = history.usual_cpu_seconds
         if comparable_seconds is not None and usual is not None:
             self._estimate.compare(comparable_seconds, usual)
-        cost = self._estimate.cost_of(max(hooked, sampled_seconds, comparable_seconds or 0.0))
+        cost = self._estimate.cost_of(max(hooked, comparable_seconds or 0.0) + elsewhere_seconds)
         self._hook_seconds += cost
         self._budget.spend(cost)
         return cost
 
 
 class Slot:
-    """The place of one profiled request. Gone when released or garbage collected."""
+    """The place of one profiled request, from its thread. Gone when released or garbage collected."""
 
-    __slots__ = ("_active", "_thread_seconds", "_token", "cpu_end", "cpu_start", "reason", "thread")
+    __slots__ = (
+        "__weakref__",
+        "_thread_seconds",
+        "cpu_end",
+        "cpu_start",
+        "held",
+        "reason",
+        "reserved_seconds",
+        "thread",
+    )
 
-    def __init__(
-        self,
-        active: dict[int, tuple[int, float]],
-        token: int,
-        thread: int,
-        reason: Reason,
-        thread_seconds: Callable[[], float],
-    ) -> None:
-        self._active = active
-        self._token = token
-        self._thread_seconds = thread_seconds
-        self.thread = thread
+    def __init__(self, reason: Reason, reserved_seconds: float, thread_seconds: Callable[[], float]) -> None:
+        self.held = True
         self.reason: Reason = reason
+        self.reserved_seconds = reserved_seconds
+        self.thread = native.thread_id()
+        self._thread_seconds = thread_seconds
         self.cpu_start = self.cpu_end = thread_seconds()
 
     def release(self, sampled_cpu_seconds: float | None = None) -> None:
         """`sampled_cpu_seconds`: CPU time under the hook, for when the caller is on another thread."""
-        if self._active.pop(self._token, None) is None:
+        if not self.held:
             return
-        if threading.get_native_id() == self.thread:
+        self.held = False
+        if native.thread_id() == self.thread:
             self.cpu_end = self._thread_seconds()
         elif sampled_cpu_seconds is not None:
             self.cpu_end = self.cpu_start + sampled_cpu_seconds
-
-    def __del__(self) -> None:
-        self._active.pop(self._token, None)

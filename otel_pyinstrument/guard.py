@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable
 from logging import getLogger
 from typing import Any
@@ -13,7 +15,8 @@ class Guard:
     """Lets no `Exception` of ours reach the application; the first one switches profiling off.
 
     The SDK calls span processors unprotected: what they raise surfaces in the user's request and keeps
-    the next processor from seeing the span. `KeyboardInterrupt` and `SystemExit` pass, they are not ours.
+    the next processor from seeing the span. What is not ours passes: `KeyboardInterrupt`, `SystemExit`,
+    and whatever a signal handler of the application raises while our code happens to run.
 
     `switch_off` runs after the first failure; what it raises is swallowed too. `reraise` is for tests.
     """
@@ -31,6 +34,8 @@ class Guard:
         try:
             return function(*arguments)
         except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             self._trip(hook, error)
             if self._reraise:
                 raise
@@ -52,3 +57,21 @@ class Guard:
             self._switch_off()
         except Exception:
             _logger.debug("Switching profiling off failed too", exc_info=True)
+
+
+def came_from_signal_handler(error: BaseException) -> bool:
+    """Whether a signal handler raised `error`: a timeout, say, that the application waits for."""
+    if threading.current_thread() is not threading.main_thread():
+        return False  # Python runs signal handlers on the main thread only
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {
+        getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+        for handler in handlers
+        if callable(handler)
+    } - {None}
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code in codes:
+            return True
+        traceback = traceback.tb_next
+    return False

@@ -14,7 +14,8 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_pyinstrument import gate_metrics, private_names
+from otel_pyinstrument import gate_metrics, hop_patches, private_names
+from otel_pyinstrument import installed as switched_on
 from otel_pyinstrument.declarative_options import DeclarativeOptions
 from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
 from otel_pyinstrument.settings import Settings, read_settings
@@ -55,10 +56,12 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
 
     def _uninstrument(self, **kwargs: Any) -> None:
         installed, self._installed = self._installed, None
+        switched_on.provider, switched_on.mask = None, ()
         if installed is None:
             return
         provider, processor = installed
         delivery, self._delivery = self._delivery, None
+        hop_patches.uninstall()
         try:
             if delivery is not None:
                 delivery.uninstall()
@@ -109,6 +112,8 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
         _processors.add(processor)
         provider.add_span_processor(processor)
         self._installed = (provider, processor)
+        hop_patches.install()
+        switched_on.provider, switched_on.mask = provider, settings.mask
         self._delivery = delivery
         delivery.install()
         return processor
@@ -118,6 +123,7 @@ def _self_test() -> bool | None:
     """Whether spans tell of their ending; None, with one warning, when profiling cannot work here."""
     try:
         private_names.silence_overhead_warning()
+        private_names.keep_samplers_by_thread()
         private_names.sampler_self_test()
         return private_names.ending_hook_works()
     except (private_names.PrivateNameError, ImportError, AttributeError) as error:

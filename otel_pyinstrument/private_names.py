@@ -6,10 +6,12 @@ when it fails, profiling stays off and the application does not notice.
 
 from __future__ import annotations
 
+import opcode
 import sys
 import threading
 from collections.abc import Iterator
 from itertools import chain
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.context import Context
@@ -17,6 +19,8 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import EventBase, ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+from otel_pyinstrument import native
 
 if TYPE_CHECKING:
     from pyinstrument.stack_sampler import StackSampler, StackSamplerSubscriberTarget
@@ -27,6 +31,7 @@ _ON_ENDING = "_on_ending"
 _ACTIVE_SPAN_PROCESSOR = "_active_span_processor"
 _SPAN_PROCESSORS = "_span_processors"
 _LOCK = "_lock"
+_SAMPLE = "_sample"
 _PROFILE_HOOK_TYPE = "ProfilerState"
 _PROBE_INTERVAL_SECONDS = 1e-7
 _PROBE_CALLS = 10_000
@@ -128,6 +133,29 @@ def ending_hook_works() -> bool:
     return probe.saw_ending and probe.event_arrived
 
 
+# --- template engines --------------------------------------------------------------------------------
+
+
+def jinja_template_line(frame: FrameType) -> int | None:
+    """The template's line that a frame of Jinja's compiled Python is at; None for any other frame."""
+    template = frame.f_globals.get("__jinja_template__")
+    find = getattr(template, "get_corresponding_lineno", None)
+    line: object = find(frame.f_lineno or frame.f_code.co_firstlineno) if callable(find) else None
+    return line if isinstance(line, int) else None
+
+
+def django_template_line(frame: FrameType) -> tuple[str, str, int] | None:
+    """Kind of node, file and line of the template node that a frame of Django's `base.py` renders."""
+    if frame.f_code.co_name != "render_annotated":
+        return None
+    node = frame.f_locals.get("self")
+    file = getattr(getattr(node, "origin", None), "name", None)
+    line = getattr(getattr(node, "token", None), "lineno", None)
+    if not isinstance(file, str) or not isinstance(line, int):
+        return None
+    return type(node).__name__, file, line
+
+
 # --- pyinstrument ------------------------------------------------------------------------------------
 
 
@@ -136,6 +164,45 @@ def stack_sampler() -> StackSampler:
     from pyinstrument.stack_sampler import get_stack_sampler
 
     return get_stack_sampler()
+
+
+def keep_samplers_by_thread() -> None:
+    """Undo that gevent, when it patched before pyinstrument was loaded, gave each greenlet its own sampler.
+
+    They would take the one profile function of the thread from each other.
+    """
+    from pyinstrument import stack_sampler
+
+    if not isinstance(stack_sampler.thread_locals, native.local):
+        stack_sampler.thread_locals = native.local()
+
+
+def frame_identifier(frame: FrameType) -> str:
+    """What the sampler calls a frame: name, file, first line, and attributes such as the class."""
+    from pyinstrument.low_level.stat_profile import get_frame_info
+
+    return get_frame_info(frame)
+
+
+def frame_just_resumed() -> bool:
+    """Whether the event being sampled is the resumption of a suspended coroutine or generator.
+
+    For the target of a sampler. False also when that cannot be seen.
+    """
+    from pyinstrument.stack_sampler import StackSampler
+
+    code = getattr(StackSampler, _SAMPLE).__code__
+    caller: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] - documented, CPython
+    while caller is not None and caller.f_code is not code:
+        caller = caller.f_back
+    if caller is None or caller.f_locals.get("event") != "call":
+        return False
+    frame: FrameType = caller.f_locals["frame"]
+    if sys.version_info < (3, 11):
+        return frame.f_lasti >= 0
+    # RESUME has an argument other than 0 after a yield, `yield from` or `await`.
+    operation = frame.f_code.co_code[frame.f_lasti : frame.f_lasti + 2]
+    return len(operation) == 2 and operation[0] == opcode.opmap["RESUME"] and operation[1] & 3 != 0
 
 
 def silence_overhead_warning() -> None:
@@ -237,6 +304,7 @@ def _probe_sampler(failures: list[str]) -> None:
                 if len(stacks) > 1:
                     break
             installed = hook_is_installed()
+            named = frame_identifier(sys._getframe())  # pyright: ignore[reportPrivateUsage]
             sampling_interval_seconds(sampler)
         finally:
             intact = unsubscribe(sampler, keep)
@@ -246,5 +314,7 @@ def _probe_sampler(failures: list[str]) -> None:
             entry.startswith(f"{_probe_sampler.__name__}\0{__file__}\0") for entry in chain(*stacks)
         ):
             failures.append("the samples do not show the running function")
+        elif not named.startswith(f"{_probe_sampler.__name__}\0{__file__}\0"):
+            failures.append("frames and samples are not named alike")
     except Exception as error:
         failures.append(f"{type(error).__name__}: {error}")

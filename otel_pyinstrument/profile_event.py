@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import Event, EventBase
 
 from otel_pyinstrument.call_tree import FORMAT_VERSION, encode, summary
 from otel_pyinstrument.frames import current_describer
-from otel_pyinstrument.segment import Recording
+from otel_pyinstrument.recording import Recording
 
 EVENT_NAME: Final = "pyinstrument.profile"
 
@@ -50,6 +50,7 @@ class ProfileEvent(EventBase):
         interval_seconds: float,
         timestamp: int | None,
         payload_as_bytes: Callable[[], bool],
+        request_facts: Callable[[], str] | None = None,
         report: Callable[[str, Exception], None],
         cpu_cost_seconds: float = 0.0,
         charge_encoding: Callable[[float], None] | None = None,
@@ -57,6 +58,7 @@ class ProfileEvent(EventBase):
         super().__init__(EVENT_NAME, timestamp)
         self._recording: Recording | None = recording
         self._payload_as_bytes = payload_as_bytes
+        self._request_facts = request_facts
         self._report = report
         self._charge_encoding = charge_encoding
         facts = recording.facts
@@ -79,13 +81,24 @@ class ProfileEvent(EventBase):
         if self._attributes is None:
             with _encoding_lock:
                 if self._attributes is None:
-                    self._attributes = MappingProxyType(self._facts | self._encoded_or_error())
-                    self._recording = None
+                    self._attributes = MappingProxyType(
+                        self._facts | self._written_facts() | self._encoded_or_error()
+                    )
+                    self._recording = self._request_facts = None
         return self._attributes
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are plain events, as some exporters hand spans to other processes."""
         return Event, (self.name, dict(self.attributes), self.timestamp)
+
+    def _written_facts(self) -> dict[str, Any]:
+        if self._request_facts is None:
+            return {}
+        try:
+            return {"pyinstrument.facts": self._request_facts()}
+        except Exception as error:
+            self._report("writing the request's facts", error)
+            return {}
 
     def _encoded_or_error(self) -> dict[str, Any]:
         start = time.thread_time()

@@ -2,37 +2,179 @@
 
 from __future__ import annotations
 
-from opentelemetry.sdk.trace import Span as RecordingSpan
-from opentelemetry.trace import Span, StatusCode
+import weakref
+from collections.abc import Callable, Sequence
+from types import FrameType
 
+from opentelemetry.sdk.trace import Span as RecordingSpan
+from opentelemetry.trace import Span, StatusCode, get_current_span
+
+from otel_pyinstrument import native
+from otel_pyinstrument.call_tree import CallTreeBuilder
+from otel_pyinstrument.engine import Engine
+from otel_pyinstrument.facts.request_facts import RequestFacts
+from otel_pyinstrument.frames import identifier_of
 from otel_pyinstrument.gate import Reason, Slot, Visit
-from otel_pyinstrument.segment import Recording, Segment
+from otel_pyinstrument.guard import Guard
+from otel_pyinstrument.hop import Hop
+from otel_pyinstrument.private_names import frame_identifier
+from otel_pyinstrument.recording import HopTree, Recording, RecordingFacts
+from otel_pyinstrument.segment import MAX_NODES, Segment, new_builder
+
+MAX_HOPS = 200
+"""Different places of one request that wait for work elsewhere, and are seen there."""
 
 _REQUEST = "otel_pyinstrument_request"
 _VISIT = "otel_pyinstrument_visit"
 
 
 class Request:
-    """One profiled request, from the start of its local root span to its end."""
+    """One profiled request, from the start of its local root span to its end. Any thread."""
 
-    def __init__(self, root_span_id: int, slot: Slot, segment: Segment) -> None:
+    def __init__(self, root_span_id: int, slot: Slot, engine: Engine, guard: Guard) -> None:
         self.root_span_id = root_span_id
         self.slot = slot
-        self._segment = segment
+        self.guard = guard
+        self.facts = RequestFacts()
+        self._engine = engine
+        self._lock = native.RLock()
+        self._finished = False
+        self._segment: Segment | None = None
+        self._hop_segments: list[Segment] = []
+        self._hops: list[HopTree] = []
+        self._free_builders: dict[tuple[int, tuple[str, ...]], list[CallTreeBuilder]] = {}
+        self._parts: RecordingFacts | None = None
 
     @property
     def reason(self) -> Reason:
         """Why the gate chose it."""
         return self.slot.reason
 
+    @property
+    def is_finished(self) -> bool:
+        return self._finished
+
+    @property
+    def elsewhere_cpu_seconds(self) -> float:
+        """CPU time of other threads than the one it started on, under the hook for this request."""
+        return 0.0 if self._parts is None else self._parts.hooked_cpu_seconds
+
+    def start(self) -> bool:
+        """Sample what is running from now on. False when that cannot be done; the slot is still held."""
+        self._segment = self._engine.open(self._same_request(), ended_early=self.slot.release)
+        return self._segment is not None
+
     def finish(self) -> Recording | None:
-        """End sampling and give the slot back. None when it had ended before. Any thread."""
+        """End sampling and give the slot back. None when it had ended before."""
+        with self._lock:
+            segment, self._segment = self._segment, None
+            hop_segments, self._hop_segments = self._hop_segments, []
+            self._finished = True
+        if segment is None:
+            return None
         recording = None
         try:
-            recording = self._segment.close()
-            return recording
+            recording = segment.close()
+            for hop_segment in hop_segments:
+                self._close_part(hop_segment)
         finally:
-            self.slot.release(None if recording is None else recording.facts.cpu_seconds)
+            self.slot.release(None if recording is None else recording.facts.hooked_cpu_seconds)
+            self._engine.forget_closed()
+        if recording is None:
+            return None
+        return recording.with_hops(self._hops, [] if self._parts is None else [self._parts])
+
+    # --- work elsewhere ------------------------------------------------------------------------------
+
+    def begin_hop(self, waiting: FrameType) -> Hop | None:
+        """The call `waiting`, running here, is about to wait for work elsewhere: a hop below its caller.
+
+        None when that is not followed.
+        """
+        found = self._waiting_segment(waiting)
+        if found is None:
+            return None
+        segment, calls, is_own = found
+        path = tuple(identifier_of(frame_identifier(call)) for call in calls[: calls.index(waiting)])
+        builder = self._builder_for(segment.builder, path)
+        if builder is None:
+            return None
+        if is_own:
+            segment.begin_waiting(path)
+        return Hop(
+            self.guard,
+            open_segment=lambda entry: self._open_part(entry, builder),
+            close_segment=lambda part: self._end_part(part, (id(segment.builder), path)),
+            end=segment.end_waiting if is_own else None,
+        )
+
+    def _waiting_segment(self, waiting: FrameType) -> tuple[Segment, Sequence[FrameType], bool] | None:
+        """The segment that sees the call, its calls, and whether it is all that the segment's unit does."""
+        segments = self._segments_here()
+        for segment in segments:
+            calls = segment.calls_of_running()
+            if calls is not None:
+                return (segment, calls, True) if waiting in calls else None
+        for segment in segments:
+            calls = segment.calls_of_request()
+            if segment.shares_thread and waiting in calls:
+                return segment, calls, False
+        return None
+
+    def _segments_here(self) -> list[Segment]:
+        """The open segments of this thread, innermost first."""
+        here = native.thread_id()
+        with self._lock:
+            if self._finished or self._segment is None or not self._segment.is_hooked:
+                return []
+            segments = [self._segment, *self._hop_segments]
+        return [segment for segment in reversed(segments) if segment.owner == here and segment.is_hooked]
+
+    def _builder_for(self, parent: CallTreeBuilder, path: tuple[str, ...]) -> CallTreeBuilder | None:
+        with self._lock:
+            free = self._free_builders.setdefault((id(parent), path), [])
+            if free:
+                return free.pop()
+            if len(self._hops) >= MAX_HOPS or sum(hop.builder.node_count for hop in self._hops) >= MAX_NODES:
+                return None
+            hop = HopTree(parent, path, new_builder())
+            self._hops.append(hop)
+            return hop.builder
+
+    def _open_part(self, entry: FrameType, builder: CallTreeBuilder) -> Segment | None:
+        if any(segment.calls_of_running() is not None for segment in self._segments_here()):
+            return None  # seen there already
+        segment = self._engine.open_hop(self._same_request(), entry, builder)
+        if segment is not None:
+            with self._lock:
+                self._hop_segments.append(segment)
+                finished = self._finished
+            if finished:
+                segment.close()
+        return segment
+
+    def _end_part(self, segment: Segment, place: tuple[int, tuple[str, ...]]) -> None:
+        with self._lock:
+            if self._finished:
+                return
+            self._hop_segments.remove(segment)
+            self._close_part(segment)
+            self._free_builders[place].append(segment.builder)
+
+    def _close_part(self, segment: Segment) -> None:
+        recording = segment.close()
+        if recording is not None:
+            facts = recording.facts
+            self._parts = facts if self._parts is None else self._parts.with_part(facts)
+
+    def _same_request(self) -> Callable[[], bool]:
+        """Weak: a request that is dropped without a word must free its slot at once."""
+        request = weakref.ref(self)
+
+        def same_request() -> bool:
+            return request_of(get_current_span()) is request()
+
+        return same_request
 
 
 def request_of(span: Span) -> Request | None:
@@ -40,7 +182,12 @@ def request_of(span: Span) -> Request | None:
     return getattr(span, _REQUEST, None)
 
 
-def attach_request(span: Span, request: Request) -> None:
+def is_decided(span: Span) -> bool:
+    """Whether `span` belongs to something that was, or was not, chosen to be profiled as a whole."""
+    return hasattr(span, _REQUEST)
+
+
+def attach_request(span: Span, request: Request | None) -> None:
     """Make `span` belong to `request`. Needs no context variable: anything that carries spans carries it."""
     setattr(span, _REQUEST, request)
 
@@ -55,9 +202,9 @@ def visit_of(span: Span) -> Visit | None:
     return getattr(span, _VISIT, None)
 
 
-def is_ours(span: Span) -> bool:
-    """Whether the end of `span` concerns us."""
-    return hasattr(span, _VISIT) or hasattr(span, _REQUEST)
+def concerns_us(span: Span) -> bool:
+    """Whether there is something to do when `span` ends."""
+    return visit_of(span) is not None or request_of(span) is not None
 
 
 def failed(span: RecordingSpan) -> bool:

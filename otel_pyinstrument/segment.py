@@ -1,18 +1,20 @@
-"""Sampling of one thread for one request, from the profile hook to a recording."""
+"""Sampling of one execution unit for one request, from the profile hook to a recording."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING
 
-from otel_pyinstrument import private_names
-from otel_pyinstrument.base import calling_codes, shared_calls, without_base
-from otel_pyinstrument.call_tree import CallTree, CallTreeBuilder, Frame
-from otel_pyinstrument.frames import identifier_of, identifier_of_code
+from otel_pyinstrument import native, private_names
+from otel_pyinstrument.base import shared_calls
+from otel_pyinstrument.call_tree import CallTreeBuilder
+from otel_pyinstrument.classification import AWAIT, Classifier, Place
+from otel_pyinstrument.classification.threads import ThreadClassifier
+from otel_pyinstrument.frames import identifier_of
+from otel_pyinstrument.guard import came_from_signal_handler
+from otel_pyinstrument.recording import Recording, RecordingFacts
 
 if TYPE_CHECKING:
     from pyinstrument.stack_sampler import StackSampler
@@ -20,69 +22,83 @@ if TYPE_CHECKING:
 MAX_NODES = 20_000
 MAX_DEPTH = 2_000
 
-
-@dataclass(frozen=True)
-class RecordingFacts:
-    """`truncated`: a limit or a failure ended sampling early. `interrupted`: another profiler did."""
-
-    duration_seconds: float
-    cpu_seconds: float
-    sample_count: int
-    truncated: bool
-    interrupted: bool
-    failure: Exception | None
+_EVERY_EVENT_SECONDS = 1e-9
+_MAX_UNDECIDED_EVENTS = 1_000
 
 
-class Recording:
-    """What a segment leaves behind: the raw tree, and what is known about it."""
-
-    def __init__(self, builder: CallTreeBuilder, base: Sequence[CodeType], facts: RecordingFacts) -> None:
-        self._builder = builder
-        self._base = base
-        self.facts = facts
-
-    @property
-    def node_count(self) -> int:
-        return self._builder.node_count
-
-    def build(self, describe: Callable[[str], Frame]) -> CallTree:
-        """The call tree, without the calls around the request. Not for the request's thread."""
-        tree = self._builder.build(describe)
-        if not self.facts.sample_count:
-            # Shorter than one interval: the time is known, the place is not.
-            tree.self_us[0] = round(self.facts.duration_seconds * 1e6)
-        return without_base(tree, [describe(identifier_of_code(code)) for code in self._base])
+def new_builder() -> CallTreeBuilder:
+    """A builder for what a segment samples."""
+    return CallTreeBuilder(max_nodes=MAX_NODES, max_depth=MAX_DEPTH, key=identifier_of)
 
 
 class Segment:
-    """Samples the thread that calls `open`, until `close`, which may come from any thread.
+    """Samples the execution unit that calls `open`, until `close`, which may come from any thread.
 
     The wall time between two samples belongs to the stack of the later one, what is left at the end to
     the stack of the last one: the tree sums to the wall time between `open` and `close`.
+
+    `builder` may already hold the samples of earlier segments. Of the stacks only what is below `entry`
+    is recorded. `ended_early` is called, on any thread, when sampling stops before `close`.
     """
 
-    def __init__(self, *, interval_seconds: float, max_duration_seconds: float) -> None:
+    def __init__(
+        self,
+        *,
+        interval_seconds: float,
+        max_duration_seconds: float,
+        classifier: Classifier | None = None,
+        builder: CallTreeBuilder | None = None,
+        entry: FrameType | None = None,
+        ended_early: Callable[[], None] | None = None,
+    ) -> None:
         self._interval_seconds = interval_seconds
         self._max_duration_seconds = max_duration_seconds
-        self._builder = CallTreeBuilder(max_nodes=MAX_NODES, max_depth=MAX_DEPTH, key=identifier_of)
+        self._classifier: Classifier = ThreadClassifier() if classifier is None else classifier
+        self.builder = new_builder() if builder is None else builder
+        self._entry = entry
+        self._ended_early = ended_early
         # Reentrant: a sample, a signal handler or a finalizer may run inside `close` on the same thread.
-        self._lock = threading.RLock()
+        self._lock = native.RLock()
         self._closed = False
         self._hooked = False
         self._truncated = False
         self._interrupted = False
         self._failure: Exception | None = None
         self._sample_count = 0
-        self._pending_stack: list[str] = []
-        self._pending_seconds = 0.0
+        self._pending: tuple[list[str], float] | None = None
+        self._busy = False
+        self._waiting_below: Sequence[str] | None = None
+        self._waiting_since = 0.0
+        self._undecided_events = 0
+        self._cpu_seconds = 0.0
+        self._hooked_cpu_seconds = 0.0
+        self.place_without_samples: Sequence[str] = ()
+        """Where the time goes when the segment is too short for a sample."""
+
+    @property
+    def is_hooked(self) -> bool:
+        """Whether the hook of this segment costs its thread something."""
+        return self._hooked
+
+    @property
+    def owner(self) -> int:
+        """The thread that is sampled, by its native identity."""
+        return self._owner
+
+    @property
+    def shares_thread(self) -> bool:
+        return self._classifier.shares_thread
 
     def open(self) -> None:
         """Install the hook on the calling thread, which owns the segment from now on."""
-        self._owner = threading.get_ident()
+        self._owner = native.thread_id()
         self._sampler: StackSampler = private_names.stack_sampler()
-        self._start_codes = calling_codes()
+        calls = self._classifier.calls()
+        self._skip = calls.index(self._entry) + 1 if self._entry in calls else 0
+        self._entry = None
+        self._start_codes = [call.f_code for call in calls]
         self._start = self._last = time.perf_counter()
-        self._start_cpu = self._cpu = time.thread_time()
+        self._cpu = self._hooked_cpu = time.thread_time()
         self._hooked = True
         private_names.subscribe(self._sampler, self._on_sample, interval_seconds=self._interval_seconds)
 
@@ -96,40 +112,82 @@ class Segment:
                 return None
             ran_to_the_end = self._hooked
             self._closed = True
-            is_owner = threading.get_ident() == self._owner
-            cpu = time.thread_time() if is_owner else self._cpu
             end = time.perf_counter()
         base: Sequence[CodeType] = self._start_codes
-        if is_owner:
+        if native.thread_id() == self._owner:
+            if ran_to_the_end:
+                self._count_cpu(ours=self._waiting_below is None and self._classifier.is_running())
             self._unhook()
-            base = shared_calls(base, calling_codes())
+            base = shared_calls(base, [call.f_code for call in self._classifier.calls()]) or base
         if not ran_to_the_end or self._interrupted:
             # Who knows where the time went after a limit was reached, or without the hook.
-            cpu, end = self._cpu, self._last
+            end = self._last
         if self._failure is None:
-            self._add_pending(end - self._last)
+            self._add_rest(end)
         facts = RecordingFacts(
             duration_seconds=end - self._start,
-            cpu_seconds=cpu - self._start_cpu,
+            cpu_seconds=self._cpu_seconds,
+            hooked_cpu_seconds=max(self._hooked_cpu_seconds, self._cpu_seconds),
             sample_count=self._sample_count,
-            truncated=self._truncated or self._builder.truncated,
+            truncated=self._truncated or self.builder.truncated,
             interrupted=self._interrupted,
             failure=self._failure,
         )
         # The innermost of the shared calls stays: its own time is time of the request.
-        return Recording(self._builder, base[:-1], facts)
+        return Recording(self.builder, base[:-1], facts)
 
     def stop(self) -> None:
         """End sampling and lose what was recorded. Any thread; also in a forked child."""
-        self._lock = threading.RLock()  # the parent's thread that held it does not exist in a child
+        self._lock = native.RLock()  # the parent's thread that held it does not exist in a child
         self._closed = True
-        if threading.get_ident() == self._owner:
+        if native.thread_id() == self._owner:
             self._unhook()
+
+    # --- waiting for work elsewhere ------------------------------------------------------------------
+
+    def calls_of_running(self) -> Sequence[FrameType] | None:
+        """The calls below the entry when this unit is running and does not wait; else None. Own thread."""
+        if self._closed or not self._hooked or self._waiting_below is not None:
+            return None
+        return self._classifier.calls()[self._skip :] if self._classifier.is_running() else None
+
+    def calls_of_request(self) -> Sequence[FrameType]:
+        """The await of this unit and the calls of another task of the request. Own thread."""
+        return self._classifier.calls()[self._skip :]
+
+    def begin_waiting(self, path: Sequence[str]) -> None:
+        """From now on, until `end_waiting`, the unit waits in `path`, whatever its thread does."""
+        with self._lock:
+            self._waiting_since = time.perf_counter()
+            self._waiting_below = path
+
+    def end_waiting(self) -> None:
+        with self._lock:
+            self._busy = True
+            try:
+                if not self._closed and self._hooked:
+                    self._add_waiting(time.perf_counter(), samples=0)
+                    if native.thread_id() == self._owner:
+                        self._count_cpu(ours=False)
+                self._waiting_below = None
+            finally:
+                self._busy = False
+
+    def _add_waiting(self, now: float, *, samples: int) -> None:
+        """Credit the wait, exactly. What lies between the last sample and the wait is left to the next."""
+        if self._waiting_below is None:
+            return
+        waited = now - self._waiting_since
+        self._waiting_since = now
+        self._last += waited
+        self.builder.add([*self._waiting_below, AWAIT], waited, samples=samples)
+
+    # --- samples -------------------------------------------------------------------------------------
 
     def _on_sample(self, stack: list[str], _elapsed: float, _state: object) -> None:
         """Called by the profile hook in the middle of the user's code: must not raise, log or block."""
         try:
-            if private_names.sampler_is_changing(stack):
+            if self._busy or private_names.sampler_is_changing(stack):
                 return
             if self._closed:
                 self._unhook()
@@ -137,36 +195,76 @@ class Segment:
             now = time.perf_counter()
             # A faster profiler of the user's may drive the hook; the time then goes to our next sample.
             if (
-                now - self._last < self._interval_seconds
+                not self._undecided_events
+                and now - self._last < self._interval_seconds
                 and private_names.sampling_interval_seconds(self._sampler) < self._interval_seconds
             ):
                 return
             with self._lock:
                 if not self._closed:
-                    self._sample(stack[1:], now)
+                    self._sample(stack, now)
         except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             self._end_early(error)
 
     def _sample(self, stack: list[str], now: float) -> None:
-        self._add_pending(0.0)
-        self._pending_stack = stack
-        self._pending_seconds = now - self._last
+        if self._waiting_below is None:
+            place = self._place(stack)
+            if place is None:
+                return
+            self._add_pending(0.0)
+            self._pending = (place.stack[self._skip :], now - self._last)
+            self._last = now
+            self._count_cpu(ours=place.ours)
+        else:
+            self._add_waiting(now, samples=1)
+            self._count_cpu(ours=False)
         self._sample_count += 1
-        self._last = now
-        self._cpu = time.thread_time()
-        if now - self._start >= self._max_duration_seconds or self._builder.node_count >= MAX_NODES:
+        if now - self._start >= self._max_duration_seconds or self.builder.node_count >= MAX_NODES:
             self._end_early(None)
+
+    def _place(self, stack: list[str]) -> Place | None:
+        place = self._classifier.place(stack)
+        if place is None and self._undecided_events < _MAX_UNDECIDED_EVENTS:
+            if not self._undecided_events:
+                private_names.subscribe(self._sampler, self._on_event, interval_seconds=_EVERY_EVENT_SECONDS)
+            self._undecided_events += 1
+            return None
+        if self._undecided_events:
+            self._undecided_events = 0
+            private_names.unsubscribe(self._sampler, self._on_event)
+        return place or Place([AWAIT], False)
+
+    def _on_event(self, _stack: list[str], _elapsed: float, _state: object) -> None:
+        """Subscribed so that `_on_sample` sees the very next events, until it knows whose the time is."""
+
+    def _count_cpu(self, *, ours: bool) -> None:
+        cpu = time.thread_time()
+        if ours:
+            self._cpu_seconds += cpu - self._cpu
+        self._cpu = cpu
 
     def _add_pending(self, more_seconds: float) -> None:
         # The builder is one sample behind, so that `close` can add its rest without counting a sample.
-        if self._sample_count:
-            self._builder.add(self._pending_stack, self._pending_seconds + more_seconds)
+        if self._pending is not None:
+            stack, seconds = self._pending
+            self.builder.add(stack, seconds + more_seconds)
+
+    def _add_rest(self, end: float) -> None:
+        self._add_waiting(end, samples=0)
+        if self._pending is not None:
+            self._add_pending(end - self._last)
+        else:
+            self.builder.add(list(self.place_without_samples), end - self._last, samples=0)
 
     def _end_early(self, failure: Exception | None) -> None:
         self._truncated = True
         self._failure = failure
         try:
             self._unhook()
+            if self._ended_early is not None:
+                self._ended_early()
         except Exception as error:
             self._failure = failure or error
 
@@ -174,7 +272,10 @@ class Segment:
         if not self._hooked:
             return
         self._hooked = False  # before the work: a sample may come here in the middle of it
+        self._hooked_cpu_seconds = time.thread_time() - self._hooked_cpu
         try:
+            if self._undecided_events:
+                private_names.unsubscribe(self._sampler, self._on_event)
             intact = private_names.unsubscribe(self._sampler, self._on_sample)
         except BaseException:
             self._hooked = True  # the next sample tries again

@@ -36,6 +36,8 @@ class Settings:
     """Milliseconds between samples."""
     max_duration: float = 30.0
     """Seconds of one request that are sampled."""
+    mask: tuple[str, ...] = ()
+    """Parts of names, in lower case, of headers and parameters whose values are hidden besides secrets."""
     event: str = "span"
     """`span` or `log`: how a profile travels."""
     max_request_bytes: int = 3_670_016
@@ -213,6 +215,13 @@ def _whole_number(lowest: int, highest: int) -> Callable[[Any], int]:
     return read
 
 
+def _names(given: Any) -> tuple[str, ...]:
+    parts = given.split(",") if isinstance(given, str) else given
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):  # pyright: ignore[reportUnknownVariableType] - anything
+        raise ValueError("expected names separated by commas")
+    return tuple(name for part in cast("list[str]", parts) if (name := part.strip().lower()))
+
+
 def _one_of(*known: str) -> Callable[[Any], str]:
     def read(given: Any) -> str:
         text = str(given).strip().lower()
@@ -262,6 +271,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "max_concurrent": _whole_number(0, 1000),
     "interval": _number(1, 1000),
     "max_duration": _number(0.1, 3600),
+    "mask": _names,
     "event": _one_of("span", "log"),
     "max_request_bytes": _whole_number(65_536, 1 << 30),
     "spool_dir": _path,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from logging import getLogger
 from typing import TYPE_CHECKING
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_value
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import SpanKind, get_current_span
 
@@ -16,13 +17,16 @@ from otel_pyinstrument.endpoint import endpoint_of
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.guard import Guard
+from otel_pyinstrument.installed import FORCED_KEY
 from otel_pyinstrument.profile_event import ProfileEvent
+from otel_pyinstrument.recording import Recording
 from otel_pyinstrument.request import (
     Request,
     attach_request,
     attach_visit,
+    concerns_us,
     failed,
-    is_ours,
+    is_decided,
     request_of,
     visit_of,
     wall_seconds,
@@ -68,7 +72,7 @@ class ProfilingSpanProcessor(SpanProcessor):
             self._guard.call("on_start", self._start, span, parent_context)
 
     def _on_ending(self, span: Span) -> None:
-        if self._ending_hook_works and is_ours(span):
+        if self._ending_hook_works and concerns_us(span):
             self._guard.call("on_ending", self._end, span)
 
     def shutdown(self) -> None:
@@ -89,56 +93,58 @@ class ProfilingSpanProcessor(SpanProcessor):
             self._poller.reset()
 
     def _start(self, span: Span, parent_context: Context | None) -> None:
+        forced = get_value(FORCED_KEY, parent_context) is True
         if span.parent is not None and not span.parent.is_remote:
-            request = request_of(get_current_span(parent_context))
-            if request is not None:
-                attach_request(span, request)
+            parent = get_current_span(parent_context)
+            if is_decided(parent):
+                attach_request(span, request_of(parent))
+                return
+            if not forced:
+                return
+        elif span.kind is not SpanKind.SERVER and not forced:
             return
-        if span.kind is not SpanKind.SERVER or not span.get_span_context().trace_flags.sampled:
+        around = request_of(get_current_span())
+        if around is not None and not around.is_finished:
+            # A second instrumentation of the same request, which took the remote parent once more.
+            attach_request(span, around)
             return
-        if self._log_events is None and private_names.max_events_of(span) == 0:
-            return
+        attach_request(span, self._admit(span, forced=forced))
+        if not self._ending_hook_works and concerns_us(span):
+            self._wrap_end(span)
+
+    def _admit(self, span: Span, *, forced: bool) -> Request | None:
+        if not span.get_span_context().trace_flags.sampled or (
+            self._log_events is None and private_names.max_events_of(span) == 0
+        ):
+            return None
         if self._poller is not None and not self._poller.started:
             self._poller.start()
-        visit = self.gate.arrive(endpoint_of(span, with_path=self.gate.asks_for_paths))
+        endpoint = endpoint_of(span, with_path=self.gate.asks_for_paths)
+        visit = self.gate.arrive(endpoint, forced=forced)
         if visit is None:
-            return
+            return None
         attach_visit(span, visit)
-        if not self._ending_hook_works:
-            self._wrap_end(span)
-        slot = self.gate.admit(visit)
+        slot = self.gate.admit(visit, forced=forced)
         if slot is None:
-            return
-        segment = self._engine.open()
-        if segment is None:
+            return None
+        request = Request(span.get_span_context().span_id, slot, self._engine, self._guard)
+        if not request.start():
             self.gate.refuse(slot, visit)
-            return
-        attach_request(span, Request(span.get_span_context().span_id, slot, segment))
+            return None
+        return request
 
     def _end(self, span: Span, timestamp: int | None = None) -> None:
-        visit = visit_of(span)
         request = request_of(span)
         if request is not None and request.root_span_id != span.get_span_context().span_id:
+            request.facts.child_ended(span)
             return
         recording = None if request is None else request.finish()
-        cost = 0.0
-        if visit is not None:
-            seconds = wall_seconds(span, timestamp)
-            if request is None or recording is None:
-                self.gate.leave(visit, seconds=seconds, failed=failed(span))
-            else:
-                cost = self.gate.leave(
-                    visit,
-                    seconds=seconds,
-                    failed=failed(span),
-                    slot=request.slot,
-                    sampled_seconds=recording.facts.cpu_seconds,
-                    comparable=not recording.facts.truncated and not recording.facts.interrupted,
-                )
+        cost_seconds = self._leave(span, timestamp, request, recording)
         if request is None or recording is None:
             return
         if recording.facts.failure is not None:
             self._guard.report("sampling", recording.facts.failure)
+        finished = request.facts.finish(span)
         self.gate.hold(recording, recording.node_count)
         event = ProfileEvent(
             recording,
@@ -146,12 +152,32 @@ class ProfilingSpanProcessor(SpanProcessor):
             interval_seconds=self._settings.interval_seconds,
             timestamp=span.end_time if timestamp is None else timestamp,
             payload_as_bytes=self._payload_as_bytes,
+            request_facts=partial(finished.as_json, self._settings.mask),
             report=self._guard.report,
-            cpu_cost_seconds=cost,
+            cpu_cost_seconds=cost_seconds,
             charge_encoding=self.gate.charge_encoding,
         )
         if self._log_events is None or not self._log_events.emit(event, span):
             self._append(event, span)
+
+    def _leave(
+        self, span: Span, timestamp: int | None, request: Request | None, recording: Recording | None
+    ) -> float:
+        """Tell the gate how the visit went; the profile's cost in seconds of CPU time."""
+        visit = visit_of(span)
+        if visit is None:
+            return 0.0
+        seconds = wall_seconds(span, timestamp)
+        if request is None or recording is None:
+            return self.gate.leave(visit, seconds=seconds, failed=failed(span))
+        return self.gate.leave(
+            visit,
+            seconds=seconds,
+            failed=failed(span),
+            slot=request.slot,
+            elsewhere_seconds=request.elsewhere_cpu_seconds,
+            comparable=not recording.facts.truncated and not recording.facts.interrupted,
+        )
 
     def _append(self, event: ProfileEvent, span: Span) -> None:
         events = private_names.events_of(span)

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from profile_store.contracts import Store
 from profile_store.settings import StoreSettings
 
-__all__ = ["StoreSettings", "open_store"]
+__all__ = ["StoreSettings", "check_mongodb", "open_store"]
 
 
 @asynccontextmanager
@@ -28,3 +28,15 @@ async def open_store(settings: StoreSettings) -> AsyncGenerator[Store]:
 
     async with open_mongodb_store(settings) as store:
         yield store
+
+
+def check_mongodb(settings: StoreSettings) -> None:
+    """Whether the database that `MONGODB_URL` names accepts writes now; blocks for a few seconds at most.
+
+    Raises:
+        StoreUnavailable: naming host and port, never user and password, and the remedy.
+        StoreError: `MONGODB_URL` is missing or unusable.
+    """
+    from profile_store.mongodb.reachability import check_mongodb
+
+    check_mongodb(settings)

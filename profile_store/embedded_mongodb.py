@@ -93,6 +93,11 @@ class EmbeddedMongoDB:
     def exited(self) -> threading.Event:
         return self._server.exited
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; minus the signal's number when a signal ended it."""
+        return self._server.exit_code
+
     def stop(self) -> None:
         """Ask the server to stop and wait; kill it after 20 s. The second time nothing happens."""
         self._server.stop()

@@ -72,7 +72,8 @@ class Record:
     """One request: a server span, with its profile's facts if it was profiled.
 
     `attributes` and `resource` are the span's and resource's own, bounded by the receiver. `span_id` and
-    `trace_id` are 8 and 16 bytes. `timestamp` is the start; `duration` is in seconds.
+    `trace_id` are 8 and 16 bytes. `timestamp` is the start; `duration` is in seconds. `facts` is what came
+    with the profile as `pyinstrument.facts`: a JSON object as text, "" without one.
     """
 
     project_id: str
@@ -95,6 +96,7 @@ class Record:
     events: Sequence[SpanEvent] = ()
     profile: ProfileFacts | None = None
     hot_functions: Sequence[HotFunctionFacts] = ()
+    facts: str = ""
     created_at: datetime | None = None
 
     @property

@@ -57,11 +57,14 @@ def _path_here(address: str) -> str:
     return address if is_path and "\\" not in address and address.isprintable() else "/"
 
 
+_FIXED_NAMES = frozenset({"manifest.json", ".stamp"})
+
+
 class _HashedFiles(StaticFiles):
     """Files whose names change with their content, so a browser never asks twice."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        if response.status_code in (200, 304):
+        if response.status_code in (200, 304) and path not in _FIXED_NAMES:
             response.headers["Cache-Control"] = f"public, max-age={_YEAR}, immutable"
         return response

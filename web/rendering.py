@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
@@ -88,6 +89,7 @@ def environment(language: str) -> Environment:
         share=display.share,
         number=partial(_number, locale=language),
         utc=_utc,
+        shell_word=shlex.quote,
     )
     return env
 

@@ -57,6 +57,14 @@ def request_view(detail: RecordDetail) -> RequestView:
     )
 
 
+def _memory(facts: RequestFacts) -> str:
+    """ "84 MB (+12.5 MB)": at the end, and the change during the request."""
+    used, change = facts.server_info.memory_usage, facts.performance_metrics.memory_usage.memory_delta
+    if used is None:
+        return ""
+    return f"{used:,.0f} MB" if change is None else f"{used:,.0f} MB ({change:+,.1f} MB)"
+
+
 def _facts(detail: RecordDetail, facts: RequestFacts) -> list[tuple[str, str]]:
     server, request, response = facts.server_info, facts.request_info, facts.response_info
     python = facts.runtime.python_version
@@ -66,6 +74,8 @@ def _facts(detail: RecordDetail, facts: RequestFacts) -> list[tuple[str, str]]:
         "host": server.hostname,
         "process": "" if server.pid is None else str(server.pid),
         "runtime": f"Python {python}" if python else "",
+        "framework": facts.runtime.framework_version,
+        "memory": _memory(facts),
         "commit": facts.version_info.git_commit,
         "listener": facts.runtime.server_info,
         "client": request.remote_ip,

@@ -81,11 +81,11 @@ class CallTreeBuilder:
     def node_count(self) -> int:
         return len(self._parent)
 
-    def add(self, stack: Sequence[str], seconds: float) -> None:
+    def add(self, stack: Sequence[str], seconds: float, *, samples: int = 1) -> None:
         """Count one sample: `seconds` since the sample before were spent in `stack` (outermost call first).
 
         What is no positive number of seconds, or makes more than 100 days in all, adds no time, but still
-        counts as a sample.
+        counts as a sample. With `samples=0` the time is known without a sample having been taken.
         """
         if stack != self._previous:
             self._follow(stack)
@@ -98,7 +98,7 @@ class CallTreeBuilder:
         elapsed_us = total_us - self._assigned_us
         self._assigned_us = total_us
         self._self_us[node] += elapsed_us
-        self._samples[node] += 1
+        self._samples[node] += samples
         if self._time_order:
             self._extend_order(node, elapsed_us)
 

@@ -29,7 +29,13 @@ _CHUNK_HASH_BYTES = 16
 _CHUNK_COMPRESSION_LEVEL = 1
 MAX_CHUNK_OTLP_BYTES = 64 * 1024 * 1024
 
-LIST_PROJECTION = {"packed": False, "expires_at": False, "request_info": False, "response_info": False}
+LIST_PROJECTION = {
+    "packed": False,
+    "facts": False,
+    "expires_at": False,
+    "request_info": False,
+    "response_info": False,
+}
 """What a list of records leaves out."""
 
 
@@ -85,6 +91,7 @@ def record_document(record: Record, *, created_at: datetime, expires_at: datetim
         "profile": None if record.profile is None else asdict(record.profile),
         "hot_functions": [asdict(function) for function in record.hot_functions],
         **_readable_facts(record),
+        "facts": record.facts,
         "packed": pack(record.attributes, record.resource, record.events),
         "created_at": created_at,
         "expires_at": expires_at,
@@ -134,6 +141,7 @@ def record_from_document(document: Document) -> Record:
         service=document["service"],
         profile=None if profile is None else ProfileFacts(**profile),
         hot_functions=[HotFunctionFacts(**function) for function in document["hot_functions"]],
+        facts=document.get("facts", ""),
         created_at=document["created_at"],
     )
     if "packed" not in document:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
 
 import pymongo
 from bson import ObjectId, encode
@@ -103,11 +102,13 @@ class RecordReader(DatabaseUser):
             record = record_from_document(document)
             tree = None if record.profile is None else await self._read_call_tree(key)
             others = await self._other_records(record)
-            spans = [span async for span in self._child_spans(record)]
+            spans = await self._child_spans(record)
         return RecordDetail(
             record=record,
             call_tree=tree,
-            child_spans=descendants(record.span_id, record.parent_span_id, spans, other_records=others),
+            child_spans=await asyncio.to_thread(
+                descendants, record.span_id, record.parent_span_id, spans, other_records=others
+            ),
             child_spans_truncated=len(spans) >= MAX_CHILD_SPANS,
         )
 
@@ -149,9 +150,9 @@ class RecordReader(DatabaseUser):
         )
         return {document["_id"][TRACE_ID_BYTES:] async for document in cursor} - {record.span_id}
 
-    async def _child_spans(self, record: Record) -> AsyncGenerator[ChildSpan]:
-        """All child spans of the record's trace in its project, up to the limits."""
-        seen: set[bytes] = set()
+    async def _child_spans(self, record: Record) -> list[ChildSpan]:
+        """All child spans of the record's trace in its project, each once, up to the limits."""
+        found: dict[bytes, ChildSpan] = {}
         size = 0
         chunks = self._database[indexes.CHILD_SPANS].find(
             {
@@ -161,20 +162,26 @@ class RecordReader(DatabaseUser):
             {"otlp": True},
         )
         async for chunk in chunks:
-            try:
-                otlp = otlp_of(chunk)
-            except ValueError as error:
-                _logger.warning("trace %s: %s", record.trace_id.hex(), error)
-                continue
-            for span in decode_child_spans(otlp):
-                if span.span_id not in seen:
-                    seen.add(span.span_id)
-                    yield span
-                    if len(seen) >= MAX_CHILD_SPANS:
-                        return
-            size += len(otlp)
-            if size > MAX_CHILD_SPAN_BYTES:
-                return
+            if len(chunk["otlp"]) <= _DECODE_IN_THREAD_BYTES:
+                otlp_bytes, spans = _decode_chunk(chunk)
+            else:
+                otlp_bytes, spans = await asyncio.to_thread(_decode_chunk, chunk)
+            for span in spans:
+                found.setdefault(span.span_id, span)
+            size += otlp_bytes
+            if len(found) >= MAX_CHILD_SPANS or size > MAX_CHILD_SPAN_BYTES:
+                break
+        return list(found.values())[:MAX_CHILD_SPANS]
+
+
+def _decode_chunk(chunk: Document) -> tuple[int, list[ChildSpan]]:
+    """The size of a chunk's OTLP bytes, and its spans; nothing when it is damaged."""
+    try:
+        otlp = otlp_of(chunk)
+    except ValueError as error:
+        _logger.warning("trace %s: %s", chunk["_id"][:TRACE_ID_BYTES].hex(), error)
+        return 0, []
+    return len(otlp), list(decode_child_spans(otlp))
 
 
 def record_filter(query: RecordQuery) -> Document | None:

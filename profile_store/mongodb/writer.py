@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -25,6 +26,8 @@ _logger = logging.getLogger(__name__)
 # `last_activity` of a project is a display value; once in this time and process is enough.
 _ACTIVITY_EVERY = timedelta(seconds=10)
 
+_DOCUMENTS_ON_THE_LOOP = 128
+
 
 class RecordWriter(DatabaseUser):
     """Profiles first, then child spans, then records: whoever sees a record finds what belongs to it."""
@@ -41,24 +44,19 @@ class RecordWriter(DatabaseUser):
         database = self._database
         with unavailable_on_failure("store a batch"):
             encoder = _Encoder(self._clock(), await self._retention.days(_project_ids(batch)))
+            prepare = _in_thread if _is_large(batch) else _here
             profiles = await insert(
-                database[indexes.PROFILES],
-                "profile",
-                [
-                    encoder.profile(item.record, item.payload)
-                    for item in batch.records
-                    if item.payload is not None
-                ],
+                database[indexes.PROFILES], "profile", await prepare(encoder.profiles, batch.records)
             )
             chunks = await insert(
                 database[indexes.CHILD_SPANS],
                 "child_spans",
-                [encoder.child_spans(chunk) for chunk in batch.child_spans],
+                await prepare(encoder.all_child_spans, batch.child_spans),
             )
             records = await insert(
                 database[indexes.RECORDS],
                 "record",
-                [encoder.record(_without_lost_profile(item, profiles.refused)) for item in batch.records],
+                await prepare(encoder.records, batch.records, profiles.refused),
             )
         if records.new:
             await self._note_activity({item.record.project_id for item in batch.records})
@@ -96,6 +94,15 @@ class _Encoder:
         self._arrival = arrival
         self._retention_days = retention_days
 
+    def profiles(self, items: Iterable[IncomingRecord]) -> list[Prepared]:
+        return [self.profile(item.record, item.payload) for item in items if item.payload is not None]
+
+    def records(self, items: Iterable[IncomingRecord], lost: Mapping[bytes, object]) -> list[Prepared]:
+        return [self.record(_without_lost_profile(item, lost)) for item in items]
+
+    def all_child_spans(self, chunks: Iterable[IncomingChildSpans]) -> list[Prepared]:
+        return [self.child_spans(chunk) for chunk in chunks]
+
     def profile(self, record: Record, payload: bytes) -> Prepared:
         # The span itself is not lost with its profile.
         return prepare("profile", _key(record), (), partial(self._profile_document, record, payload))
@@ -119,6 +126,19 @@ class _Encoder:
     def _expiry(self, item: Record | IncomingChildSpans) -> datetime:
         days = self._retention_days.get(ObjectId(item.project_id), DEFAULT_RETENTION_DAYS)
         return expiry(item.timestamp, self._arrival, days)
+
+
+def _is_large(batch: IncomingBatch) -> bool:
+    """Whether its documents take so long to make (about 50 us each) that other requests would notice."""
+    return len(batch.records) + len(batch.child_spans) > _DOCUMENTS_ON_THE_LOOP
+
+
+async def _in_thread(build: Callable[..., list[Prepared]], *arguments: object) -> list[Prepared]:
+    return await asyncio.to_thread(build, *arguments)
+
+
+async def _here(build: Callable[..., list[Prepared]], *arguments: object) -> list[Prepared]:
+    return build(*arguments)
 
 
 def _key(record: Record) -> bytes:

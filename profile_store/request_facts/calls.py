@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from otel_pyinstrument.masking import masked_url
 from profile_store.model import Attributes, ChildSpan, RecordDetail
 from profile_store.request_facts.attribute_access import integer, text
 from profile_store.request_facts.database import system_of
-from profile_store.request_facts.masking import masked_url
 
 # opentelemetry.proto.trace.v1.Span.SpanKind
 _CLIENT = 3

@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
+from otel_pyinstrument.statements import CACHE_SYSTEMS, shown_sql, verb_of
 from profile_store.model import Attributes, ChildSpan, RecordDetail
 from profile_store.request_facts.attribute_access import integer, text
+from profile_store.request_facts.measured import MeasuredGroup, measured
 
 SLOW_QUERY_SECONDS = 0.1
 
-CACHE_SYSTEMS = frozenset({"redis", "valkey", "memcached"})
-"""Databases that requests use as caches; they count as cache, not as database."""
-
-_MAX_STATEMENT_CHARACTERS = 4_000
-
-# What follows a sign of an identifier is part of it: table2, $1 and :name are no numbers.
-_STANDARD_TEXT = r"'(?:[^']|'')*(?:'|\Z)"
-_BACKSLASH_TEXT = r"""'(?:[^'\\]|\\.|'')*(?:'|\\?\Z)|"(?:[^"\\]|\\.|"")*(?:"|\\?\Z)"""
-_NUMBER = r"(?<![\w$:.@])[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?)\b"
-_PLACEHOLDER = r"%\(\w{1,100}\)s|%s|(?<![:\w]):[a-z_]\w*|\$\d+|@p\d+"
-_STANDARD_NAME = r"\"[^\"]*(?:\"|\Z)"
-_BACKSLASH_NAME = r"`[^`]*(?:`|\Z)"
-_COMMENT = r"/\*.*?(?:\*/|\Z)|--[^\n]*"
-_FLAGS = re.IGNORECASE | re.DOTALL
-
-
-def _tokens(name: str, text: str) -> re.Pattern[str]:
-    """Finds comments, quoted names and values. The alternatives exclude each other: linear time."""
-    return re.compile(f"(?P<comment>{_COMMENT})|(?P<name>{name})|{text}|{_PLACEHOLDER}|{_NUMBER}", _FLAGS)
-
-
-_STANDARD_TOKENS = _tokens(_STANDARD_NAME, _STANDARD_TEXT)
-_BACKSLASH_TOKENS = _tokens(_BACKSLASH_NAME, _BACKSLASH_TEXT)
-_LIST_OF_VALUES = re.compile(r"\(\s*\?(?:\s*,\s*\?)*\s*\)(?:\s*,\s*\(\s*\?(?:\s*,\s*\?)*\s*\))*")
-_FIRST_WORD = re.compile(r"\W*([A-Za-z]{1,20})\b")
-
-_BACKSLASH_SYSTEMS = frozenset({"mysql", "mariadb", "bigquery", "clickhouse", "spanner"})
-# fmt: off
-_SQL_VERBS = frozenset({
-    "ALTER", "ANALYZE", "BEGIN", "CALL", "COMMIT", "CREATE", "DELETE", "DROP", "EXEC", "EXECUTE", "EXPLAIN",
-    "INSERT", "MERGE", "PRAGMA", "RELEASE", "REPLACE", "ROLLBACK", "SAVEPOINT", "SELECT", "SET", "SHOW",
-    "TRUNCATE", "UPDATE", "UPSERT", "VACUUM", "WITH",
-})
-# fmt: on
+_MAX_OPEN_SPANS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseQuery:
-    """All executions of one statement. `duration` is their sum in seconds; `caller` is the first one's."""
+    """All executions of one statement. `duration` is their sum in seconds.
+
+    `caller` is the line of the application that issued them, "function (file:line)", a few of them with
+    commas between when they differ.
+    """
 
     query: str
     query_type: str
@@ -65,22 +36,72 @@ class DatabaseQuery:
 
 
 def database_queries(detail: RecordDetail) -> list[DatabaseQuery]:
-    """Queries grouped by normalised statement, longest total first."""
+    """Queries grouped by normalised statement, longest total first.
+
+    From the spans; a request whose query spans are missing has what the application counted.
+    """
     groups: dict[tuple[str, str, str], list[ChildSpan]] = {}
     for span in database_spans(detail):
         system = system_of(span.attributes)
         statement = statement_of(span)
         database = text(span.attributes, "db.namespace", "db.name")
         groups.setdefault((statement, system, database), []).append(span)
-    queries = [_query(key, spans) for key, spans in groups.items()]
+    known = measured(detail.record).database.groups
+    callers = _callers(detail, known)
+    queries = [_query(key, spans, callers.get(key[0], [])) for key, spans in groups.items()]
+    # The application counted them too, for when their spans are sampled away or late.
+    queries = queries or [_measured_query(group) for group in known if group.name and group.count]
     return sorted(queries, key=lambda query: (-query.duration, query.query))
 
 
 def database_spans(detail: RecordDetail) -> Iterator[ChildSpan]:
-    """Child spans that are calls of a database which is no cache."""
-    for span in detail.child_spans:
-        if (system := system_of(span.attributes)) and system not in CACHE_SYSTEMS:
+    """Child spans that are calls of a database which is no cache, each query once."""
+    spans = [
+        span
+        for span in detail.child_spans
+        if (system := system_of(span.attributes)) and system not in CACHE_SYSTEMS and not _is_connect(span)
+    ]
+    parts = _parts_of_others(spans)
+    for span in spans:
+        if span.span_id not in parts:
             yield span
+
+
+def _is_connect(span: ChildSpan) -> bool:
+    """SQLAlchemy's span for taking a connection from the pool."""
+    return span.name == "connect" and not text(span.attributes, "db.query.text", "db.statement")
+
+
+def _parts_of_others(spans: Sequence[ChildSpan]) -> set[bytes]:
+    """Spans of a driver for which an instrumentation above it (SQLAlchemy) has a span around it.
+
+    They are siblings, or the driver's is the child. Of concurrent spans each takes one part: the next.
+    """
+    parts: set[bytes] = set()
+    open_spans: dict[str, list[ChildSpan]] = {}
+    for span in sorted(spans, key=lambda span: (span.start_time_unix_nano, -span.end_time_unix_nano)):
+        outer_spans = open_spans.setdefault(statement_of(span), [])
+        outer_spans[:] = [
+            outer
+            for outer in outer_spans[-_MAX_OPEN_SPANS:]
+            if outer.end_time_unix_nano >= span.start_time_unix_nano
+        ]
+        for outer in reversed(outer_spans):
+            if _is_part(span, outer):
+                outer_spans.remove(outer)
+                parts.add(span.span_id)
+                break
+        else:
+            outer_spans.append(span)
+    return parts
+
+
+def _is_part(span: ChildSpan, outer: ChildSpan) -> bool:
+    return (
+        span.scope != outer.scope
+        and span.end_time_unix_nano <= outer.end_time_unix_nano
+        and span.parent_span_id in (outer.parent_span_id, outer.span_id)
+    )
 
 
 def system_of(attributes: Attributes) -> str:
@@ -92,7 +113,7 @@ def statement_of(span: ChildSpan) -> str:
     """The statement with `?` for every value, so that nobody's data is shown; else operation and table."""
     attributes = span.attributes
     statement = text(attributes, "db.query.text", "db.statement")
-    if sql := _shown_sql(statement, system_of(attributes) in _BACKSLASH_SYSTEMS):
+    if sql := shown_sql(statement, system_of(attributes)):
         return sql
     # Other languages mix names and values in ways of their own, so only what is known to be a name is shown.
     if summary := text(attributes, "db.query.summary"):
@@ -102,28 +123,7 @@ def statement_of(span: ChildSpan) -> str:
     return f"{operation} {collection}".strip() if collection not in operation else operation
 
 
-@lru_cache(maxsize=256)
-def _shown_sql(statement: str, backslash_escapes: bool) -> str:
-    """The normalised statement, "" when it is no SQL. The many queries of an N+1 page are one statement."""
-    if _verb(statement) not in _SQL_VERBS:
-        return ""
-    return normalised(statement, backslash_escapes=backslash_escapes)
-
-
-def normalised(statement: str, *, backslash_escapes: bool = False) -> str:
-    """SQL with values, placeholders and value lists as `?`, without comments, on one line.
-
-    `backslash_escapes` is for dialects in which a backslash escapes a quote and "..." is a text.
-    """
-    tokens = _BACKSLASH_TOKENS if backslash_escapes else _STANDARD_TOKENS
-    values_replaced = tokens.sub(
-        lambda match: match["name"] or (" " if match["comment"] else "?"),
-        statement[:_MAX_STATEMENT_CHARACTERS],
-    )
-    return " ".join(_LIST_OF_VALUES.sub("(?)", values_replaced).split())
-
-
-def _query(key: tuple[str, str, str], spans: list[ChildSpan]) -> DatabaseQuery:
+def _query(key: tuple[str, str, str], spans: list[ChildSpan], callers: Iterable[str]) -> DatabaseQuery:
     statement, system, database = key
     first = spans[0].attributes
     rows = [
@@ -133,7 +133,7 @@ def _query(key: tuple[str, str, str], spans: list[ChildSpan]) -> DatabaseQuery:
     ]
     return DatabaseQuery(
         query=statement,
-        query_type=_verb(statement) or text(first, "db.operation.name", "db.operation").upper(),
+        query_type=verb_of(statement) or text(first, "db.operation.name", "db.operation").upper(),
         count=len(spans),
         duration=sum(span.duration for span in spans),
         max_duration=max(span.duration for span in spans),
@@ -141,13 +141,36 @@ def _query(key: tuple[str, str, str], spans: list[ChildSpan]) -> DatabaseQuery:
         failed_count=sum(span.failed for span in spans),
         system=system,
         database=database,
-        caller=_caller(first),
+        caller=", ".join(callers) or _caller(first),
     )
 
 
-def _verb(statement: str) -> str:
-    match = _FIRST_WORD.match(re.sub(_COMMENT, " ", statement[:_MAX_STATEMENT_CHARACTERS], flags=_FLAGS))
-    return match[1].upper() if match else ""
+def _callers(detail: RecordDetail, known: Iterable[MeasuredGroup]) -> dict[str, list[str]]:
+    """The lines that the application saw issuing each statement, by the spans that it saw them for.
+
+    Not by the statement's text: another version may normalise it in another way.
+    """
+    by_span = {span_id: group for group in known for span_id in group.span_ids}
+    found: dict[str, dict[str, None]] = {}
+    for span in detail.child_spans:
+        if group := by_span.get(span.span_id):
+            found.setdefault(statement_of(span), {}).update(dict.fromkeys(group.callers))
+    return {statement: list(callers) for statement, callers in found.items()}
+
+
+def _measured_query(group: MeasuredGroup) -> DatabaseQuery:
+    return DatabaseQuery(
+        query=group.name,
+        query_type=verb_of(group.name),
+        count=group.count,
+        duration=group.duration,
+        max_duration=group.max_duration,
+        rows_affected=None,
+        failed_count=group.failed_count,
+        system=group.system,
+        database="",
+        caller=", ".join(group.callers),
+    )
 
 
 def _caller(attributes: Attributes) -> str:

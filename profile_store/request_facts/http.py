@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from otel_pyinstrument.masking import masked, query_pairs
 from profile_store.model import Attributes, RecordDetail
 from profile_store.request_facts.attribute_access import integer, joined_text, text
-from profile_store.request_facts.masking import masked, query_pairs
 
 _REQUEST_HEADER = "http.request.header."
 _RESPONSE_HEADER = "http.response.header."

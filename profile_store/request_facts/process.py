@@ -1,4 +1,4 @@
-"""The process that served the request, from the resource."""
+"""The process that served the request, from the resource and from what it says itself."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from profile_store.model import RecordDetail
 from profile_store.request_facts.attribute_access import integer, text
+from profile_store.request_facts.measured import measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """`memory_usage` in megabytes, `cpu_usage` 0..1; None as long as no sender measures them."""
+    """`memory_usage` in megabytes, `cpu_usage` 0..1 of all processors; None when nobody measured them."""
 
     hostname: str
     pid: int | None
@@ -20,7 +21,7 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """`server_info` is what listened, "host:port". No semantic convention carries `framework_version`."""
+    """`server_info` is what listened, "host:port"; `framework_version` is "flask 3.1.3"."""
 
     python_version: str
     server_info: str
@@ -38,9 +39,13 @@ class VersionInfo:
 
 def server_info(detail: RecordDetail) -> ServerInfo:
     """Where the process ran."""
-    resource = detail.record.resource
+    resource, known = detail.record.resource, measured(detail.record)
+    pid = integer(resource, "process.pid")
     return ServerInfo(
-        hostname=text(resource, "host.name", "k8s.pod.name"), pid=integer(resource, "process.pid")
+        hostname=text(resource, "host.name", "k8s.pod.name") or known.host,
+        pid=known.pid if pid is None else pid,
+        memory_usage=known.memory,
+        cpu_usage=known.cpu_share,
     )
 
 
@@ -52,8 +57,11 @@ def runtime(detail: RecordDetail) -> Runtime:
     is_python = language == "python" or runtime_name in {"cpython", "pypy"}
     host = text(record.attributes, "server.address", "http.server_name", "net.host.name")
     port = integer(record.attributes, "server.port", "net.host.port")
+    known = measured(record)
     return Runtime(
-        python_version=text(record.resource, "process.runtime.version") if is_python else "",
+        python_version=(text(record.resource, "process.runtime.version") if is_python else "")
+        or known.python,
+        framework_version=known.framework,
         server_info=host if port is None else f"{host}:{port}",
     )
 
@@ -62,5 +70,6 @@ def version_info(detail: RecordDetail) -> VersionInfo:
     """Which code it was."""
     return VersionInfo(
         app_version=detail.record.version,
-        git_commit=text(detail.record.resource, "vcs.ref.head.revision", "vcs.repository.ref.revision"),
+        git_commit=text(detail.record.resource, "vcs.ref.head.revision", "vcs.repository.ref.revision")
+        or measured(detail.record).commit,
     )

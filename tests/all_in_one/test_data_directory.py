@@ -14,7 +14,9 @@ from all_in_one.data_directory import DataDirectoryNotAvailable, claimed
 def test_a_second_claim_names_the_holder_and_the_way_out(tmp_path) -> None:
     with (
         claimed(tmp_path),
-        pytest.raises(DataDirectoryNotAvailable, match=rf"process {os.getpid()}\).*--data DIR"),
+        pytest.raises(
+            DataDirectoryNotAvailable, match=rf"process {os.getpid()}\).*--data DIR or DATA_DIR=DIR"
+        ),
         claimed(tmp_path),
     ):
         pass

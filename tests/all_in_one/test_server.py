@@ -120,7 +120,7 @@ def test_pages_too_refuse_foreign_host_names(database: dict[str, str]) -> None:
 
 def test_a_mistyped_api_address_is_no_page(database: dict[str, str]) -> None:
     with server(**database) as running:
-        for path in ("/api/v1/nothing", "/api/v2/projects", "/api/projects"):
+        for path in ("/api/v1/nothing", "/api/v2/projects", "/api/projects", "/api", "/api/", "/api/v1"):
             assert httpx2.get(running.url + path).json()["code"] == 1001
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from all_in_one.launch import next_steps
 from all_in_one.launch_settings import BadSettings, LaunchSettings
 from all_in_one.services import Addresses, clean_environment, demo_services, platform_services
 
@@ -94,6 +96,52 @@ def test_an_address_that_others_reach_needs_a_decision_first(monkeypatch) -> Non
 
     with pytest.raises(BadSettings, match="INGEST_MODE=key"):
         LaunchSettings.from_environment()
+
+
+def test_an_address_that_others_reach_needs_a_token(monkeypatch) -> None:
+    # Given an address that others reach
+    monkeypatch.setenv("BIND_HOST", "0.0.0.0")
+    monkeypatch.setenv("INGEST_MODE", "key")
+    monkeypatch.delenv("ADMIN_TOKEN", raising=False)
+
+    # When there is no token, then nobody could use the web interface, which is told at once
+    with pytest.raises(
+        BadSettings, match=r"^BIND_HOST=0\.0\.0\.0: .*set ADMIN_TOKEN .*BIND_HOST=127\.0\.0\.1$"
+    ):
+        LaunchSettings.from_environment()
+
+    # When there is one, then it may start
+    monkeypatch.setenv("ADMIN_TOKEN", "0123456789abcdef")
+    assert LaunchSettings.from_environment().server.bind_host == "0.0.0.0"
+
+
+def test_the_demo_does_not_start_where_its_spans_would_be_refused(monkeypatch) -> None:
+    monkeypatch.setenv("INGEST_MODE", "key")
+
+    with pytest.raises(BadSettings, match=r"^INGEST_MODE=key: .*--demo none.*INGEST_MODE=open$"):
+        LaunchSettings.from_environment(with_demo=True)
+
+    assert LaunchSettings.from_environment(with_demo=False).receiver.ingest_mode == "key"
+
+
+def test_only_what_a_browser_can_open_is_called_so() -> None:
+    # Given the default address, and one that others reach
+    local = "\n".join(next_steps(ADDRESSES, with_demo=True))
+    reachable = "\n".join(next_steps(replace(ADDRESSES, bind_host="10.0.0.7"), with_demo=True))
+
+    # Then only the first is to be opened, and the other says what it needs
+    assert local.startswith("Open http://127.0.0.1:8000 in a browser")
+    assert "Open " not in reachable
+    assert "http://10.0.0.7:8000 answers only requests with the header Authorization: Bearer" in reachable
+    assert "browsers need a proxy" in reachable
+
+
+def test_the_platform_goes_on_without_visitors_and_supplier_only() -> None:
+    services = platform_services(
+        LaunchSettings.from_environment(), ADDRESSES, mongodb_url="mongodb://x", data=Path("/data")
+    ) + demo_services(ADDRESSES, data=Path("/data"))
+
+    assert [service.name for service in services if service.without_it] == ["supplier", "visitors"]
 
 
 def test_the_argument_wins_over_the_variable(monkeypatch) -> None:

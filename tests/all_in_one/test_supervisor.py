@@ -166,16 +166,46 @@ def test_a_service_that_may_end_is_reported_with_its_last_line(supervisor, outpu
 
 
 def test_a_service_that_may_end_but_fails_is_a_failure(supervisor, tmp_path) -> None:
-    supervisor.start(python("visitors", "print(1, flush=True); raise SystemExit(3)", tmp_path, may_end=True))
+    visitors = python("visitors", "print(1, flush=True); raise SystemExit(3)", tmp_path, may_end=True)
 
-    def failed() -> bool:
-        try:
-            supervisor.check()
-        except ServiceFailed:
-            return True
-        return False
+    def start_and_look() -> None:
+        supervisor.start(visitors)
+        wait_for(supervisor.check)
 
-    assert wait_for(failed)
+    # Whether the start or a later look sees it first
+    with pytest.raises(ServiceFailed, match=r"^visitors stopped .*\(exit code 3\)"):
+        start_and_look()
+
+
+def test_the_end_of_a_service_that_is_not_needed_is_one_line(supervisor, output, tmp_path) -> None:
+    # Given a service that the rest can do without, and another one
+    code = "import os; print(os.getpid(), flush=True); import signal; signal.pause()"
+    supervisor.start(python("supplier", code, tmp_path, without_it="one page fails"))
+    supervisor.start(python("receiver", WAITS, tmp_path))
+
+    # When something kills it
+    os.kill(int(supervisor.log_of("supplier").read_text()), signal.SIGKILL)
+
+    def reported() -> bool:
+        supervisor.check()
+        return "unexpectedly" in output.getvalue()
+
+    # Then that is told once, and the rest goes on
+    assert wait_for(reported)
+    supervisor.check()
+    assert output.getvalue().splitlines()[2:] == [
+        "  supplier   stopped unexpectedly (killed by SIGKILL): one page fails;"
+        f" see {supervisor.log_of('supplier')}"
+    ]
+
+
+def test_a_service_that_is_not_needed_may_fail_to_start(supervisor, output, tmp_path) -> None:
+    code = "raise SystemExit(3)"
+
+    supervisor.start(python("supplier", code, tmp_path, is_ready=lambda: False, without_it="one page fails"))
+
+    assert "supplier   stopped while it started (exit code 3): one page fails" in output.getvalue()
+    assert "address of supplier" not in output.getvalue()
 
 
 def test_a_service_that_ignores_sigterm_is_killed_within_its_bound(supervisor, output, tmp_path) -> None:

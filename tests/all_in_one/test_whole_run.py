@@ -188,7 +188,7 @@ def test_a_service_that_dies_is_named_and_everything_is_stopped(name, command, s
 
     # Then it is named with the end of its log, everything else is stopped, and the exit code says so
     assert run.end() == 1
-    assert f"{name} stopped unexpectedly" in run.output
+    assert f"{name} stopped unexpectedly (killed by SIGKILL)" in run.output
     assert f"The end of {run.process.args[4]}" in run.output
     assert re.search(r"(start again|--demo none)", run.output)
     assert "killed\n" not in run.output
@@ -237,8 +237,9 @@ def test_a_second_ctrl_c_does_not_wait_for_a_hanging_database(start) -> None:
     run.wait_for_line("stopping")
     run.process.send_signal(signal.SIGINT)
 
-    # Then nothing is left
+    # Then it is told as killed, and nothing is left
     run.end()
+    assert "mongodb    killed" in run.output
     wait_for(lambda: not any(map(is_alive, processes)))
 
 
@@ -255,6 +256,47 @@ def test_a_database_of_ones_own_is_used_instead_of_the_embedded_one(
     assert run.end() == 0
     assert not (tmp_path / "data" / "mongodb").exists()
     assert mongodb_url not in run.output
+    assert "the data are in the MongoDB that MONGODB_URL names" in run.output
+    assert f"data in {tmp_path}" not in run.output
+
+
+def test_a_database_of_ones_own_that_is_away_is_named_before_anything_starts(start, tmp_path) -> None:
+    # Given an address where nothing listens
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+
+    # When it is to be used
+    run = start("--demo", "flask", MONGODB_URL=f"mongodb://root:hunter2@127.0.0.1:{port}/")
+
+    # Then variable, host and remedy are named, no secret is, and nothing was started
+    assert run.end() == 2
+    assert f"MONGODB_URL: no MongoDB that accepts writes answers at 127.0.0.1:{port} within" in run.output
+    assert "unset MONGODB_URL" in run.output
+    assert "hunter2" not in run.output
+    assert "the data are in" not in run.output
+    assert "Traceback" not in run.output
+    assert not list((tmp_path / "data" / "logs").iterdir())
+
+
+def test_the_platform_outlives_the_demos_supplier(start) -> None:
+    # Given everything running
+    run = start("--demo", "flask")
+    web = run.wait_for_line(r"Open (http://127\.0\.0\.1:\d+)")[1]
+    supplier = next(
+        pid
+        for pid in descendants(run.process.pid)
+        if b"supplier_stub.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+
+    # When the supplier is killed, then one line says so
+    os.kill(supplier, signal.SIGKILL)
+    run.wait_for_line(r"supplier +stopped unexpectedly \(killed by SIGKILL\): the shop's availability pages")
+
+    # And the rest goes on until it is stopped
+    with urllib.request.urlopen(f"{web}/ready") as answer:
+        assert answer.status == 200
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 0
 
 
 def test_the_shells_own_telemetry_settings_do_not_reach_the_demo(start) -> None:

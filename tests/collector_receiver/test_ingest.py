@@ -6,9 +6,17 @@ import re
 import threading
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from collector_receiver.ingest import Ingest, TryAgain, Unauthenticated, Undecodable, parse_protobuf
+from collector_receiver.ingest import (
+    MAX_RESOURCES_AND_SCOPES,
+    Ingest,
+    TryAgain,
+    Unauthenticated,
+    Undecodable,
+    parse_protobuf,
+)
 from collector_receiver.projects import Projects
 
 pytestmark = pytest.mark.anyio
@@ -296,3 +304,16 @@ async def test_the_loop_goes_on_while_a_large_profile_is_decoded(make_ingest, ma
     gate.open.set()
 
     await call
+
+
+@pytest.mark.parametrize("part", ["resource_spans", "scope_spans"])
+def test_a_request_of_countless_empty_parts_is_refused(part) -> None:
+    # Given one part more than is taken; an empty message costs its sender two bytes
+    request = ExportTraceServiceRequest()
+    parts = request.resource_spans if part == "resource_spans" else request.resource_spans.add().scope_spans
+    for _ in range(MAX_RESOURCES_AND_SCOPES + 1):
+        parts.add()
+
+    # Then it is refused before anything looks into them
+    with pytest.raises(Undecodable, match="more than 131072 resources and scopes"):
+        parse_protobuf(request.SerializeToString())

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 import zlib
 
 import pytest
@@ -22,6 +23,26 @@ def test_the_event_is_taken_out_and_the_users_events_stay(make):
 
     assert event.name == "pyinstrument.profile"
     assert [event.name for event in span.events] == ["first", "last"]
+
+
+def test_many_profile_events_among_others_are_taken_out_at_once(make):
+    # Given 100,000 events in turns: taken out one by one they would keep the receiver busy for seconds
+    span = make.span()
+    for position in range(100_000):
+        span.events.add(name="pyinstrument.profile" if position % 2 else "mine", time_unix_nano=position)
+
+    # When the profile is taken
+    begin = time.thread_time()
+    event = take_profile_event(span)
+    taken_seconds = time.thread_time() - begin
+
+    # Then it is the first one, the user's stay in order, and it took no longer than reading them a few times
+    begin = time.thread_time()
+    names = [other.name for other in span.events]
+    read_seconds = time.thread_time() - begin
+    assert (event.time_unix_nano, set(names), len(names)) == (1, {"mine"}, 50_000)
+    assert [other.time_unix_nano for other in span.events] == list(range(0, 100_000, 2))
+    assert taken_seconds < 40 * read_seconds
 
 
 def test_a_span_without_profile_has_none(make):
@@ -73,6 +94,35 @@ def test_times_that_make_no_sense_are_replaced(make, changes, duration, cpu_time
     facts = read(make, **changes).facts
 
     assert (facts.duration, facts.cpu_time, facts.interval) == (duration, cpu_time, interval)
+
+
+def test_the_facts_of_the_request_are_kept_as_they_came(make):
+    facts = json.dumps({"memory": {"rss": 1}})
+
+    assert read(make, facts=facts).request_facts == facts
+    assert read(make).request_facts == ""
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        5,
+        b"{}",
+        '{"a": 1',
+        "[" * 16_000,
+        '{"a": "' + "x" * 16_384 + '"}',
+        '{"a": "\0"}',
+    ],
+)
+def test_facts_that_cannot_be_read_are_dropped_and_the_profile_stays(make, facts):
+    profile = read(make, facts=facts)
+
+    assert profile.request_facts == ""
+    assert profile.facts.node_count == 4
 
 
 @pytest.mark.parametrize("reason", ["<script>", None, 5, "x" * 10_000])

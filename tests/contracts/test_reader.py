@@ -80,7 +80,11 @@ async def test_records_are_listed_newest_first_without_their_attributes(store, p
     now = make.record(project_id).timestamp
     records = [
         make.record(
-            project_id, timestamp=now - timedelta(minutes=n), attributes={"a": "b"}, resource={"c": "d"}
+            project_id,
+            timestamp=now - timedelta(minutes=n),
+            attributes={"a": "b"},
+            resource={"c": "d"},
+            facts="{}",
         )
         for n in range(3)
     ]
@@ -90,7 +94,7 @@ async def test_records_are_listed_newest_first_without_their_attributes(store, p
     # Then they come newest first, as they are, without the bulky parts
     assert [record.id for record in page.items] == [record.id for record in records]
     assert replace(page.items[0], created_at=None) == replace(
-        records[0], attributes={}, resource={}, hot_functions=[]
+        records[0], attributes={}, resource={}, hot_functions=[], facts=""
     )
 
 

@@ -34,6 +34,7 @@ async def test_what_was_written_is_read_back(store, project_id, make):
             "nested": {"a.b": [b"\x00\xff", None, 1.5, {"$set": True}]},
         },
         resource={"service.name": "shop"},
+        facts='{"memory":{"rss":84000000}}',
         events=[SpanEvent(name="exception", time_unix_nano=7, attributes={"exception.type": "KeyError"})],
     )
     item = make.profiled(record)

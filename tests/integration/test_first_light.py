@@ -254,6 +254,17 @@ def prove_first_light(platform: Platform, open_page, endpoint: str = "") -> None
         seconds = sum(seconds_in(detail["function_calls"][0], function) for detail in details)
         assert seconds / whole == pytest.approx(share, abs=TOLERANCE), function
 
+    # And every query names the line of the shop that issued it, and each record its process
+    queries = [query for detail in details for query in detail["database_queries"]]
+    assert queries
+    assert all(re.search(r"flask_shop/\w+\.py:\d+\)|templates/", query["caller"]) for query in queries), (
+        queries
+    )
+    for detail in details:
+        assert detail["runtime"]["framework_version"].startswith("flask 3.")
+        assert detail["server_info"]["pid"]
+        assert detail["performance_metrics"]["memory_usage"]["peak_memory"] > 10
+
     # And the page of one of them shows the share that the shop measured in that very request
     page = open_page(f"{api.url}/projects/{project}/records/{items[0]['id']}")
     assert page.get_by_role("heading", level=1).inner_text().startswith(SLOW_ENDPOINT)

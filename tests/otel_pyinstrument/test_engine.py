@@ -1,14 +1,13 @@
-"""Where the thread does not belong to one request, there is no profile rather than a wrong one."""
+"""What can be told apart is sampled, a few at a time; for the rest there is no profile."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 
-import greenlet
 import pytest
 
-from otel_pyinstrument.engine import Engine
+from otel_pyinstrument.engine import MAX_REQUESTS_PER_SHARED_THREAD, Engine
 from otel_pyinstrument.settings import Settings
 
 
@@ -17,21 +16,44 @@ def engine() -> Engine:
     return Engine(Settings(rate=1))
 
 
-def test_nothing_is_opened_on_an_event_loop(engine: Engine) -> None:
-    async def handler() -> object:
-        return engine.open()
+def nobody() -> bool:
+    return False
 
-    assert asyncio.run(handler()) is None
+
+def test_nothing_is_opened_in_a_callback_of_an_event_loop(engine: Engine) -> None:
+    # Given code on a loop that belongs to no task
+    async def main() -> object:
+        opened = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(lambda: opened.set_result(engine.open(nobody)))
+        return await opened
+
+    # Then it could not be told from others
+    assert asyncio.run(main()) is None
     assert sys.getprofile() is None
 
 
-def test_nothing_is_opened_in_a_greenlet(engine: Engine) -> None:
-    assert greenlet.greenlet(engine.open).switch() is None
+def test_the_requests_of_one_event_loop_are_capped(engine: Engine) -> None:
+    # When more tasks than the cap ask at the same time
+    async def handler() -> object:
+        segment = engine.open(nobody)
+        await asyncio.sleep(0.01)
+        if segment is not None:
+            segment.close()
+        return segment
+
+    async def main() -> list[object]:
+        return await asyncio.gather(*(handler() for _ in range(MAX_REQUESTS_PER_SHARED_THREAD + 3)))
+
+    opened = asyncio.run(main())
+
+    # Then only so many are sampled, and the places are free again afterwards
+    assert sum(segment is not None for segment in opened) == MAX_REQUESTS_PER_SHARED_THREAD
+    assert sum(segment is not None for segment in asyncio.run(main())) == MAX_REQUESTS_PER_SHARED_THREAD
     assert sys.getprofile() is None
 
 
 def test_a_thread_with_asyncio_loaded_but_no_loop_is_fine(engine: Engine) -> None:
-    segment = engine.open()
+    segment = engine.open(nobody)
 
     assert segment is not None
     assert sys.getprofile() is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -366,6 +367,22 @@ def test_a_forgotten_slot_is_free_again(make) -> None:
     gc.collect()
 
     assert gate.admit() is not None
+
+
+def test_forgetting_runs_no_python_in_the_application(make) -> None:
+    # Given a slot and a recording that are dropped without a word
+    gate = make(max_concurrent=1).gate
+    forgotten = [gate.admit(), Finished()]
+    gate.hold(forgotten[1], 1)
+    calls: list[str] = []
+
+    # When they go, in the middle of whatever the application does
+    sys.setprofile(lambda frame, event, _argument: calls.append(f"{event} {frame.f_code.co_name}"))
+    del forgotten[:]
+    sys.setprofile(None)
+
+    # Then no finalizer ran, in which the exception of a signal handler would be lost
+    assert [call for call in calls if call.startswith("call")] == []
 
 
 def test_threads_never_get_more_slots_than_there_are(make) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -50,6 +52,31 @@ def test_what_is_not_an_exception_passes(exception: type[BaseException]) -> None
     guard = Guard(lambda: None)
     with pytest.raises(exception):
         guard.call("hook", interrupt)
+    assert not guard.tripped
+
+
+class _Alarm:
+    """A signal handler in the three forms that applications use."""
+
+    def __call__(self, *_arguments: object) -> None:
+        raise TimeoutError("the application's")
+
+    def method(self, *arguments: object) -> None:
+        self(*arguments)
+
+
+@pytest.mark.parametrize("handler", [_Alarm(), _Alarm().method, lambda *_arguments: _Alarm()()])
+def test_what_a_signal_handler_raises_passes(handler: Callable[..., None]) -> None:
+    # Given an application with a signal handler that raises an ordinary exception
+    before = signal.signal(signal.SIGUSR1, handler)
+    guard = Guard(lambda: None)
+    try:
+        # When the signal arrives while a hook of ours runs, the application sees its exception
+        with pytest.raises(TimeoutError):
+            guard.call("hook", signal.raise_signal, signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    # Then profiling goes on
     assert not guard.tripped
 
 

@@ -59,7 +59,13 @@ def test_switching_on_loads_no_exporter_and_no_server_library() -> None:
 
 
 def test_all_names_the_public_names_and_each_exists() -> None:
-    assert otel_pyinstrument.__all__ == ["PyinstrumentInstrumentor", "__version__"]
+    assert otel_pyinstrument.__all__ == [
+        "ASGIMiddleware",
+        "PyinstrumentInstrumentor",
+        "WSGIMiddleware",
+        "__version__",
+        "profile",
+    ]
     assert all(getattr(otel_pyinstrument, name) for name in otel_pyinstrument.__all__)
     assert set(otel_pyinstrument.__all__) <= set(dir(otel_pyinstrument))
 

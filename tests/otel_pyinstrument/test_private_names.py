@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from pyinstrument import stack_sampler
+from pyinstrument.low_level import stat_profile
 
 from otel_pyinstrument import PyinstrumentInstrumentor, private_names
 
@@ -113,6 +114,14 @@ def no_current_interval(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(stack_sampler.StackSampler, "_start_sampling", _start)
 
 
+def frames_named_otherwise(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(stat_profile, "get_frame_info", lambda frame: "a frame")
+
+
+def without_frame_names(patch: pytest.MonkeyPatch) -> None:
+    patch.delattr(stat_profile, "get_frame_info")
+
+
 def spans_without_limits(patch: pytest.MonkeyPatch) -> None:
     original = Span.start
 
@@ -152,6 +161,8 @@ def events_that_cannot_be_appended(patch: pytest.MonkeyPatch) -> None:
         samples_of_another_type,
         a_hook_of_another_type,
         no_current_interval,
+        frames_named_otherwise,
+        without_frame_names,
         spans_without_limits,
         spans_without_an_event_list,
         events_that_cannot_be_appended,

@@ -28,7 +28,7 @@ from opentelemetry.trace import SpanKind
 from otel_pyinstrument import PyinstrumentInstrumentor, profile_event
 from otel_pyinstrument.call_tree import CallTreeBuilder, decode
 from otel_pyinstrument.profile_event import ProfileEvent
-from otel_pyinstrument.segment import Recording, RecordingFacts
+from otel_pyinstrument.recording import Recording, RecordingFacts
 
 
 def recording() -> Recording:

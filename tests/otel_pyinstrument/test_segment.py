@@ -406,9 +406,10 @@ def test_what_the_callback_raises_never_reaches_the_user(
     assert facts.truncated
 
 
-def test_an_exception_of_a_signal_handler_passes_through_the_callback(make_traced) -> None:
+@pytest.mark.parametrize("kind", [BaseException, Exception])
+def test_an_exception_of_a_signal_handler_passes_through_the_callback(make_traced, kind) -> None:
     # Given a signal handler that raises, as a worker's timeout does, in the middle of samples
-    class Timeout(BaseException):
+    class Timeout(kind):
         pass
 
     def handler(*_arguments: object) -> None:

@@ -27,8 +27,9 @@ from otel_pyinstrument import private_names
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.profile_event import ProfileEvent
+from otel_pyinstrument.recording import Recording
 from otel_pyinstrument.request import Request, request_of
-from otel_pyinstrument.segment import Recording, Segment
+from otel_pyinstrument.segment import Segment
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
 
@@ -70,6 +71,7 @@ def test_a_server_span_carries_one_profile_with_every_attribute(traced, profile_
     cpu_time = attributes.pop("pyinstrument.cpu_time")
     assert 0.03 <= cpu_time <= duration
     assert 0 < attributes.pop("pyinstrument.cpu_cost") < cpu_time
+    assert json.loads(attributes.pop("pyinstrument.facts"))["cpu"]["process_time"] >= 0.03
     assert 1 <= attributes.pop("pyinstrument.sample_count") <= duration / 0.004
     assert attributes.pop("pyinstrument.node_count") >= 3
     assert any("burn" in line or "run" in line for line in attributes.pop("pyinstrument.summary"))
@@ -443,3 +445,22 @@ def test_a_parent_context_given_by_hand_is_respected(traced) -> None:
     assert request_of(child) is request_of(root) is not None
     child.end()
     root.end()
+
+
+def test_a_second_server_span_of_the_same_request_gets_no_profile(traced, profile_of) -> None:
+    # Given two instrumentations that both continue the caller's trace
+    remote = trace.set_span_in_context(
+        NonRecordingSpan(SpanContext(1, 1, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)))
+    )
+
+    # When both make a server span for one request
+    with (
+        traced.tracer.start_as_current_span("outer", context=remote, kind=SpanKind.SERVER),
+        traced.tracer.start_as_current_span("inner", context=remote, kind=SpanKind.SERVER),
+    ):
+        pass
+
+    # Then the outer one has the profile
+    spans = {span.name: span for span in traced.exporter.get_finished_spans()}
+    assert profile_of(spans["outer"]) is not None
+    assert profile_of(spans["inner"]) is None

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from otel_pyinstrument.masking import MASK, is_secret, masked_url
+from otel_pyinstrument.statements import normalised
 from profile_store.model import ProfileFacts, SpanEvent
 from profile_store.request_facts import (
     database_queries,
@@ -15,8 +17,6 @@ from profile_store.request_facts import (
     server_info,
     version_info,
 )
-from profile_store.request_facts.database import normalised
-from profile_store.request_facts.masking import MASK, is_secret, masked_url
 
 OLD, NEW = "old names", "current names"
 
@@ -60,6 +60,25 @@ def test_the_same_statement_with_other_values_is_one_query(make, convention):
 )
 def test_values_of_a_statement_become_question_marks(statement, expected):
     assert normalised(statement) == expected
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT $$secret$$",
+        "SELECT $t$it's $1 secret$t$",
+        "SELECT $$secret",
+        r"SELECT E'it\'s secret'",
+        "SELECT .5",
+        "SELECT 1_000",
+    ],
+)
+def test_values_in_unusual_spelling_are_not_shown_either(statement):
+    assert normalised(statement) == "SELECT ?"
+
+
+def test_in_mysql_a_hash_begins_a_comment():
+    assert normalised("SELECT 1 # secret", backslash_escapes=True) == "SELECT ?"
 
 
 def test_in_mysql_a_backslash_does_not_end_a_text():

@@ -8,6 +8,15 @@ def test_an_empty_platform_says_how_to_send_the_first_data(pages: Any) -> None:
     assert page.status == 200
     assert "opentelemetry-instrument flask run" in page.text
     assert "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317" in page.text
+    assert "OTEL_PYINSTRUMENT_RATE=1" in page.text
+
+
+def test_an_empty_project_says_how_to_fill_just_this_one(pages: Any) -> None:
+    project = pages.project("ann's shop; reboot")
+
+    page = pages.get(f"/projects/{project.id}/records")
+
+    assert "OTEL_SERVICE_NAME='ann'\"'\"'s shop; reboot'" in page.text
 
 
 def test_projects_link_to_their_requests_with_the_numbers_of_a_day(pages: Any) -> None:

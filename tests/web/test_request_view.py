@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -81,3 +82,13 @@ def test_more_calls_than_anybody_reads_are_cut_but_counted() -> None:
 def test_the_address_has_its_query_with_secrets_masked() -> None:
     view = request_view(detail(attributes={"url.query": "page=2&token=hunter2&name=a b"}))
     assert view.address == "/orders?page=2&token=***&name=a+b"
+
+
+def test_memory_and_framework_are_shown_when_they_are_known() -> None:
+    facts = {"memory": {"rss": 84_000_000, "rss_delta": 2_500_000}}
+    framework = {"runtime": {"framework": "flask", "framework_version": "3.1.3"}}
+
+    view = request_view(detail(facts=json.dumps(facts | framework)))
+
+    assert dict(view.facts) == {"framework": "flask 3.1.3", "memory": "84 MB (+2.5 MB)"}
+    assert dict(request_view(detail(facts='{"memory": {"rss": 1000000}}')).facts) == {"memory": "1 MB"}

@@ -65,7 +65,7 @@ def routes(store: Reader, renderer: Renderer) -> list[Route]:
             duration_us=table.duration_us if table else 0,
             node_count=tree.node_count if tree else 0,
             flame_format=FLAME_FORMAT,
-            request=request_view(detail),
+            request=await run_in_threadpool(request_view, detail),
         )
         return renderer.page(request, "record.html", context)
 

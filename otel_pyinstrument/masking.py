@@ -1,4 +1,7 @@
-"""Hides what looks like a secret, by the name that it stands under."""
+"""Hides what looks like a secret, by the name that it stands under. In the application and on the platform.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 

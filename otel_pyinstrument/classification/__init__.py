@@ -1,0 +1,71 @@
+"""Whose time a sample is: of the request's own execution unit, or of others that share its thread.
+
+One strategy for each kind of execution unit: a thread, an asyncio task, a greenlet.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NamedTuple, Protocol
+
+AWAIT = "[await]\0\x000"
+"""The identifier of a leaf: the unit was suspended here. In the format of the sampler's entries."""
+
+
+class Place(NamedTuple):
+    """Where the time until a sample goes: a stack that starts at the outermost call of the unit.
+
+    `ours`: the request itself used the thread, so its CPU time is the request's too.
+    """
+
+    stack: list[str]
+    ours: bool
+
+
+class Classifier(Protocol):
+    """Knows one execution unit: the one that was running where the classifier was made.
+
+    All methods run on the unit's thread, `place` inside the profile hook: fast, without blocking.
+    """
+
+    def place(self, stack: list[str]) -> Place | None:
+        """Where a sample belongs; `stack` is the sampler's, with the thread before the outermost call.
+
+        None when only the next event can tell.
+        """
+        ...
+
+    def calls(self) -> Sequence[FrameType]:
+        """The calls of the unit, outermost first, up to where it runs or is suspended. Empty if it ended."""
+        ...
+
+    def is_running(self) -> bool:
+        """Whether it is this unit that is running on its thread now."""
+        ...
+
+    @property
+    def shares_thread(self) -> bool:
+        """Whether other requests take turns on the same thread."""
+        ...
+
+
+def classifier_of_running_unit(same_request: Callable[[], bool]) -> Classifier | None:
+    """The strategy for what is running now; None when it is no unit that could be told from others.
+
+    `same_request` says whether the code that is running belongs to the request: other tasks of it do.
+    """
+    if "asyncio" in sys.modules:
+        from otel_pyinstrument.classification.tasks import TaskClassifier, running_loop
+
+        loop = running_loop()
+        if loop is not None:
+            return TaskClassifier.of_current_task(loop, same_request)
+    if "greenlet" in sys.modules:
+        from otel_pyinstrument.classification.greenlets import GreenletClassifier
+
+        return GreenletClassifier()
+    from otel_pyinstrument.classification.threads import ThreadClassifier
+
+    return ThreadClassifier()

@@ -1,0 +1,72 @@
+"""The calls of what runs and of what is suspended, outermost first."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from types import FrameType
+from typing import Any
+
+_LONGEST_CHAIN = 2_000
+_WITHOUT_LINK = frozenset(
+    {"async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper"}
+)
+"""Awaitables of the interpreter that do not say in Python what they wait for."""
+_LINKED = _WITHOUT_LINK | {"coroutine", "async_generator"}
+
+
+def running_calls() -> list[FrameType]:
+    """The calls of the running thread (or greenlet) as far as the caller of this function."""
+    return calls_up_to(sys._getframe(1))  # pyright: ignore[reportPrivateUsage] - documented, CPython
+
+
+def calls_up_to(frame: FrameType | None) -> list[FrameType]:
+    """`frame` and its callers."""
+    frames: list[FrameType] = []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    frames.reverse()
+    return frames
+
+
+def outer_call_count(frame: FrameType) -> int:
+    """How many calls are around `frame`."""
+    count = 0
+    outer = frame.f_back
+    while outer is not None:
+        count += 1
+        outer = outer.f_back
+    return count
+
+
+def suspended_calls(awaitable: Any) -> list[FrameType]:
+    """The frames of a suspended coroutine and of what it awaits, outermost first."""
+    frames: list[FrameType] = []
+    while awaitable is not None and len(frames) < _LONGEST_CHAIN:
+        frame, awaited = _frame_and_awaited(awaitable)
+        if frame is not None:
+            frames.append(frame)
+        awaitable = awaited
+    return frames
+
+
+def frame_of(coroutine: Any) -> FrameType | None:
+    """The frame of a coroutine or generator; None when it has ended."""
+    return getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+
+
+def _frame_and_awaited(awaitable: Any) -> tuple[FrameType | None, Any]:
+    for prefix, link in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+        if hasattr(awaitable, link):
+            return getattr(awaitable, f"{prefix}_frame"), getattr(awaitable, link)
+    if type(awaitable).__name__ in _WITHOUT_LINK:
+        return None, _what_it_holds(awaitable)
+    return None, None
+
+
+def _what_it_holds(awaitable: object) -> object:
+    for held in gc.get_referents(awaitable):
+        if type(held).__name__ in _LINKED:
+            return held
+    return None

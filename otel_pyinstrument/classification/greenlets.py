@@ -1,0 +1,57 @@
+"""A greenlet, which takes turns with others on one thread (gevent), or the plain thread around helpers."""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import Any
+
+import greenlet
+
+from otel_pyinstrument.classification import AWAIT, Place
+from otel_pyinstrument.classification.frame_chains import calls_up_to, running_calls
+from otel_pyinstrument.private_names import frame_identifier
+
+
+class GreenletClassifier:
+    """Told apart by identity. A greenlet that ours has started and waits for (its child) works for it.
+
+    In gevent the parent of every greenlet is the hub, so requests are never below each other.
+    """
+
+    def __init__(self) -> None:
+        self._greenlet: Any = greenlet.getcurrent()
+
+    @property
+    def shares_thread(self) -> bool:
+        return self._greenlet.parent is not None
+
+    def place(self, stack: list[str]) -> Place:
+        whole = stack_from(self._greenlet, stack)
+        if whole is not None:
+            return Place(whole[1:], True)
+        return Place([*map(frame_identifier, self.calls()), AWAIT], False)
+
+    def calls(self) -> list[FrameType]:
+        if self.is_running():
+            return running_calls()
+        return calls_up_to(self._greenlet.gr_frame)
+
+    def is_running(self) -> bool:
+        return greenlet.getcurrent() is self._greenlet
+
+
+def stack_from(home: Any, stack: list[str]) -> list[str] | None:
+    """`stack` of the running greenlet with the calls of those around it, as far as the greenlet `home`.
+
+    None when `home` does not wait for what is running.
+    """
+    current: Any = greenlet.getcurrent()
+    if current is home:
+        return stack
+    outer: list[FrameType] = []
+    while current is not home:
+        current = current.parent
+        if current is None:
+            return None
+        outer[:0] = calls_up_to(current.gr_frame)
+    return [stack[0], *map(frame_identifier, outer), *stack[1:]]

@@ -1,0 +1,103 @@
+"""An asyncio task, which takes turns with all others of its event loop. asyncio and uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from otel_pyinstrument.classification import AWAIT, Place
+from otel_pyinstrument.classification.frame_chains import (
+    frame_of,
+    outer_call_count,
+    running_calls,
+    suspended_calls,
+)
+from otel_pyinstrument.private_names import frame_identifier, frame_just_resumed
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of this thread, while it is running."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class TaskClassifier:
+    """Own task: the stack. Another task of the request: our await, then its stack. All else: our await.
+
+    Stacks start at the task's coroutine: what is around it are the calls of the event loop.
+    """
+
+    shares_thread = True
+
+    def __init__(
+        self,
+        task: asyncio.Task[Any],
+        loop: asyncio.AbstractEventLoop,
+        same_request: Callable[[], bool],
+    ) -> None:
+        self._task = task
+        self._loop = loop
+        self._same_request = same_request
+        self._greenlet: Any = sys.modules["greenlet"].getcurrent() if "greenlet" in sys.modules else None
+        self._resuming = False
+
+    @classmethod
+    def of_current_task(
+        cls, loop: asyncio.AbstractEventLoop, same_request: Callable[[], bool]
+    ) -> TaskClassifier | None:
+        """None inside a callback of the loop: that is nobody's for longer than this moment."""
+        task = asyncio.current_task(loop)
+        return None if task is None else cls(task, loop, same_request)
+
+    def place(self, stack: list[str]) -> Place | None:
+        task = asyncio.current_task(self._loop)
+        if task is self._task:
+            return self._place_own(stack)
+        self._resuming = False
+        awaiting = list(map(frame_identifier, suspended_calls(self._task.get_coro())))
+        if task is not None and self._same_request():
+            below = self._from_coroutine(task, stack)
+            return Place(awaiting + (below or [AWAIT]), bool(below))
+        return Place([*awaiting, AWAIT], False)
+
+    def calls(self) -> list[FrameType]:
+        task = asyncio.current_task(self._loop) if running_loop() is self._loop else None
+        if task is self._task:
+            return self._calls_from_coroutine(self._task)
+        awaiting = suspended_calls(self._task.get_coro())
+        if task is not None and self._same_request():
+            return awaiting + self._calls_from_coroutine(task)
+        return awaiting
+
+    def is_running(self) -> bool:
+        return running_loop() is self._loop and asyncio.current_task(self._loop) is self._task
+
+    def _place_own(self, stack: list[str]) -> Place | None:
+        below = self._from_coroutine(self._task, stack)
+        if not below or self._resuming:
+            # uvloop runs no Python while it is idle, so the first event is our own resumption, call by
+            # call from the outermost coroutine down. The innermost one is where the time was awaited.
+            self._resuming = frame_just_resumed()
+            if self._resuming:
+                return None
+            return Place([*below, AWAIT], False)
+        return Place(below, True)
+
+    def _from_coroutine(self, task: asyncio.Task[Any], stack: list[str]) -> list[str]:
+        frame = frame_of(task.get_coro())
+        if frame is None:
+            return []
+        if self._greenlet is not None:
+            from otel_pyinstrument.classification.greenlets import stack_from
+
+            stack = stack_from(self._greenlet, stack) or stack
+        return stack[1 + outer_call_count(frame) :]
+
+    def _calls_from_coroutine(self, task: asyncio.Task[Any]) -> list[FrameType]:
+        frame = frame_of(task.get_coro())
+        return [] if frame is None else running_calls()[outer_call_count(frame) :]

@@ -1,0 +1,1 @@
+"""What is known of a profiled request beside its call tree. Written by the exporter."""

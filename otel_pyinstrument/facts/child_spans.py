@@ -1,0 +1,248 @@
+"""What the spans below a request did: queries, cache, outgoing calls, templates. Each counted once."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
+
+from opentelemetry.sdk.trace import Span
+from opentelemetry.trace import SpanKind, StatusCode
+
+from otel_pyinstrument.facts.callers import Caller, nearest_caller
+from otel_pyinstrument.statements import CACHE_SYSTEMS, shown_sql
+
+DATABASE: Final = "database"
+CACHE: Final = "cache"
+EXTERNAL: Final = "external"
+TEMPLATE: Final = "template"
+
+MAX_GROUPS = 300
+"""Different statements, hosts and templates of one request; the rest is counted together, without a name."""
+
+_MAX_CALLERS = 3
+_ALWAYS_LOCATED = 3
+_RECENT_SPANS = 64
+
+
+Kind: TypeAlias = "tuple[str, str, str]"
+"""What a span did: category, name without values, system. A plain tuple: one is made for every span."""
+
+
+@dataclass(slots=True)
+class CallSite:
+    """A line that issued calls of a group, and the first span that it was seen for."""
+
+    caller: Caller
+    span_id: int
+    count: int = 1
+
+
+@dataclass(slots=True)
+class Group:
+    """All calls of one kind. Times are nanoseconds; `call_sites` come from a few of the calls only."""
+
+    category: str
+    name: str
+    system: str
+    count: int = 0
+    duration_ns: int = 0
+    max_duration_ns: int = 0
+    failed: int = 0
+    hits: int = 0
+    misses: int = 0
+    call_sites: list[CallSite] = field(default_factory=list[CallSite])
+
+
+class _Counted(NamedTuple):
+    """A span that was counted and may turn out to be part of a later one."""
+
+    span_id: int
+    parent_id: int
+    start_ns: int
+    end_ns: int
+    duration_ns: int
+    scope: str
+    failed: bool
+    group: Group
+
+
+class ChildSpans:
+    """The groups of one request. Any thread; spans that end after `close` are ignored."""
+
+    def __init__(self) -> None:
+        # Reentrant: a finalizer may end a span while another is being counted on the same thread.
+        self._lock = threading.RLock()
+        self._groups: dict[Kind, Group] = {}
+        self._recent: deque[_Counted] = deque(maxlen=_RECENT_SPANS)
+        self._closed = False
+
+    def add(self, span: Span) -> None:
+        """Count `span`, which ends on this thread now: its caller is still on the stack.
+
+        Runs under the profile hook, where every call costs twice: hence few calls, here and below.
+        """
+        attributes = _attributes_of(span)
+        kind = _kind_of(span, attributes)
+        if kind is None:
+            return
+        with self._lock:
+            if not self._closed:
+                self._count(span, kind, attributes)
+
+    def close(self) -> list[Group]:
+        """The groups, and no more changes to them."""
+        with self._lock:
+            self._closed = True
+            self._recent.clear()
+            return [group for group in self._groups.values() if group.count]
+
+    def _count(self, span: Span, kind: Kind, attributes: Mapping[str, Any]) -> None:
+        group = self._groups[kind] if kind in self._groups else self._new_group(kind)
+        start_ns, end_ns = span.start_time or 0, span.end_time or 0
+        parent, scope = span.parent, span.instrumentation_scope
+        failed = span.status.status_code is StatusCode.ERROR
+        span_id = span.get_span_context().span_id
+        parent_id = parent.span_id if parent else 0
+        duration_ns = end_ns - start_ns if end_ns > start_ns else 0
+        counted = _Counted(
+            span_id, parent_id, start_ns, end_ns, duration_ns, scope.name if scope else "", failed, group
+        )
+        if self._recent and self._recent[-1].end_ns > start_ns:
+            counted = self._without_its_parts(counted)
+            duration_ns = counted.duration_ns
+        group.count += 1
+        group.duration_ns += duration_ns
+        group.failed += failed
+        if duration_ns > group.max_duration_ns:
+            group.max_duration_ns = duration_ns
+        if "cache.hit" in attributes and group.category == CACHE:
+            group.hits += attributes["cache.hit"] is True
+            group.misses += attributes["cache.hit"] is False
+        if group.name and (group.count <= _ALWAYS_LOCATED or group.count & (group.count - 1) == 0):
+            _locate(group, span_id)
+        self._recent.append(counted)
+
+    def _new_group(self, kind: Kind) -> Group:
+        if len(self._groups) >= MAX_GROUPS:
+            kind = (kind[0], "", "")
+        return self._groups.setdefault(kind, Group(*kind))
+
+    def _without_its_parts(self, outer: _Counted) -> _Counted:
+        """Take back what was counted for the same work, seen by two instrumentations.
+
+        SQLAlchemy and the driver below it make siblings, others nest: the outer span counts. A nested span
+        that did something of its own (a template loaded while another is rendered) keeps its time.
+        """
+        part: _Counted | None = None
+        nested_ns = 0
+        for inner in reversed(tuple(self._recent)):
+            if inner.end_ns < outer.start_ns:
+                break
+            if inner.start_ns < outer.start_ns or inner.end_ns > outer.end_ns:
+                continue
+            if inner.group.category != outer.group.category:
+                continue
+            nested = inner.parent_id == outer.span_id
+            same_work = inner.group.name == outer.group.name and inner.scope != outer.scope
+            if nested and (same_work or outer.group.category == EXTERNAL):
+                self._take_back(inner)
+            elif nested:
+                nested_ns += inner.end_ns - inner.start_ns
+            elif same_work and inner.parent_id == outer.parent_id:
+                # Of several that overlap, as in concurrent tasks, the one that began right after.
+                part = inner if part is None or inner.start_ns < part.start_ns else part
+        if part is not None:
+            self._take_back(part)
+        if nested_ns:
+            return outer._replace(duration_ns=max(0, outer.duration_ns - nested_ns))
+        return outer
+
+    def _take_back(self, counted: _Counted) -> None:
+        self._recent.remove(counted)
+        counted.group.count -= 1
+        counted.group.duration_ns -= counted.duration_ns
+        counted.group.failed -= counted.failed
+
+
+def _locate(group: Group, span_id: int) -> None:
+    caller = nearest_caller()
+    if caller is None:
+        return
+    for site in group.call_sites:
+        if site.caller == caller:
+            site.count += 1
+            return
+    if len(group.call_sites) < _MAX_CALLERS:
+        group.call_sites.append(CallSite(caller, span_id))
+
+
+def _attributes_of(span: Span) -> dict[str, Any]:
+    """A plain dict: each missing name would cost an exception in the SDK's own mapping."""
+    attributes: Any = span.attributes
+    try:
+        return attributes.copy()
+    except AttributeError:
+        return dict(attributes or {})
+
+
+def _kind_of(span: Span, attributes: Mapping[str, Any]) -> Kind | None:
+    if "jinja2.template_name" in attributes:
+        name = attributes["jinja2.template_name"]
+        return TEMPLATE, name if isinstance(name, str) else "", span.name
+    if span.kind is not SpanKind.CLIENT:
+        return None
+    if "db.system" in attributes or "db.system.name" in attributes:
+        return _database_kind(span, attributes)
+    if method := _text(attributes, "http.request.method", "http.method"):
+        return EXTERNAL, f"{method} {_host_of(attributes)}".strip(), "http"
+    if system := _text(attributes, "rpc.system.name", "rpc.system"):
+        parts = (_text(attributes, "rpc.service"), _text(attributes, "rpc.method"))
+        return EXTERNAL, "/".join(filter(None, parts)) or span.name, system
+    return None
+
+
+def _database_kind(span: Span, attributes: Mapping[str, Any]) -> Kind | None:
+    system = _text(attributes, "db.system.name", "db.system").lower()
+    statement = _text(attributes, "db.query.text", "db.statement")
+    if system in CACHE_SYSTEMS:
+        return CACHE, (statement or span.name).partition(" ")[0][:40].upper(), system
+    name = shown_sql(statement, system) if statement else ""
+    if not name:
+        if not statement and span.name == "connect":
+            return None  # SQLAlchemy's span for taking a connection from the pool
+        # Only what is known to be a name: other languages mix names and values in ways of their own.
+        operation = _text(attributes, "db.query.summary", "db.operation.name", "db.operation") or span.name
+        collection = _text(attributes, "db.collection.name", "db.mongodb.collection", "db.sql.table")
+        name = operation if collection in operation else f"{operation} {collection}"
+    return DATABASE, name, system
+
+
+def _host_of(attributes: Mapping[str, Any]) -> str:
+    """Host and port without the path, which may hold anybody's data."""
+    host = _text(attributes, "server.address", "net.peer.name")
+    if not host:
+        try:
+            return urlsplit(_text(attributes, "url.full", "http.url")).netloc.rpartition("@")[2]
+        except ValueError:
+            return ""
+    port = attributes.get("server.port", attributes.get("net.peer.port"))
+    return f"{host}:{port}" if isinstance(port, int) else host
+
+
+def _text(attributes: Mapping[str, Any], *names: str) -> str:
+    for name in names:
+        if name in attributes and isinstance(attributes[name], str) and attributes[name]:
+            return attributes[name]
+    return ""
+
+
+def in_category(groups: Iterable[Group], category: str) -> list[Group]:
+    """The groups of one category, those that took longest first."""
+    return sorted(
+        (group for group in groups if group.category == category),
+        key=lambda group: (-group.duration_ns, group.name, group.system),
+    )

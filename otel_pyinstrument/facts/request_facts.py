@@ -1,0 +1,172 @@
+"""The facts of one request: collected on its threads, written as JSON by the exporter's."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from opentelemetry.sdk.trace import Span
+
+from otel_pyinstrument.facts import http, process
+from otel_pyinstrument.facts.child_spans import (
+    CACHE,
+    DATABASE,
+    EXTERNAL,
+    TEMPLATE,
+    ChildSpans,
+    Group,
+    in_category,
+)
+from otel_pyinstrument.facts.usage import Usage, available_processors, usage
+from otel_pyinstrument.frames import current_place
+
+MAX_BYTES = 16_384
+"""Of the JSON text, which is ASCII."""
+
+_GROUPS_SHOWN = (20, 8, 3, 0)
+_MAX_NAME_CHARACTERS = 500
+
+
+class RequestFacts:
+    """Made when a request starts; `child_ended` on any thread, `finish` once."""
+
+    def __init__(self) -> None:
+        self._children = ChildSpans()
+        self._start = usage()
+
+    def child_ended(self, span: Span) -> None:
+        """Count a span of the request that ends on the calling thread."""
+        self._children.add(span)
+
+    def finish(self, span: Span) -> FinishedFacts:
+        """Take the last figures. `span` is the request's own; on the thread that ends it."""
+        return FinishedFacts(
+            groups=self._children.close(),
+            start=self._start,
+            end=usage(),
+            attributes=span.attributes or {},
+            scope=span.instrumentation_scope.name if span.instrumentation_scope else "",
+            thread=threading.current_thread().name,
+        )
+
+
+class FinishedFacts:
+    """What is left of a request, cheap to make; the work is in `as_json`."""
+
+    def __init__(
+        self,
+        *,
+        groups: Sequence[Group],
+        start: Usage,
+        end: Usage,
+        attributes: Mapping[str, Any],
+        scope: str,
+        thread: str,
+    ) -> None:
+        self._groups = groups
+        self._start = start
+        self._end = end
+        self._attributes = attributes
+        self._scope = scope
+        self._thread = thread
+
+    def as_json(self, mask: Sequence[str]) -> str:
+        """As in docs/wire-format.md, at most `MAX_BYTES`. `mask`: parts of names whose values are hidden."""
+        facts: dict[str, object] = {
+            "memory": _memory(self._start, self._end),
+            "cpu": _cpu(self._start, self._end),
+            "process": process.process_facts(self._thread),
+            "runtime": process.runtime_facts(self._scope),
+            "commit": process.commit(),
+            "request": http.request_facts(self._attributes, mask),
+            "response": http.response_facts(self._attributes, mask),
+        }
+        for groups_shown in _GROUPS_SHOWN:
+            facts |= _calls(self._groups, groups_shown)
+            text = json.dumps(_without_empty(facts), separators=(",", ":"))
+            if len(text) <= MAX_BYTES:
+                return text
+        del facts["request"], facts["response"]
+        return json.dumps(_without_empty(facts), separators=(",", ":"))
+
+
+def _calls(groups: Sequence[Group], shown: int) -> dict[str, object]:
+    place = current_place()
+    answer: dict[str, object] = {}
+    for category in (DATABASE, CACHE, EXTERNAL, TEMPLATE):
+        found = in_category(groups, category)
+        if not found:
+            continue
+        named = [group for group in found if group.name]
+        answer[category] = {
+            "count": sum(group.count for group in found),
+            "duration": _seconds(sum(group.duration_ns for group in found)),
+            "failed": sum(group.failed for group in found),
+            **_hits(found),
+            "groups": [_group(group, place) for group in named[:shown]],
+            "groups_left_out": len(found) - len(named[:shown]),
+        }
+    return answer
+
+
+def _hits(groups: Sequence[Group]) -> dict[str, object]:
+    """Only what spans tell: those of today's cache instrumentations do not."""
+    hits, misses = sum(group.hits for group in groups), sum(group.misses for group in groups)
+    return {"hits": hits, "misses": misses} if hits or misses else {}
+
+
+def _group(group: Group, place: Callable[[str], tuple[str, bool]]) -> dict[str, object]:
+    return {
+        "name": group.name[:_MAX_NAME_CHARACTERS],
+        "system": group.system[:_MAX_NAME_CHARACTERS],
+        "count": group.count,
+        "duration": _seconds(group.duration_ns),
+        "max_duration": _seconds(group.max_duration_ns),
+        "failed": group.failed,
+        "callers": [
+            {
+                "function": site.caller.function[-_MAX_NAME_CHARACTERS:],
+                "file": place(site.caller.file)[0][-_MAX_NAME_CHARACTERS:],
+                "line": site.caller.line,
+                "span": f"{site.span_id:016x}",
+                "seen": site.count,
+            }
+            for site in group.call_sites
+        ],
+    }
+
+
+def _memory(start: Usage, end: Usage) -> dict[str, object]:
+    """`peak_rss` is the highest value known of the time of the request, not of the process."""
+    facts: dict[str, object] = {}
+    if start.rss is not None and end.rss is not None:
+        facts |= {"rss": end.rss, "rss_delta": end.rss - start.rss}
+        rose = end.peak_rss is not None and start.peak_rss is not None and end.peak_rss > start.peak_rss
+        facts["peak_rss"] = max(start.rss, end.rss, end.peak_rss or 0 if rose else 0)
+    if start.traced is not None and end.traced is not None:
+        facts |= {"traced": end.traced, "traced_delta": end.traced - start.traced}
+    return facts
+
+
+def _cpu(start: Usage, end: Usage) -> dict[str, object]:
+    """CPU time of the whole process, all its threads, and its share of the processors it may use."""
+    seconds = max(0.0, end.cpu_seconds - start.cpu_seconds)
+    available = (end.wall_seconds - start.wall_seconds) * available_processors()
+    return {
+        "process_time": round(seconds, 6),
+        "process_share": round(min(1.0, seconds / available), 4) if available > 0 else None,
+    }
+
+
+def _seconds(nanoseconds: int) -> float:
+    return round(nanoseconds / 1e9, 6)
+
+
+def _without_empty(value: Any) -> Any:
+    """Members that say nothing are left out: None, empty texts, lists and objects, and zeros of counts."""
+    if not isinstance(value, dict):
+        return value
+    kept = {name: _without_empty(member) for name, member in value.items()}  # pyright: ignore[reportUnknownVariableType] - JSON
+    return {name: member for name, member in kept.items() if member not in (None, "", [], {})}  # pyright: ignore[reportUnknownVariableType] - JSON

@@ -1,0 +1,319 @@
+"""What the spans below a request did is counted once, whichever names and instrumentations told of it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from contextlib import AbstractContextManager
+
+import pytest
+from opentelemetry.instrumentation.jinja2 import Jinja2Instrumentor
+from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+from opentelemetry.instrumentation.sqlite3 import SQLite3Instrumentor
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from otel_pyinstrument.facts import child_spans
+from otel_pyinstrument.facts.child_spans import MAX_GROUPS
+
+OLD = {"db.system": "sqlite", "db.statement": "SELECT * FROM items WHERE order_id = 7"}
+NEW = {"db.system.name": "sqlite", "db.query.text": "SELECT * FROM items WHERE order_id = 7"}
+
+
+@pytest.mark.parametrize("attributes", [OLD, NEW, OLD | NEW], ids=["old names", "new names", "both"])
+def test_a_query_counts_once_under_old_and_new_names(attributes, traced, child, facts_of) -> None:
+    def work() -> None:
+        with child(attributes):
+            time.sleep(0.01)
+
+    database = facts_of(traced.request(work))["database"]
+
+    (group,) = database["groups"]
+    assert (group["name"], group["system"]) == ("SELECT * FROM items WHERE order_id = ?", "sqlite")
+    assert database["count"] == group["count"] == 1
+    assert database["duration"] == group["duration"] == group["max_duration"] >= 0.01
+
+
+def test_the_queries_of_an_n_plus_1_page_are_one_group_with_the_line_that_issued_them(
+    traced, facts_of
+) -> None:
+    # Given a page that asks for each order's items, with the value in the statement
+    def query(statement: str) -> AbstractContextManager[object]:
+        return traced.tracer.start_as_current_span(
+            "SELECT", kind=SpanKind.CLIENT, attributes={"db.system": "sqlite", "db.statement": statement}
+        )
+
+    def load_items(order: int) -> None:
+        with query(f"SELECT * FROM items WHERE order_id = {order}"):
+            pass
+
+    def page() -> None:
+        with query("SELECT * FROM orders"):
+            pass
+        for order in range(100):
+            load_items(order)
+
+    # When it is served
+    database = facts_of(traced.request(page))["database"]
+
+    # Then the hundred are one group, and one line stands for them
+    groups = {group["name"]: group for group in database["groups"]}
+    assert database["count"] == 101
+    group = groups["SELECT * FROM items WHERE order_id = ?"]
+    assert group["count"] == 100
+    (caller,) = group["callers"]
+    assert caller["function"] == "load_items"
+    assert caller["file"].endswith("tests/otel_pyinstrument/facts/test_child_spans.py")
+    assert load_items.__code__.co_firstlineno < caller["line"] <= load_items.__code__.co_firstlineno + 2
+    # And only a few of the calls paid for finding it
+    assert 3 <= caller["seen"] <= 10
+
+
+def test_sqlalchemy_and_the_driver_below_it_are_one_query(traced, facts_of) -> None:
+    # Given both instrumentations on, which make two sibling spans for each query
+    from sqlalchemy import create_engine, text
+
+    SQLite3Instrumentor().instrument(tracer_provider=traced.provider)
+    engine = create_engine("sqlite://")
+    SQLAlchemyInstrumentor().instrument(engine=engine, tracer_provider=traced.provider)
+    try:
+
+        def work() -> None:
+            with engine.connect() as connected:
+                for number in range(5):
+                    connected.execute(text("SELECT :n"), {"n": number})
+
+        span = traced.request(work)
+    finally:
+        SQLite3Instrumentor().uninstrument()
+        SQLAlchemyInstrumentor().uninstrument()
+        engine.dispose()
+
+    # Then five queries are five queries, in the time of the outer spans
+    spans = [
+        s for s in traced.exporter.get_finished_spans() if s.attributes.get("db.statement") == "SELECT ?"
+    ]
+    assert len(spans) == 10
+    database = facts_of(span)["database"]
+    group = next(group for group in database["groups"] if group["name"] == "SELECT ?")
+    assert group["count"] == 5
+    # And taking a connection counts as nothing, what the driver asked on its own does
+    assert [group["name"] for group in database["groups"]] == ["SELECT ?", "PRAGMA read_uncommitted"]
+    outer = [s for s in spans if "sqlalchemy" in s.instrumentation_scope.name]
+    assert group["duration"] == pytest.approx(sum(s.end_time - s.start_time for s in outer) / 1e9, abs=1e-5)
+
+
+def test_concurrent_queries_of_one_instrumentation_stay_apart(traced, facts_of) -> None:
+    # Given two queries of the same statement, one inside the other's time, by one instrumentation
+    def work() -> None:
+        options = {"kind": SpanKind.CLIENT, "attributes": OLD}
+        first = traced.tracer.start_span("SELECT", **options)
+        traced.tracer.start_span("SELECT", **options).end()
+        first.end()
+
+    assert facts_of(traced.request(work))["database"]["groups"][0]["count"] == 2
+
+
+def test_a_request_of_a_cloud_library_and_the_http_call_inside_are_one_call(traced, child, facts_of) -> None:
+    outer = {"rpc.system": "aws-api", "rpc.service": "S3", "rpc.method": "PutObject"}
+
+    def work() -> None:
+        with (
+            child(outer, scope="botocore", name="S3.PutObject"),
+            child({"http.method": "PUT", "http.url": "https://u:pw@s3.example/bucket"}, scope="urllib3"),
+        ):
+            pass
+
+    external = facts_of(traced.request(work))["external"]
+
+    assert [group["name"] for group in external["groups"]] == ["S3/PutObject"]
+    assert external["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("attributes", "name"),
+    [
+        ({"http.method": "GET", "http.url": "http://u:pw@supplier:81/stock?token=x"}, "GET supplier:81"),
+        (
+            {"http.request.method": "GET", "url.full": "http://x/", "server.address": "x", "server.port": 80},
+            "GET x:80",
+        ),
+    ],
+)
+def test_an_external_call_is_named_without_its_path(attributes, name, traced, child, facts_of) -> None:
+    def work() -> None:
+        with child(attributes, scope="requests") as span:
+            span.set_status(Status(StatusCode.ERROR))
+
+    external = facts_of(traced.request(work))["external"]
+
+    assert external["groups"][0]["name"] == name
+    assert (external["count"], external["failed"]) == (1, 1)
+
+
+def test_redis_counts_as_cache_and_hits_only_if_spans_tell(traced, child, facts_of) -> None:
+    # Given what today's instrumentation writes, and spans that tell of hits
+    def work() -> None:
+        for hit in (True, True, False):
+            with child({"db.system": "redis", "db.statement": "GET ?", "cache.hit": hit}, scope="redis"):
+                pass
+        with child({"db.system": "redis", "db.statement": "SET ? ?"}, scope="redis"):
+            pass
+
+    facts = facts_of(traced.request(work))
+
+    assert "database" not in facts
+    assert (facts["cache"]["count"], facts["cache"]["hits"], facts["cache"]["misses"]) == (4, 2, 1)
+    assert {group["name"] for group in facts["cache"]["groups"]} == {"GET", "SET"}
+
+
+def test_hits_are_absent_when_no_span_tells(traced, child, facts_of) -> None:
+    def work() -> None:
+        with child({"db.system": "redis", "db.statement": "GET ?"}, scope="redis"):
+            pass
+
+    assert "hits" not in facts_of(traced.request(work))["cache"]
+
+
+def test_templates_count_by_name_and_the_time_of_nested_work_once(traced, facts_of, tmp_path) -> None:
+    # Given a template that includes another, which is loaded while the first is rendered
+    import jinja2
+
+    (tmp_path / "page.html").write_text("{% include 'part.html' %}")
+    (tmp_path / "part.html").write_text("{% for n in range(2000) %}{{ n }}{% endfor %}")
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(tmp_path), autoescape=True)
+    Jinja2Instrumentor().instrument(tracer_provider=traced.provider)
+    try:
+        span = traced.request(lambda: environment.get_template("page.html").render())
+    finally:
+        Jinja2Instrumentor().uninstrument()
+
+    template = facts_of(span)["template"]
+    names = {(group["system"], group["name"]) for group in template["groups"]}
+    assert {("jinja2.render", "page.html"), ("jinja2.load", "part.html")} <= names
+    assert template["duration"] <= (span.end_time - span.start_time) / 1e9
+
+
+def test_statements_of_other_languages_show_only_names(traced, child, facts_of) -> None:
+    attributes = {
+        "db.system": "mongodb",
+        "db.statement": '{"find": "users", "mail": "ada@example.org"}',
+        "db.operation": "find",
+        "db.mongodb.collection": "users",
+    }
+
+    def work() -> None:
+        with child(attributes):
+            pass
+
+    assert facts_of(traced.request(work))["database"]["groups"][0]["name"] == "find users"
+
+
+def test_taking_a_connection_from_the_pool_is_no_query(traced, child, facts_of) -> None:
+    def work() -> None:
+        with child({"db.system": "sqlite"}, name="connect"):
+            pass
+
+    assert "database" not in facts_of(traced.request(work))
+
+
+def test_spans_that_are_no_calls_are_not_counted(traced, child, facts_of) -> None:
+    def work() -> None:
+        with child({"db.system": "sqlite"}, kind=SpanKind.INTERNAL), child({}, name="something"):
+            pass
+
+    assert not {"database", "cache", "external", "template"} & facts_of(traced.request(work)).keys()
+
+
+def test_a_child_span_that_outlives_the_request_is_ignored(traced, child, facts_of) -> None:
+    # Given a query that ends after its request
+    left = []
+
+    def work() -> None:
+        span = traced.tracer.start_span("SELECT", kind=SpanKind.CLIENT, attributes=OLD)
+        left.append(span)
+        with child(OLD):
+            pass
+
+    span = traced.request(work)
+    left[0].end()
+
+    assert facts_of(span)["database"]["count"] == 1
+
+
+def test_spans_of_other_threads_of_the_request_are_counted(traced, child, facts_of) -> None:
+    # Given queries of several threads that carry the request's context
+    from opentelemetry import context
+
+    def work() -> None:
+        current = context.get_current()
+
+        def query() -> None:
+            token = context.attach(current)
+            for _ in range(50):
+                with child(OLD):
+                    pass
+            context.detach(token)
+
+        threads = [threading.Thread(target=query) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert facts_of(traced.request(work))["database"]["count"] == 200
+
+
+def test_a_request_of_endless_different_statements_stays_bounded(traced, child, facts_of) -> None:
+    # Given more different statements than are kept apart
+    def work() -> None:
+        for number in range(MAX_GROUPS + 50):
+            with child({"db.system": "sqlite", "db.statement": f"SELECT a{number} FROM t"}):
+                pass
+
+    database = facts_of(traced.request(work))["database"]
+
+    # Then all are counted and few are named
+    assert database["count"] == MAX_GROUPS + 50
+    assert len(database["groups"]) <= 20
+    assert 200 < database["groups_left_out"] <= MAX_GROUPS
+
+
+def test_a_failure_while_counting_never_reaches_the_application(make_traced, monkeypatch) -> None:
+    # Given a defect in the collection
+    traced = make_traced()
+    traced.processor._guard._reraise = False
+    monkeypatch.setattr(child_spans, "_kind_of", lambda *_: 1 / 0)
+    served = []
+
+    def work() -> None:
+        with traced.tracer.start_as_current_span("SELECT", kind=SpanKind.CLIENT):
+            pass
+        served.append(True)
+
+    traced.request(work)
+
+    assert served == [True]
+    assert traced.processor._guard.tripped
+
+
+def test_the_connection_of_a_real_driver_is_counted(traced, facts_of) -> None:
+    SQLite3Instrumentor().instrument(tracer_provider=traced.provider)
+    try:
+
+        def work() -> None:
+            connection = sqlite3.connect(":memory:")
+            connection.execute("CREATE TABLE t (a)")
+            cursor = connection.cursor()
+            for number in range(3):
+                cursor.execute("INSERT INTO t VALUES (?)", (number,))
+            connection.close()
+
+        span = traced.request(work)
+    finally:
+        SQLite3Instrumentor().uninstrument()
+
+    groups = {group["name"]: group for group in facts_of(span)["database"]["groups"]}
+    insert = groups["INSERT INTO t VALUES (?)"]
+    assert insert["count"] == 3
+    assert insert["callers"][0]["function"] == "work"

@@ -1,0 +1,187 @@
+"""The wrapper for ASGI applications that no instrumentation knows, under a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import pytest
+import uvicorn
+from opentelemetry.trace import SpanKind, StatusCode
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+
+from otel_pyinstrument import ASGIMiddleware, installed
+
+
+@pytest.fixture
+def application(traced, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(installed, "provider", traced.provider)
+    return traced
+
+
+@pytest.fixture
+def serve(wait_until) -> Iterator[Callable[[object], str]]:
+    """Run an ASGI application under uvicorn; returns its address."""
+    running = []
+
+    def start(app: object) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", loop="asyncio"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        running.append((server, thread, listener))
+        wait_until(lambda: server.started)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    for server, thread, listener in running:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+
+
+def get(address: str, **headers: str) -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=20) as response:
+        return response.read()
+
+
+async def order(request):
+    return PlainTextResponse(request.path_params["number"])
+
+
+async def stream(request):
+    async def parts():
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            yield b"x"
+
+    return StreamingResponse(parts())
+
+
+def test_one_line_makes_a_server_span_with_the_route(application, serve, wait_until) -> None:
+    # Given a wrapped application of a framework that leaves its route in the scope
+    address = serve(ASGIMiddleware(Starlette(routes=[Route("/orders/{number}", order)])))
+
+    assert get(f"{address}/orders/17?token=s3cret", traceparent=f"00-{'a' * 32}-{'b' * 16}-01") == b"17"
+
+    wait_until(application.exporter.get_finished_spans)
+    (span,) = application.exporter.get_finished_spans()
+    assert span.kind is SpanKind.SERVER
+    assert (f"{span.context.trace_id:032x}", f"{span.parent.span_id:016x}") == ("a" * 32, "b" * 16)
+    attributes = dict(span.attributes)
+    assert attributes.pop("user_agent.original").startswith("Python-urllib")
+    assert span.name == "GET /orders/{number}"
+    assert attributes == {
+        "http.request.method": "GET",
+        "http.route": "/orders/{number}",
+        "http.response.status_code": 200,
+        "url.path": "/orders/17",
+        "url.query": "token=***",
+        "url.scheme": "http",
+        "server.address": "127.0.0.1",
+        "server.port": int(address.rpartition(":")[2]),
+        "client.address": "127.0.0.1",
+        "network.protocol.version": "1.1",
+    }
+
+
+def test_the_span_lasts_until_the_last_part(application, serve, wait_until) -> None:
+    address = serve(ASGIMiddleware(Starlette(routes=[Route("/", stream)])))
+
+    assert get(address) == b"xxx"
+
+    wait_until(application.exporter.get_finished_spans)
+    (span,) = application.exporter.get_finished_spans()
+    assert span.end_time - span.start_time >= 30_000_000
+
+
+def run(app, **scope: object) -> list:
+    """Call as a server would, without one."""
+    sent: list = []
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    async def receive() -> dict:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []} | scope
+    asyncio.run(ASGIMiddleware(app)(scope, receive, send))
+    return sent
+
+
+async def hello(scope, receive, send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+def test_the_messages_of_the_application_pass_unchanged(application) -> None:
+    sent = run(hello)
+
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert application.exporter.get_finished_spans()[0].attributes["http.response.status_code"] == 200
+
+
+def test_the_route_of_the_framework_names_the_span(application) -> None:
+    async def app(scope, receive, send) -> None:
+        scope["route"] = Route("/orders/{number}", order)
+        await hello(scope, receive, send)
+
+    run(app, path="/orders/17")
+    run(app, path="/shop/orders/17")
+
+    span, mounted = application.exporter.get_finished_spans()
+    assert (mounted.name, "http.route" in mounted.attributes) == ("GET", False)
+    assert (span.name, span.attributes["http.route"]) == ("GET /orders/{number}", "/orders/{number}")
+
+
+def test_an_application_that_fails_marks_its_span_and_the_error_passes(application) -> None:
+    async def app(scope, receive, send) -> None:
+        raise KeyError("missing")
+
+    with pytest.raises(KeyError, match="missing"):
+        run(app)
+
+    (span,) = application.exporter.get_finished_spans()
+    assert (span.status.status_code, span.attributes["error.type"]) == (StatusCode.ERROR, "KeyError")
+
+
+def test_a_cancelled_request_ends_its_span_without_an_error(application) -> None:
+    async def app(scope, receive, send) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        run(app)
+
+    assert application.exporter.get_finished_spans()[0].status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.parametrize("kind", ["websocket", "lifespan"])
+def test_what_is_no_http_request_passes_unseen(kind: str, application) -> None:
+    run(hello, type=kind)
+
+    assert application.exporter.get_finished_spans() == ()
+
+
+def test_a_request_that_has_a_span_is_left_alone(application) -> None:
+    with application.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+        run(hello)
+
+    assert [span.name for span in application.exporter.get_finished_spans()] == ["GET /"]
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"headers": [(b"host", b"\xff:x"), (b"\xff", b"\x00")], "query_string": b"\xff=%"},
+        {"server": None, "client": None, "method": "\x00", "path": "\udc80"},
+        {"headers": 5},
+    ],
+)
+def test_hostile_requests_are_served(scope: dict, application) -> None:
+    assert len(run(hello, **scope)) == 2

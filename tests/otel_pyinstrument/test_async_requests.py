@@ -1,0 +1,409 @@
+"""Requests that share an event loop: each tree holds its own work and its own waits, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+import sys
+import time
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind
+
+from otel_pyinstrument import engine
+from otel_pyinstrument.call_tree import CallTree
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=LOOPS)
+def run_on_loop(request: pytest.FixtureRequest) -> Callable[[Awaitable[object]], object]:
+    def run(main: Awaitable[object]) -> object:
+        loop = LOOPS[request.param]()
+        try:
+            return loop.run_until_complete(main)
+        finally:
+            loop.close()
+
+    return run
+
+
+@pytest.fixture
+def many_traced(make_traced, monkeypatch: pytest.MonkeyPatch):
+    """Profiles more requests of one loop than a real application would."""
+    monkeypatch.setattr(engine, "MAX_REQUESTS_PER_SHARED_THREAD", 1000)
+    return make_traced(max_concurrent=1000)
+
+
+def named(function: Callable[..., object], name: str) -> Callable[..., object]:
+    """A copy of `function` that profiles show as `name`."""
+    return types.FunctionType(
+        function.__code__.replace(
+            co_name=name, **({"co_qualname": name} if sys.version_info >= (3, 11) else {})
+        ),
+        function.__globals__,
+        name,
+        function.__defaults__,
+        function.__closure__,
+    )
+
+
+def functions(tree: CallTree) -> set[str]:
+    return {tree.frames[frame].function for frame in tree.frame}
+
+
+def path_of(tree: CallTree, node: int) -> list[str]:
+    path: list[str] = []
+    while node > 0:
+        path.append(tree.frames[tree.frame[node]].function)
+        node = tree.parent[node]
+    return path[::-1]
+
+
+def time_at(tree: CallTree, *tail: str) -> int:
+    """Microseconds of self time in nodes whose path ends like that."""
+    return sum(
+        tree.self_us[node]
+        for node in range(tree.node_count)
+        if path_of(tree, node)[-len(tail) :] == list(tail)
+    )
+
+
+class Timed:
+    """A server span, and the wall time inside and around it: the tree's sum lies between the two."""
+
+    def __init__(self, traced, name: str = "GET /") -> None:
+        self._traced = traced
+        self.name = name
+
+    def __enter__(self) -> Timed:
+        self._outer = time.perf_counter()
+        self._span = self._traced.tracer.start_as_current_span(self.name, kind=SpanKind.SERVER)
+        self._span.__enter__()
+        self._inner = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.inner_us = (time.perf_counter() - self._inner) * 1e6
+        self._span.__exit__(*error)
+        self.outer_us = (time.perf_counter() - self._outer) * 1e6
+
+    @property
+    def span(self) -> ReadableSpan:
+        return next(span for span in self._traced.exporter.get_finished_spans() if span.name == self.name)
+
+    def assert_sums(self, tree: CallTree) -> None:
+        assert self.inner_us - 1 <= tree.duration_us <= self.outer_us + 1
+
+
+@pytest.mark.parametrize("count", [2, 50])
+def test_concurrent_requests_do_not_mix(count: int, many_traced, tree_of, time_in, burn, run_on_loop) -> None:
+    # Given requests on one loop whose work has the name of the request, and takes turns
+    dice = random.Random(7)
+    requests = [Timed(many_traced, f"GET /{number}") for number in range(count)]
+    worked_seconds = 0.0
+
+    def worker(seconds: float) -> None:
+        nonlocal worked_seconds
+        start = time.perf_counter()
+        burn(seconds)
+        worked_seconds += time.perf_counter() - start
+
+    async def handler(number: int) -> None:
+        work = named(worker, f"work_of_{number}_")
+        with requests[number]:
+            for _ in range(4):
+                work(0.4 / count)
+                await asyncio.sleep(dice.random() * 0.01)
+
+    async def main() -> None:
+        await asyncio.gather(*(handler(number) for number in range(count)))
+
+    # When all run at once
+    run_on_loop(main())
+
+    # Then no tree has a function of another, each sums to its own wall time, and the rest is waiting
+    own_us = waited_us = 0
+    for number, request in enumerate(requests):
+        tree = tree_of(request.span)
+        assert {name for name in functions(tree) if name.startswith("work_of_")} <= {f"work_of_{number}_"}
+        request.assert_sums(tree)
+        own_us += time_in(tree, f"work_of_{number}_")
+        waited_us += time_in(tree, "[await]")
+    assert own_us / 1e6 == pytest.approx(worked_seconds, rel=0.25)
+    assert waited_us + own_us == pytest.approx(sum(request.inner_us for request in requests), rel=0.1)
+
+
+def test_a_wait_is_shown_where_it_is_awaited(traced, tree_of, time_in, burn, run_on_loop) -> None:
+    # Given a lone request that waits in two places, and is idle meanwhile
+    async def short_wait() -> None:
+        await asyncio.sleep(0.03)
+
+    async def long_wait() -> None:
+        await asyncio.sleep(0.09)
+
+    async def view() -> None:
+        await short_wait()
+        burn(0.03)
+        await long_wait()
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await view()
+
+    run_on_loop(main())
+
+    # Then both carry their time
+    (span,) = traced.exporter.get_finished_spans()
+    tree = tree_of(span)
+    short_us = time_at(tree, "view", "short_wait", "sleep", "[await]")
+    long_us = time_at(tree, "view", "long_wait", "sleep", "[await]")
+    assert short_us > 18_000
+    assert long_us > 78_000
+    assert short_us + long_us == time_in(tree, "[await]")
+    assert [path_of(tree, child) for child in tree.children(0)] == [["main"]]
+
+
+def test_a_wait_is_placed_when_no_python_runs_before_the_task_goes_on(
+    traced, tree_of, time_in, run_on_loop
+) -> None:
+    # Given a request that is woken up by C code alone
+    async def woken() -> None:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        loop.call_later(0.05, future.set_result, None)
+        await future
+
+    async def view() -> None:
+        await woken()
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await view()
+
+    run_on_loop(main())
+
+    # Then the time still stands at the innermost await
+    (span,) = traced.exporter.get_finished_spans()
+    assert time_at(tree_of(span), "view", "woken", "[await]") > 35_000
+
+
+def test_the_cpu_time_is_that_of_the_request_alone(make_traced, profile_of, burn, run_on_loop) -> None:
+    # Given a request that uses a sixth of the CPU of its loop
+    traced = make_traced(interval=1.0)
+
+    async def handler() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            for _ in range(10):
+                burn(0.004)
+                await asyncio.sleep(0)
+
+    async def other() -> None:
+        for _ in range(10):
+            burn(0.02)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(handler(), other())
+
+    run_on_loop(main())
+
+    (span,) = traced.exporter.get_finished_spans()
+    assert profile_of(span).attributes["pyinstrument.cpu_time"] == pytest.approx(0.04, rel=0.35)
+
+
+async def gathered(child: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.gather(child(), child())
+
+
+async def as_task(child: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.create_task(child())
+
+
+async def timed(child: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.wait_for(child(), 30)
+
+
+async def grouped(child: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child())
+
+
+WAYS = [gathered, as_task, timed, *([grouped] if sys.version_info >= (3, 11) else [])]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_child_tasks_stand_below_the_await_of_the_request(way, traced, tree_of, burn, run_on_loop) -> None:
+    # Given a request whose work is done by tasks it has started, while a foreign task works too
+    request = Timed(traced)
+
+    async def child() -> None:
+        burn(0.03)
+        await asyncio.sleep(0.001)
+
+    def foreign_work() -> None:
+        burn(0.02)
+
+    async def foreign() -> None:
+        for _ in range(4):
+            foreign_work()
+            await asyncio.sleep(0)
+
+    async def handler() -> None:
+        with request:
+            await way(child)
+
+    async def main() -> None:
+        await asyncio.gather(foreign(), handler())
+
+    run_on_loop(main())
+
+    # Then the work of the children is below what awaits it, and the foreign one is not there
+    tree = tree_of(request.span)
+    (path,) = {
+        tuple(path_of(tree, node)[:2])
+        for node in range(tree.node_count)
+        if tree.frames[tree.frame[node]].function == "child"
+    }
+    assert path == ("handler", way.__name__)
+    assert "foreign_work" not in functions(tree)
+    request.assert_sums(tree)
+
+
+def test_a_task_that_is_left_behind_is_no_part_of_the_request(traced, tree_of, burn, run_on_loop) -> None:
+    # Given a request that starts a task with a root span of its own, in a context of its own
+    def later_work() -> None:
+        burn(0.03)
+
+    async def later() -> None:
+        with traced.tracer.start_as_current_span("job", context=None):
+            later_work()
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            burn(0.02)
+            task = contextvars.Context().run(asyncio.ensure_future, later())
+            await asyncio.sleep(0.05)
+            burn(0.01)
+        await task
+
+    run_on_loop(main())
+
+    # Then its work is waiting time of the request
+    spans = {span.name: span for span in traced.exporter.get_finished_spans()}
+    assert "later_work" not in functions(tree_of(spans["GET /"]))
+    assert not spans["job"].events
+
+
+def test_a_span_that_ends_in_another_task_has_its_tree(traced, tree_of, burn, run_on_loop) -> None:
+    # Given a span that a second task ends, as streaming responses do
+    def streaming() -> None:
+        burn(0.03)
+
+    async def main() -> None:
+        span = traced.tracer.start_span("GET /", kind=SpanKind.SERVER)
+
+        async def rest() -> None:
+            from opentelemetry.trace import use_span
+
+            with use_span(span):
+                streaming()
+                await asyncio.sleep(0.01)
+            span.end()
+
+        burn(0.02)
+        await asyncio.create_task(rest())
+
+    run_on_loop(main())
+
+    (span,) = traced.exporter.get_finished_spans()
+    tree = tree_of(span)
+    assert [path_of(tree, child) for child in tree.children(0)] == [["main"]]
+    assert "streaming" in functions(tree)
+
+
+def test_a_long_connection_gives_its_place_back_at_the_limit(
+    make_traced, profile_of, tree_of, run_on_loop
+) -> None:
+    # Given a connection that stays open beyond the maximum duration, and room for one request
+    traced = make_traced(max_duration=0.1, max_concurrent=1)
+    hooks: list[object] = []
+
+    async def another() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await asyncio.sleep(0.02)
+
+    async def connection() -> None:
+        with traced.tracer.start_as_current_span("HTTP /ws", kind=SpanKind.SERVER):
+            for _ in range(30):
+                await asyncio.sleep(0.01)
+            hooks.append(sys.getprofile())
+            await contextvars.Context().run(asyncio.ensure_future, another())
+
+    run_on_loop(connection())
+
+    # Then it is cut there, and another one is profiled while it is still open
+    assert hooks == [None]
+    spans = {span.name: span for span in traced.exporter.get_finished_spans()}
+    attributes = profile_of(spans["HTTP /ws"]).attributes
+    assert attributes["pyinstrument.truncated"] is True
+    assert 0.1 <= attributes["pyinstrument.duration"] < 0.2
+    assert tree_of(spans["HTTP /ws"]).duration_us == pytest.approx(
+        attributes["pyinstrument.duration"] * 1e6, abs=1
+    )
+    assert profile_of(spans["GET /"]) is not None
+
+
+def test_waits_inside_async_generators_are_found(traced, tree_of, time_in, run_on_loop) -> None:
+    # Given a wait below an async generator and an async context manager
+    @asynccontextmanager
+    async def session() -> AsyncIterator[str]:
+        await asyncio.sleep(0.03)
+        yield "session"
+
+    async def rows() -> AsyncIterator[int]:
+        for number in range(2):
+            await asyncio.sleep(0.02)
+            yield number
+
+    async def view() -> None:
+        async with session():
+            async for _ in rows():
+                pass
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await view()
+
+    run_on_loop(main())
+
+    (span,) = traced.exporter.get_finished_spans()
+    tree = tree_of(span)
+    session_us = time_at(tree, "session", "sleep", "[await]")
+    rows_us = time_at(tree, "rows", "sleep", "[await]")
+    assert session_us > 18_000
+    assert rows_us > 28_000
+    assert session_us + rows_us == time_in(tree, "[await]")
+
+
+def test_a_blocking_call_on_the_loop_is_shown_in_the_request_that_made_it(
+    traced, tree_of, run_on_loop
+) -> None:
+    async def blocks() -> None:
+        await asyncio.sleep(0)
+        time.sleep(0.05)
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await blocks()
+
+    run_on_loop(main())
+
+    (span,) = traced.exporter.get_finished_spans()
+    assert time_at(tree_of(span), "blocks", "sleep") > 45_000

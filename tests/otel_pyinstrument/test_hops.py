@@ -1,0 +1,344 @@
+"""Work that a request waits for elsewhere stands below the call that waits, and is counted once."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import anyio
+import anyio.to_thread
+import pytest
+from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
+from opentelemetry.trace import SpanKind
+
+from otel_pyinstrument import hop_patches, request
+from otel_pyinstrument.call_tree import CallTree
+
+
+@pytest.fixture(autouse=True)
+def patched() -> Iterator[None]:
+    hop_patches.install()
+    yield
+    hop_patches.uninstall()
+
+
+@pytest.fixture
+def run_traced(traced, tree_of) -> Callable[..., CallTree]:
+    """The tree of a server span around `view()` on an event loop, checked against the clock."""
+
+    def run(view: Callable[[], object]) -> CallTree:
+        times: list[float] = []
+
+        async def main() -> None:
+            times.append(time.perf_counter())
+            with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+                times.append(time.perf_counter())
+                await view()
+                times.append(time.perf_counter())
+            times.append(time.perf_counter())
+
+        asyncio.run(main())
+        outer, inner, inner_end, outer_end = times
+        tree = tree_of(traced.exporter.get_finished_spans()[-1])
+        assert (inner_end - inner) * 1e6 - 1 <= tree.duration_us <= (outer_end - outer) * 1e6 + 1
+        return tree
+
+    return run
+
+
+def paths(tree: CallTree, function: str) -> set[tuple[str, ...]]:
+    """The paths of all nodes of a function, without what is above `view`."""
+    found: set[tuple[str, ...]] = set()
+    for node in range(tree.node_count):
+        if tree.frames[tree.frame[node]].function == function:
+            path: list[str] = []
+            while node > 0:
+                path.append(tree.frames[tree.frame[node]].function)
+                node = tree.parent[node]
+            path.reverse()
+            found.add(tuple(path[path.index("view") :] if "view" in path else path))
+    return found
+
+
+# --- anyio -------------------------------------------------------------------------------------------
+
+
+def test_work_in_a_thread_stands_below_the_await(run_traced, time_in, burn) -> None:
+    # Given an async view that has a thread do the work
+    def in_thread() -> None:
+        burn(0.04)
+        time.sleep(0.03)
+
+    async def view() -> None:
+        await anyio.to_thread.run_sync(in_thread)
+        await asyncio.sleep(0.02)
+
+    tree = run_traced(view)
+
+    # Then the thread's calls are there, and only what is left of the wait is waiting
+    assert paths(tree, "in_thread") == {("view", "in_thread")}
+    assert time_in(tree, "in_thread") > 65_000
+    assert paths(tree, "[await]") <= {("view", "[await]"), ("view", "sleep", "[await]")}
+    waited = time_in(tree, "[await]")
+    assert waited == pytest.approx(tree.duration_us - time_in(tree, "in_thread"), abs=15_000)
+
+
+def test_a_hop_shorter_than_the_interval_keeps_its_time(make_traced, tree_of, time_in) -> None:
+    # Given work too short for a sample
+    traced = make_traced(interval=1000.0)
+
+    class Orders:
+        def load(self) -> None:
+            time.sleep(0.02)
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await anyio.to_thread.run_sync(partial(Orders().load))
+
+    asyncio.run(main())
+
+    # Then its time stands at the function that was called
+    tree = tree_of(traced.exporter.get_finished_spans()[-1])
+    assert time_in(tree, "Orders.load") > 19_000
+
+
+def test_hops_side_by_side_share_the_time_that_was_waited(run_traced, time_in) -> None:
+    # Given two threads that work at the same time
+    def first() -> None:
+        time.sleep(0.08)
+
+    def second() -> None:
+        time.sleep(0.08)
+
+    async def view() -> None:
+        await asyncio.gather(anyio.to_thread.run_sync(first), anyio.to_thread.run_sync(second))
+
+    tree = run_traced(view)
+
+    # Then both are there, with about half of the wall time each
+    assert time_in(tree, "first") / tree.duration_us == pytest.approx(0.5, abs=0.15)
+    assert time_in(tree, "second") / tree.duration_us == pytest.approx(0.5, abs=0.15)
+    assert min(tree.self_us) >= 0
+    assert all(path[0] == "view" for path in paths(tree, "first") | paths(tree, "second"))
+
+
+def test_concurrent_requests_with_threads_do_not_mix(make_traced, tree_of, burn) -> None:
+    # Given requests that each have a thread work for them
+    traced = make_traced(max_concurrent=10)
+
+    def work_of_a() -> None:
+        burn(0.02)
+
+    def work_of_b() -> None:
+        burn(0.02)
+
+    async def handler(name: str, work: Callable[[], None]) -> None:
+        with traced.tracer.start_as_current_span(name, kind=SpanKind.SERVER):
+            await anyio.to_thread.run_sync(work)
+            work()
+            await anyio.to_thread.run_sync(work)
+
+    async def main() -> None:
+        await asyncio.gather(handler("a", work_of_a), handler("b", work_of_b))
+
+    asyncio.run(main())
+
+    # Then each tree has its own work only
+    for span in traced.exporter.get_finished_spans():
+        functions = {frame.function for frame in tree_of(span).frames}
+        assert {name for name in functions if name.startswith("work_of")} == {f"work_of_{span.name}"}
+
+
+def test_many_hops_from_one_place_make_one_tree(run_traced, time_in, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a response that is streamed chunk by chunk from a thread, as Starlette does
+    monkeypatch.setattr(request, "MAX_HOPS", 1)
+
+    def chunk() -> None:
+        time.sleep(0.0005)
+
+    async def view() -> None:
+        for _ in range(100):
+            await anyio.to_thread.run_sync(chunk)
+
+    tree = run_traced(view)
+
+    assert time_in(tree, "chunk") > 45_000
+
+
+def test_an_exception_from_a_thread_passes_unchanged(run_traced) -> None:
+    def fails() -> None:
+        raise KeyError("of the application")
+
+    async def view() -> None:
+        with pytest.raises(KeyError, match="of the application"):
+            await anyio.to_thread.run_sync(fails)
+
+    run_traced(view)
+
+
+def test_a_thread_that_outlives_its_request_is_let_go(traced, tree_of, wait_until) -> None:
+    # Given a request that no longer waits for its thread
+    release = threading.Event()
+    hooks: list[object] = []
+
+    def in_thread() -> None:
+        release.wait(10)
+        for _ in range(100_000):
+            if sys.getprofile() is None:
+                break
+        hooks.append(sys.getprofile())
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            with anyio.move_on_after(0.05):
+                await anyio.to_thread.run_sync(in_thread, abandon_on_cancel=True)
+        release.set()
+
+    anyio.run(main)
+
+    # Then the tree ends with the request, and the hook in the thread has gone
+    wait_until(lambda: hooks)
+    assert hooks == [None]
+    assert len(traced.exporter.get_finished_spans()) == 1
+    tree_of(traced.exporter.get_finished_spans()[0])
+
+
+def test_without_a_profiled_request_nothing_is_sampled(burn) -> None:
+    hooks: list[object] = []
+
+    async def view() -> int:
+        return await anyio.to_thread.run_sync(lambda: hooks.append(sys.getprofile()) or 7)
+
+    assert asyncio.run(view()) == 7
+    assert hooks == [None]
+
+
+def test_uninstall_restores_the_libraries() -> None:
+    # Given the patches of the fixture, and a second user
+    patched = (anyio.to_thread.run_sync, SyncToAsync.__call__, AsyncToSync.__call__)
+    hop_patches.install()
+
+    # When one leaves, then the other
+    hop_patches.uninstall()
+    assert (anyio.to_thread.run_sync, SyncToAsync.__call__, AsyncToSync.__call__) == patched
+    hop_patches.uninstall()
+
+    # Then all three are what the libraries brought
+    assert anyio.to_thread.run_sync.__module__ == "anyio.to_thread"
+    assert "hop_patches" not in anyio.to_thread.run_sync.__code__.co_filename
+    for function in (SyncToAsync.__call__, AsyncToSync.__call__):
+        assert "hop_patches" not in function.__code__.co_filename
+    hop_patches.install()
+
+
+# --- asgiref -----------------------------------------------------------------------------------------
+
+
+def test_a_sync_function_called_from_async_code_stands_below_it(run_traced, time_in, burn) -> None:
+    def in_thread() -> None:
+        burn(0.04)
+
+    async def view() -> None:
+        async with ThreadSensitiveContext():
+            await sync_to_async(in_thread)()
+
+    tree = run_traced(view)
+
+    assert paths(tree, "in_thread") == {("view", "in_thread")}
+    assert time_in(tree, "in_thread") > 38_000
+
+
+@pytest.fixture
+def run_traced_in_thread(traced, tree_of) -> Callable[..., CallTree]:
+    """The tree of a server span around `view()` on a plain thread, checked against the clock."""
+
+    def run(view: Callable[[], object]) -> CallTree:
+        times: list[float] = []
+
+        def inner() -> None:
+            times.append(time.perf_counter())
+            view()
+            times.append(time.perf_counter())
+
+        start = time.perf_counter()
+        tree = tree_of(traced.request(inner))
+        end = time.perf_counter()
+        assert (times[1] - times[0]) * 1e6 - 1 <= tree.duration_us <= (end - start) * 1e6 + 1
+        return tree
+
+    return run
+
+
+def test_an_async_function_called_from_sync_code_stands_below_it(run_traced_in_thread, time_in, burn) -> None:
+    # Given a sync view that runs async code on a loop in another thread
+    async def on_loop() -> None:
+        burn(0.04)
+        await asyncio.sleep(0.04)
+
+    def view() -> None:
+        async_to_sync(on_loop)()
+        burn(0.02)
+
+    tree = run_traced_in_thread(view)
+
+    # Then the loop's work and its waits are below the view, once
+    assert paths(tree, "on_loop") == {("view", "on_loop")}
+    assert time_in(tree, "on_loop") > 75_000
+    assert ("view", "on_loop", "sleep", "[await]") in paths(tree, "[await]")
+
+
+def test_work_that_comes_back_to_the_waiting_thread_is_counted_once(
+    run_traced_in_thread, time_in, burn, profile_of, traced
+) -> None:
+    # Given async code that has the thread that waits for it do some work in between (as the async ORM)
+    def query() -> None:
+        burn(0.05)
+
+    async def on_loop() -> None:
+        burn(0.02)
+        await sync_to_async(query)()
+        await asyncio.sleep(0.02)
+
+    def view() -> None:
+        async_to_sync(on_loop)()
+
+    tree = run_traced_in_thread(view)
+
+    # Then it stands below the async code that awaits it, and CPU time is counted once as well
+    assert paths(tree, "query") == {("view", "on_loop", "query")}
+    assert time_in(tree, "query") > 48_000
+    (span,) = traced.exporter.get_finished_spans()
+    assert profile_of(span).attributes["pyinstrument.cpu_time"] == pytest.approx(0.07, abs=0.03)
+
+
+def test_deeply_nested_hops_sum_up(run_traced, time_in, burn) -> None:
+    # Given layers of sync and async code that call each other across threads
+    def leaf() -> None:
+        burn(0.03)
+
+    def layer(depth: int) -> Callable[[], object]:
+        if not depth:
+            return leaf
+        below = layer(depth - 1)
+
+        async def turn() -> None:
+            await sync_to_async(below)()
+
+        return async_to_sync(turn)
+
+    def start() -> None:
+        layer(5)()
+
+    async def view() -> None:
+        async with ThreadSensitiveContext():
+            await sync_to_async(start)()
+
+    tree = run_traced(view)
+
+    (path,) = paths(tree, "leaf")
+    assert path.count("turn") == 5
+    assert time_in(tree, "leaf") > 28_000

@@ -1,0 +1,357 @@
+"""Functions and blocks that the application profiles itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
+
+from otel_pyinstrument import installed, profile
+from otel_pyinstrument.request import request_of
+
+
+@pytest.fixture
+def scripted(make_traced, monkeypatch: pytest.MonkeyPatch):
+    """A provider as a script has it: with the share of requests at its lowest."""
+    traced = make_traced(rate=0.0)
+    monkeypatch.setattr(installed, "provider", traced.provider)
+    return traced
+
+
+def finished(traced) -> list:
+    return list(traced.exporter.get_finished_spans())
+
+
+# --- outside a request -------------------------------------------------------------------------------
+
+
+def test_a_block_is_a_root_span_with_a_profile(scripted, profile_of, tree_of, time_in, burn) -> None:
+    # When a script profiles a block
+    def work() -> None:
+        burn(0.03)
+
+    with profile("nightly", tags={"day": "monday", "size": 3}) as span:
+        assert span.is_recording()
+        work()
+
+    # Then its span says so, and its tree shows what ran
+    (span,) = finished(scripted)
+    assert (span.name, span.kind, span.parent) == ("nightly", SpanKind.INTERNAL, None)
+    assert dict(span.attributes) == {"day": "monday", "size": 3}
+    assert profile_of(span).attributes["pyinstrument.reason"] == "forced"
+    assert time_in(tree_of(span), "work") > 20_000
+
+
+def test_a_function_is_profiled_at_each_call_under_its_own_name(scripted, profile_of, burn) -> None:
+    @profile
+    def send(count: int, *, to: str) -> str:
+        """Send it."""
+        burn(0.01)
+        return to * count
+
+    assert [send(2, to="a"), send(1, to="b")] == ["aa", "b"]
+
+    assert (send.__name__, send.__doc__) == ("send", "Send it.")
+    spans = finished(scripted)
+    assert [span.name.rpartition(".")[2] for span in spans] == ["send", "send"]
+    assert all(profile_of(span) for span in spans)
+    assert spans[0].attributes["code.function.name"].startswith(__name__.rpartition(".")[0])
+
+
+@pytest.mark.parametrize("decorate", [profile("named"), profile("named", tags={"a": 1}, memory=True)])
+def test_a_name_and_tags_may_be_given(decorate, scripted) -> None:
+    assert decorate(lambda: 5)() == 5
+
+    (span,) = finished(scripted)
+    assert span.name == "named"
+
+
+def test_tags_of_the_decorator_win_over_ours(scripted) -> None:
+    profile(tags={"code.function.name": "mine"})(lambda: None)()
+
+    assert finished(scripted)[0].attributes["code.function.name"] == "mine"
+
+
+def test_methods_static_methods_and_recursion_work(scripted) -> None:
+    class Sums:
+        @profile
+        def down(self, n: int) -> int:
+            return n and n + self.down(n - 1)
+
+        @staticmethod
+        @profile
+        def three() -> int:
+            return 3
+
+        @classmethod
+        @profile
+        def name(cls) -> str:
+            return cls.__name__
+
+    assert (Sums().down(3), Sums.three(), Sums().three(), Sums.name()) == (6, 3, 3, "Sums")
+
+
+def test_the_memory_that_a_block_keeps_is_told_on_request(scripted) -> None:
+    kept = []
+    with profile("keeps", memory=True):
+        # Above 32 MiB glibc asks the system for memory instead of using freed memory again.
+        kept.append(b"x" * 50_000_000)
+    with profile("asks not"):
+        pass
+
+    keeps, asks_not = finished(scripted)
+    if os.path.exists("/proc/self/statm"):
+        assert 40_000_000 < keeps.attributes["pyinstrument.memory_delta"] < 100_000_000
+    assert "pyinstrument.memory_delta" not in (asks_not.attributes or {})
+
+
+def test_an_exception_passes_unchanged_and_marks_the_span(scripted, profile_of) -> None:
+    error = KeyError("missing")
+
+    @profile
+    def fails() -> None:
+        raise error
+
+    with pytest.raises(KeyError) as caught:
+        fails()
+
+    assert caught.value is error
+    (span,) = finished(scripted)
+    assert span.status.status_code is StatusCode.ERROR
+    assert {event.name for event in span.events} == {"exception", "pyinstrument.profile"}
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, StopIteration])
+def test_what_ends_a_program_passes_too(kind: type[BaseException], scripted) -> None:
+    with pytest.raises(kind), profile("ends"):
+        raise kind
+
+    assert [span.name for span in finished(scripted)] == ["ends"]
+
+
+def test_a_block_inside_a_profiled_block_is_a_child_without_profile(scripted, profile_of) -> None:
+    with profile("outer") as outer, profile("inner"):
+        pass
+
+    inner, outer_span = finished(scripted)
+    assert inner.parent.span_id == outer.get_span_context().span_id
+    assert [profile_of(inner) is None, profile_of(outer_span) is None] == [True, False]
+
+
+def test_one_object_may_be_entered_again_inside_itself(scripted) -> None:
+    block = profile("again")
+    with block as first, block as second:
+        assert first is not second
+
+    assert len(finished(scripted)) == 2
+
+
+def test_a_block_inside_a_consumers_span_has_its_own_profile(scripted, profile_of) -> None:
+    # Given a task whose span another instrumentation made, which is no request
+    with (
+        scripted.tracer.start_as_current_span("process mail", kind=SpanKind.CONSUMER) as task,
+        profile("send"),
+    ):
+        pass
+
+    send, consumer = finished(scripted)
+    assert send.parent.span_id == task.get_span_context().span_id
+    assert [profile_of(send) is None, profile_of(consumer) is None] == [False, True]
+
+
+def test_threads_profile_the_same_function_at_once_within_the_limit(make_traced, monkeypatch, profile_of):
+    # Given room for two
+    traced = make_traced(rate=0.0, max_concurrent=2)
+    monkeypatch.setattr(installed, "provider", traced.provider)
+    barrier = threading.Barrier(4)
+
+    @profile
+    def work() -> None:
+        barrier.wait(20)
+        barrier.wait(20)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    # Then each call has a span, and two have a profile
+    assert sorted(profile_of(span) is not None for span in finished(traced)) == [False, False, True, True]
+
+
+# --- inside a request --------------------------------------------------------------------------------
+
+
+def test_inside_a_profiled_request_there_is_one_profile(traced, monkeypatch, profile_of) -> None:
+    monkeypatch.setattr(installed, "provider", traced.provider)
+
+    def work() -> None:
+        with profile("part", tags={"a": 1}) as span:
+            assert request_of(span) is not None
+
+    root = traced.request(work)
+
+    part = finished(traced)[0]
+    assert part.parent.span_id == root.context.span_id
+    assert [profile_of(part) is None, profile_of(root) is None] == [True, False]
+
+
+def test_a_request_that_was_not_chosen_pays_for_no_profile(scripted, profile_of) -> None:
+    # Given a request that is not profiled, with a span of a library between it and the block
+    hooks = []
+
+    def work() -> None:
+        with scripted.tracer.start_as_current_span("library"), profile("part"):
+            hooks.append(sys.getprofile())
+
+    scripted.request(work)
+
+    # Then the block is a span and nothing more
+    assert hooks == [None]
+    assert [profile_of(span) for span in finished(scripted)] == [None, None, None]
+
+
+# --- coroutines --------------------------------------------------------------------------------------
+
+
+def test_a_coroutine_is_one_span_from_its_first_step_to_its_result(scripted) -> None:
+    @profile("fetch")
+    async def fetch(n: int) -> int:
+        await asyncio.sleep(0.01)
+        async with profile("inner"):
+            await asyncio.sleep(0)
+        return n + 1
+
+    async def both() -> list[int]:
+        return list(await asyncio.gather(fetch(1), fetch(2)))
+
+    assert asyncio.run(both()) == [2, 3]
+
+    spans = finished(scripted)
+    outer = [span for span in spans if span.name == "fetch"]
+    inner = [span for span in spans if span.name == "inner"]
+    assert len(outer) == len(inner) == 2
+    assert {span.parent.span_id for span in inner} == {span.context.span_id for span in outer}
+    assert all(span.end_time - span.start_time >= 10_000_000 for span in outer)
+    assert sys.getprofile() is None
+
+
+def test_a_cancelled_coroutine_ends_its_span(scripted) -> None:
+    @profile
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        task = asyncio.create_task(forever())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+
+    assert len(finished(scripted)) == 1
+
+
+# --- what cannot work --------------------------------------------------------------------------------
+
+
+def a_generator():
+    yield 1
+
+
+async def an_asynchronous_generator():
+    yield 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [a_generator, an_asynchronous_generator, int, classmethod(len), staticmethod(len), 5]
+)
+def test_what_has_no_single_run_is_refused_where_it_is_defined(wrong) -> None:
+    with pytest.raises(TypeError, match="profile: "):
+        profile("name")(wrong)
+
+
+def test_without_tracing_the_function_just_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opentelemetry.trace import NoOpTracerProvider
+
+    monkeypatch.setattr(installed, "provider", NoOpTracerProvider())
+
+    @profile
+    def work() -> int:
+        return 5
+
+    with profile("block", memory=True) as span:
+        assert not span.is_recording()
+    assert work() == 5
+
+
+def test_a_failure_of_the_tracer_costs_the_span_and_nothing_else(monkeypatch, caplog) -> None:
+    class Broken(TracerProvider):
+        def get_tracer(self, *_: object, **__: object):
+            raise RuntimeError("broken")
+
+    broken = Broken(shutdown_on_exit=False)
+    monkeypatch.setattr(installed, "provider", broken)
+
+    with caplog.at_level(logging.WARNING), profile("block") as span:
+        assert span is INVALID_SPAN
+
+    assert "block is not profiled" in caplog.text
+
+
+def test_a_failure_at_the_end_keeps_the_result_and_the_exception(scripted, monkeypatch, caplog) -> None:
+    with profile("block") as span:
+        monkeypatch.setattr(span, "end", lambda *_: 1 / 0)
+    assert "could not be ended" in caplog.text
+
+    def fail() -> None:
+        with profile("block") as span:
+            monkeypatch.setattr(span, "end", lambda *_: 1 / 0)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+
+
+# --- a real script -----------------------------------------------------------------------------------
+
+SCRIPT = """
+from otel_pyinstrument import profile
+
+@profile("nightly")
+def work():
+    return sum(sum(range(100)) for _ in range(3_000))
+
+work()
+"""
+
+
+def test_a_script_sends_its_profile_before_it_exits(http_sink, tmp_path) -> None:
+    # Given a plain script, nothing prepared in it
+    (tmp_path / "job.py").write_text(SCRIPT)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")} | {
+        "OTEL_TRACES_EXPORTER": "otlp_proto_http",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": http_sink.endpoint,
+    }
+    command = os.path.join(os.path.dirname(sys.executable), "opentelemetry-instrument")
+
+    # When it runs under the command, at the default rate, and ends at once
+    subprocess.run(
+        [command, sys.executable, "job.py"], cwd=tmp_path, env=environ, check=True, capture_output=True
+    )
+
+    # Then its profile has arrived
+    (span,) = http_sink.spans()
+    assert span.name == "nightly"
+    assert [event.name for event in span.events] == ["pyinstrument.profile"]
