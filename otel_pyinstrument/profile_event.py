@@ -81,10 +81,13 @@ class ProfileEvent(EventBase):
         if self._attributes is None:
             with _encoding_lock:
                 if self._attributes is None:
+                    start = time.thread_time()
                     self._attributes = MappingProxyType(
                         self._facts | self._written_facts() | self._encoded_or_error()
                     )
                     self._recording = self._request_facts = None
+                    if self._charge_encoding is not None:
+                        self._charge_encoding(time.thread_time() - start)
         return self._attributes
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -101,12 +104,8 @@ class ProfileEvent(EventBase):
             return {}
 
     def _encoded_or_error(self) -> dict[str, Any]:
-        start = time.thread_time()
         try:
-            encoded = self._encoded()
-            if self._charge_encoding is not None:
-                self._charge_encoding(time.thread_time() - start)
-            return encoded
+            return self._encoded()
         except Exception as error:
             self._report("encoding", error)
             return {"pyinstrument.error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]}

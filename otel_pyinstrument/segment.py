@@ -126,7 +126,7 @@ class Segment:
             self._add_rest(end)
         facts = RecordingFacts(
             duration_seconds=end - self._start,
-            cpu_seconds=self._cpu_seconds,
+            cpu_seconds=min(self._cpu_seconds, end - self._start),  # read a moment after the end
             hooked_cpu_seconds=max(self._hooked_cpu_seconds, self._cpu_seconds),
             sample_count=self._sample_count,
             truncated=self._truncated or self.builder.truncated,

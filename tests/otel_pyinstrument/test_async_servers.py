@@ -192,6 +192,7 @@ def served(site: Path, grpc_sink, wait_until) -> Callable[..., AbstractContextMa
             "OTEL_LOGS_EXPORTER": "none",
             "OTEL_BSP_SCHEDULE_DELAY": "100",
             "OTEL_PYINSTRUMENT_RATE": "1",
+            "OTEL_PYINSTRUMENT_CPU_BUDGET": "1",
             "OTEL_PYINSTRUMENT_MAX_CONCURRENT": "100",
             **variables,
         }

@@ -448,7 +448,7 @@ def test_nothing_is_kept_of_threads_and_requests_that_are_over(make) -> None:
         service.gate.leave(visit, seconds=1, failed=False)
 
     assert service.gate._presences == {}
-    assert service.gate._active == {}
+    assert service.gate._held_slots() == []
     assert service.gate._estimate._covered == {}
 
 

@@ -40,6 +40,7 @@ def recording() -> Recording:
         RecordingFacts(
             duration_seconds=0.5,
             cpu_seconds=0.25,
+            hooked_cpu_seconds=0.25,
             sample_count=1,
             truncated=False,
             interrupted=False,

@@ -257,7 +257,7 @@ def test_attribute_limits_do_not_maim_the_profile(limits: SpanLimits, tree_of, p
     serve(provider_with([profiling(), SimpleSpanProcessor(exporter)], span_limits=limits))
 
     (span,) = exporter.get_finished_spans()
-    assert len(profile_of(span).attributes) == 13
+    assert len(profile_of(span).attributes) == 14
     assert tree_of(span).node_count == 1
 
 
