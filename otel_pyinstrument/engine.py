@@ -12,10 +12,7 @@ from otel_pyinstrument.segment import Segment
 from otel_pyinstrument.settings import Settings
 
 MAX_REQUESTS_PER_SHARED_THREAD = 8
-"""Requests sampled at once on one event loop (or thread of greenlets): each sees every sample of it.
-
-A few cost hardly more than one, because they share the hook: docs/adr/003-hook-on-event-loops.md.
-"""
+"""Requests sampled at once on one thread of greenlets: each sees every sample of it."""
 
 
 class Engine:
@@ -36,7 +33,7 @@ class Engine:
         `same_request` tells, inside the hook, whether the code that is running belongs to this request.
         """
         segment = self._segment(same_request, ended_early=ended_early)
-        if segment is None or (segment.shares_thread and self._thread_is_full()):
+        if segment is None or (segment.sees_others and self._thread_is_full()):
             return None
         self._start(segment)
         return segment
@@ -53,7 +50,7 @@ class Engine:
     def forget_closed(self) -> None:
         """Keep no segment whose hook is gone."""
         with self._lock:
-            self._open = [segment for segment in self._open if segment.is_hooked]
+            self._open = [segment for segment in self._open if segment.is_open]
 
     def stop_all(self) -> None:
         """End all sampling and lose what was recorded. Also in a forked child: the parent goes on."""
@@ -94,5 +91,5 @@ class Engine:
         here = native.thread_id()
         with self._lock:
             segments = self._open
-        sharing = sum(segment.is_hooked and segment.owner == here for segment in segments)
+        sharing = sum(segment.is_open and segment.owner == here for segment in segments)
         return sharing >= MAX_REQUESTS_PER_SHARED_THREAD

@@ -6,7 +6,6 @@ when it fails, profiling stays off and the application does not notice.
 
 from __future__ import annotations
 
-import opcode
 import sys
 import threading
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ _ON_ENDING = "_on_ending"
 _ACTIVE_SPAN_PROCESSOR = "_active_span_processor"
 _SPAN_PROCESSORS = "_span_processors"
 _LOCK = "_lock"
-_SAMPLE = "_sample"
+_UPDATE = "_update"
 _PROFILE_HOOK_TYPE = "ProfilerState"
 _PROBE_INTERVAL_SECONDS = 1e-7
 _PROBE_CALLS = 10_000
@@ -184,27 +183,6 @@ def frame_identifier(frame: FrameType) -> str:
     return get_frame_info(frame)
 
 
-def frame_just_resumed() -> bool:
-    """Whether the event being sampled is the resumption of a suspended coroutine or generator.
-
-    For the target of a sampler. False also when that cannot be seen.
-    """
-    from pyinstrument.stack_sampler import StackSampler
-
-    code = getattr(StackSampler, _SAMPLE).__code__
-    caller: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] - documented, CPython
-    while caller is not None and caller.f_code is not code:
-        caller = caller.f_back
-    if caller is None or caller.f_locals.get("event") != "call":
-        return False
-    frame: FrameType = caller.f_locals["frame"]
-    if sys.version_info < (3, 11):
-        return frame.f_lasti >= 0
-    # RESUME has an argument other than 0 after a yield, `yield from` or `await`.
-    operation = frame.f_code.co_code[frame.f_lasti : frame.f_lasti + 2]
-    return len(operation) == 2 and operation[0] == opcode.opmap["RESUME"] and operation[1] & 3 != 0
-
-
 def silence_overhead_warning() -> None:
     """Keep pyinstrument from writing to stderr in each thread of an application with a slow clock."""
     from pyinstrument import stack_sampler
@@ -226,10 +204,18 @@ def hook_is_installed() -> bool:
 def subscribe(
     sampler: StackSampler, target: StackSamplerSubscriberTarget, *, interval_seconds: float
 ) -> None:
-    """Have `target` called on this thread. Installs the profile function, also after others wiped it."""
+    """Have `target` called on this thread. Installs the profile function, also after others wiped it.
+
+    For a target that is subscribed already: from now on at this interval.
+    """
     if sys.getprofile() is None:
         # Somebody's sys.setprofile(None) removed a hook that the sampler believes in.
         _forget_hook(sampler)
+    for subscriber in sampler.subscribers:
+        if subscriber.target == target:
+            subscriber.desired_interval = interval_seconds
+            getattr(sampler, _UPDATE)()
+            return
     sampler.subscribe(target, desired_interval=interval_seconds, use_async_context=False)
 
 

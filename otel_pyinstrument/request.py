@@ -125,10 +125,10 @@ class Request:
         """The open segments of this thread, innermost first."""
         here = native.thread_id()
         with self._lock:
-            if self._finished or self._segment is None or not self._segment.is_hooked:
+            if self._finished or self._segment is None or not self._segment.is_open:
                 return []
             segments = [self._segment, *self._hop_segments]
-        return [segment for segment in reversed(segments) if segment.owner == here and segment.is_hooked]
+        return [segment for segment in reversed(segments) if segment.owner == here and segment.is_open]
 
     def _builder_for(self, parent: CallTreeBuilder, path: tuple[str, ...]) -> CallTreeBuilder | None:
         with self._lock:

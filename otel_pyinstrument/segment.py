@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from otel_pyinstrument import native, private_names
 from otel_pyinstrument.base import shared_calls
 from otel_pyinstrument.call_tree import CallTreeBuilder
-from otel_pyinstrument.classification import AWAIT, Classifier, Place
+from otel_pyinstrument.classification import AWAIT, Classifier
 from otel_pyinstrument.classification.threads import ThreadClassifier
 from otel_pyinstrument.frames import identifier_of
 from otel_pyinstrument.guard import came_from_signal_handler
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 MAX_NODES = 20_000
 MAX_DEPTH = 2_000
 
-_EVERY_EVENT_SECONDS = 1e-9
-_MAX_UNDECIDED_EVENTS = 1_000
+_SHORTEST_INTERVAL_SECONDS = 1e-4
+_FIRST_TURN_INTERVAL_SECONDS = 1e-3
+"""What was waiting for the thread when a segment began has its turns before the first `pause` comes."""
 
 
 def new_builder() -> CallTreeBuilder:
@@ -36,6 +37,9 @@ class Segment:
 
     The wall time between two samples belongs to the stack of the later one, what is left at the end to
     the stack of the last one: the tree sums to the wall time between `open` and `close`.
+
+    Where the classifier tells of the unit's turns, the hook is there for these alone, the time between them
+    is credited exactly where the unit waits, and the interval between samples is running time.
 
     `builder` may already hold the samples of earlier segments. Of the stacks only what is below `entry`
     is recorded. `ended_early` is called, on any thread, when sampling stops before `close`.
@@ -59,6 +63,7 @@ class Segment:
         self._ended_early = ended_early
         # Reentrant: a sample, a signal handler or a finalizer may run inside `close` on the same thread.
         self._lock = native.RLock()
+        self._open = False
         self._closed = False
         self._hooked = False
         self._truncated = False
@@ -69,16 +74,19 @@ class Segment:
         self._busy = False
         self._waiting_below: Sequence[str] | None = None
         self._waiting_since = 0.0
-        self._undecided_events = 0
+        self._paused_since = 0.0
+        self._ended_at: float | None = None
+        self._first_turn = self._classifier.knows_turns
+        self._unfollow: Callable[[], None] = lambda: None
         self._cpu_seconds = 0.0
         self._hooked_cpu_seconds = 0.0
         self.place_without_samples: Sequence[str] = ()
         """Where the time goes when the segment is too short for a sample."""
 
     @property
-    def is_hooked(self) -> bool:
-        """Whether the hook of this segment costs its thread something."""
-        return self._hooked
+    def is_open(self) -> bool:
+        """Whether this segment still samples, or its hook is still there."""
+        return self._open or self._hooked
 
     @property
     def owner(self) -> int:
@@ -89,6 +97,11 @@ class Segment:
     def shares_thread(self) -> bool:
         return self._classifier.shares_thread
 
+    @property
+    def sees_others(self) -> bool:
+        """Whether the hook slows what takes turns with the unit, and samples it."""
+        return self._classifier.shares_thread and not self._classifier.knows_turns
+
     def open(self) -> None:
         """Install the hook on the calling thread, which owns the segment from now on."""
         self._owner = native.thread_id()
@@ -98,9 +111,9 @@ class Segment:
         self._entry = None
         self._start_codes = [call.f_code for call in calls]
         self._start = self._last = time.perf_counter()
-        self._cpu = self._hooked_cpu = time.thread_time()
-        self._hooked = True
-        private_names.subscribe(self._sampler, self._on_sample, interval_seconds=self._interval_seconds)
+        self._open = True
+        self._hook()
+        self._unfollow = self._classifier.follow(self, self._max_duration_seconds)
 
     def close(self) -> Recording | None:
         """End sampling and hand over what was recorded; None when that has happened before. Any thread.
@@ -110,18 +123,24 @@ class Segment:
         with self._lock:
             if self._closed:
                 return None
-            ran_to_the_end = self._hooked
+            ran_to_the_end = self._open
+            paused = self._open and not self._hooked
+            self._open = False  # from here on a sample takes the hook away
             self._closed = True
             end = time.perf_counter()
+            if paused:
+                self._add_waiting(end, samples=0)
+                self._add_pause(end)
+        self._unfollow()
         base: Sequence[CodeType] = self._start_codes
         if native.thread_id() == self._owner:
-            if ran_to_the_end:
+            if ran_to_the_end and self._hooked:
                 self._count_cpu(ours=self._waiting_below is None and self._classifier.is_running())
             self._unhook()
             base = shared_calls(base, [call.f_code for call in self._classifier.calls()]) or base
         if not ran_to_the_end or self._interrupted:
             # Who knows where the time went after a limit was reached, or without the hook.
-            end = self._last
+            end = self._last if self._ended_at is None or self._interrupted else self._ended_at
         if self._failure is None:
             self._add_rest(end)
         facts = RecordingFacts(
@@ -139,15 +158,77 @@ class Segment:
     def stop(self) -> None:
         """End sampling and lose what was recorded. Any thread; also in a forked child."""
         self._lock = native.RLock()  # the parent's thread that held it does not exist in a child
+        self._open = False
         self._closed = True
+        self._unfollow()
         if native.thread_id() == self._owner:
             self._unhook()
+
+    # --- turns of the unit ---------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """The unit's turn begins: sample it, and credit the wait. Own thread."""
+        try:
+            with self._lock:
+                if not self._open or self._hooked:
+                    return
+                now = time.perf_counter()
+                self._add_waiting(now, samples=0)
+                self._add_pause(now)
+                if now - self._start >= self._max_duration_seconds:
+                    self._end_early(None, at=now)
+                elif private_names.hook_is_ours_to_share():
+                    self._hook()
+                else:
+                    self._give_way()
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+            self._end_early(error)
+
+    def pause(self) -> None:
+        """The unit's turn is over. Own thread."""
+        try:
+            with self._lock:
+                self._first_turn = False
+                if self._open and self._hooked:
+                    self._count_cpu(ours=self._waiting_below is None)
+                    self._paused_since = time.perf_counter()
+                    self._unhook()
+                    if self._interrupted:
+                        self._give_way()
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+            self._end_early(error)
+
+    def reach_limit(self) -> None:
+        """The maximum duration is over, while the unit waits perhaps. Own thread."""
+        with self._lock:
+            if self._open:
+                now = time.perf_counter()
+                if not self._hooked:
+                    self._add_waiting(now, samples=0)
+                    self._add_pause(now)
+                self._end_early(None, at=now)
+
+    def _give_way(self) -> None:
+        """Another profiler has taken the thread."""
+        self._interrupted = True
+        self._open = False
+        self._unfollow()
+
+    def _add_pause(self, now: float) -> None:
+        """Credit the time since `pause` where the unit waits, unless it has been credited to a hop."""
+        if self._waiting_below is None:
+            waiting = [private_names.frame_identifier(call) for call in self._classifier.calls()]
+            self._add_wait([*waiting[self._skip :], AWAIT], now - self._paused_since, samples=0)
 
     # --- waiting for work elsewhere ------------------------------------------------------------------
 
     def calls_of_running(self) -> Sequence[FrameType] | None:
         """The calls below the entry when this unit is running and does not wait; else None. Own thread."""
-        if self._closed or not self._hooked or self._waiting_below is not None:
+        if not self._open or self._waiting_below is not None:
             return None
         return self._classifier.calls()[self._skip :] if self._classifier.is_running() else None
 
@@ -165,22 +246,25 @@ class Segment:
         with self._lock:
             self._busy = True
             try:
-                if not self._closed and self._hooked:
+                if self._open:
                     self._add_waiting(time.perf_counter(), samples=0)
-                    if native.thread_id() == self._owner:
+                    if self._hooked and native.thread_id() == self._owner:
                         self._count_cpu(ours=False)
                 self._waiting_below = None
             finally:
                 self._busy = False
 
     def _add_waiting(self, now: float, *, samples: int) -> None:
-        """Credit the wait, exactly. What lies between the last sample and the wait is left to the next."""
         if self._waiting_below is None:
             return
         waited = now - self._waiting_since
         self._waiting_since = now
-        self._last += waited
-        self.builder.add([*self._waiting_below, AWAIT], waited, samples=samples)
+        self._add_wait([*self._waiting_below, AWAIT], waited, samples=samples)
+
+    def _add_wait(self, stack: Sequence[str], seconds: float, *, samples: int) -> None:
+        """Credit a wait, exactly. What lies between the last sample and the wait is left to the next."""
+        self._last += seconds
+        self.builder.add(stack, seconds, samples=samples)
 
     # --- samples -------------------------------------------------------------------------------------
 
@@ -189,19 +273,19 @@ class Segment:
         try:
             if self._busy or private_names.sampler_is_changing(stack):
                 return
-            if self._closed:
+            if not self._open:
                 self._unhook()
                 return
             now = time.perf_counter()
             # A faster profiler of the user's may drive the hook; the time then goes to our next sample.
             if (
-                not self._undecided_events
+                not self._first_turn
                 and now - self._last < self._interval_seconds
-                and private_names.sampling_interval_seconds(self._sampler) < self._interval_seconds
+                and private_names.sampling_interval_seconds(self._sampler) < self._asked_interval_seconds
             ):
                 return
             with self._lock:
-                if not self._closed:
+                if self._open:
                     self._sample(stack, now)
         except Exception as error:
             if came_from_signal_handler(error):
@@ -210,34 +294,27 @@ class Segment:
 
     def _sample(self, stack: list[str], now: float) -> None:
         if self._waiting_below is None:
-            place = self._place(stack)
-            if place is None:
+            place = self._classifier.place(stack)
+            if self._first_turn and place.ours and now - self._last < self._interval_seconds:
                 return
+            if not place.ours and self._classifier.knows_turns and not self._first_turn:
+                return  # inside `resume` or `pause`: left to the next sample
+            ours = place.ours
             self._add_pending(0.0)
             self._pending = (place.stack[self._skip :], now - self._last)
             self._last = now
-            self._count_cpu(ours=place.ours)
+            self._count_cpu(ours=ours)
         else:
+            ours = self._classifier.is_running()
             self._add_waiting(now, samples=1)
             self._count_cpu(ours=False)
         self._sample_count += 1
         if now - self._start >= self._max_duration_seconds or self.builder.node_count >= MAX_NODES:
             self._end_early(None)
-
-    def _place(self, stack: list[str]) -> Place | None:
-        place = self._classifier.place(stack)
-        if place is None and self._undecided_events < _MAX_UNDECIDED_EVENTS:
-            if not self._undecided_events:
-                private_names.subscribe(self._sampler, self._on_event, interval_seconds=_EVERY_EVENT_SECONDS)
-            self._undecided_events += 1
-            return None
-        if self._undecided_events:
-            self._undecided_events = 0
-            private_names.unsubscribe(self._sampler, self._on_event)
-        return place or Place([AWAIT], False)
-
-    def _on_event(self, _stack: list[str], _elapsed: float, _state: object) -> None:
-        """Subscribed so that `_on_sample` sees the very next events, until it knows whose the time is."""
+        elif self._first_turn and not ours:
+            self.pause()
+        elif not self._first_turn and self._asked_interval_seconds < self._interval_seconds:
+            self._hook()  # after what was left, the whole interval
 
     def _count_cpu(self, *, ours: bool) -> None:
         cpu = time.thread_time()
@@ -258,26 +335,38 @@ class Segment:
         else:
             self.builder.add(list(self.place_without_samples), end - self._last, samples=0)
 
-    def _end_early(self, failure: Exception | None) -> None:
+    def _end_early(self, failure: Exception | None, at: float | None = None) -> None:
+        """Sampling ends with the last sample, or `at` a time until which all is credited but running time."""
         self._truncated = True
+        self._ended_at = at
+        self._open = False
         self._failure = failure
         try:
+            self._unfollow()
             self._unhook()
             if self._ended_early is not None:
                 self._ended_early()
         except Exception as error:
             self._failure = failure or error
 
+    def _hook(self) -> None:
+        """The hook fires when what is left of the interval has been running time. Own thread."""
+        left = self._interval_seconds - (time.perf_counter() - self._last)
+        longest = _FIRST_TURN_INTERVAL_SECONDS if self._first_turn else self._interval_seconds
+        self._asked_interval_seconds = max(min(left, longest), _SHORTEST_INTERVAL_SECONDS)
+        if not self._hooked:
+            self._cpu = self._hooked_cpu = time.thread_time()
+        self._hooked = True
+        private_names.subscribe(self._sampler, self._on_sample, interval_seconds=self._asked_interval_seconds)
+
     def _unhook(self) -> None:
         if not self._hooked:
             return
         self._hooked = False  # before the work: a sample may come here in the middle of it
-        self._hooked_cpu_seconds = time.thread_time() - self._hooked_cpu
+        self._hooked_cpu_seconds += time.thread_time() - self._hooked_cpu
         try:
-            if self._undecided_events:
-                private_names.unsubscribe(self._sampler, self._on_event)
             intact = private_names.unsubscribe(self._sampler, self._on_sample)
         except BaseException:
             self._hooked = True  # the next sample tries again
             raise
-        self._interrupted = not intact
+        self._interrupted = self._interrupted or not intact

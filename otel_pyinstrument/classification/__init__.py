@@ -8,7 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from otel_pyinstrument.loop_steps import Stepped
 
 AWAIT = "[await]\0\x000"
 """The identifier of a leaf: the unit was suspended here. In the format of the sampler's entries."""
@@ -30,11 +33,8 @@ class Classifier(Protocol):
     All methods run on the unit's thread, `place` inside the profile hook: fast, without blocking.
     """
 
-    def place(self, stack: list[str]) -> Place | None:
-        """Where a sample belongs; `stack` is the sampler's, with the thread before the outermost call.
-
-        None when only the next event can tell.
-        """
+    def place(self, stack: list[str]) -> Place:
+        """Where a sample belongs; `stack` is the sampler's, with the thread before the outermost call."""
         ...
 
     def calls(self) -> Sequence[FrameType]:
@@ -49,6 +49,24 @@ class Classifier(Protocol):
     def shares_thread(self) -> bool:
         """Whether other requests take turns on the same thread."""
         ...
+
+    @property
+    def knows_turns(self) -> bool:
+        """Whether `follow` tells when it is the unit's turn, so that the hook is there only then."""
+        ...
+
+    def follow(self, stepped: Stepped, max_duration_seconds: float) -> Callable[[], None]:
+        """From now on tell `stepped` of the unit's turns; the result ends that, on any thread."""
+        ...
+
+
+class AlwaysItsTurn:
+    """For units whose turns nobody tells of."""
+
+    knows_turns = False
+
+    def follow(self, stepped: Stepped, max_duration_seconds: float) -> Callable[[], None]:
+        return lambda: None
 
 
 def classifier_of_running_unit(same_request: Callable[[], bool]) -> Classifier | None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import greenlet
 
-from otel_pyinstrument.classification import AWAIT, Place
+from otel_pyinstrument.classification import AWAIT, AlwaysItsTurn, Place
 from otel_pyinstrument.classification.frame_chains import calls_up_to, running_calls
 from otel_pyinstrument.private_names import frame_identifier
 
 
-class GreenletClassifier:
+class GreenletClassifier(AlwaysItsTurn):
     """Told apart by identity. A greenlet that ours has started and waits for (its child) works for it.
 
     In gevent the parent of every greenlet is the hub, so requests are never below each other.

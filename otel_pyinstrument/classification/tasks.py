@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from contextvars import Context
 from types import FrameType
 from typing import Any
 
@@ -15,7 +16,8 @@ from otel_pyinstrument.classification.frame_chains import (
     running_calls,
     suspended_calls,
 )
-from otel_pyinstrument.private_names import frame_identifier, frame_just_resumed
+from otel_pyinstrument.loop_steps import LoopSteps, Stepped
+from otel_pyinstrument.private_names import frame_identifier
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -33,32 +35,41 @@ class TaskClassifier:
     """
 
     shares_thread = True
+    knows_turns = True
 
     def __init__(
         self,
         task: asyncio.Task[Any],
         loop: asyncio.AbstractEventLoop,
+        steps: LoopSteps,
         same_request: Callable[[], bool],
     ) -> None:
         self._task = task
         self._loop = loop
+        self._steps = steps
         self._same_request = same_request
         self._greenlet: Any = sys.modules["greenlet"].getcurrent() if "greenlet" in sys.modules else None
-        self._resuming = False
 
     @classmethod
     def of_current_task(
         cls, loop: asyncio.AbstractEventLoop, same_request: Callable[[], bool]
     ) -> TaskClassifier | None:
-        """None inside a callback of the loop: that is nobody's for longer than this moment."""
-        task = asyncio.current_task(loop)
-        return None if task is None else cls(task, loop, same_request)
+        """None inside a callback of the loop: that is nobody's for longer than this moment.
 
-    def place(self, stack: list[str]) -> Place | None:
+        None, too, on a loop that cannot be followed.
+        """
+        task = asyncio.current_task(loop)
+        steps = LoopSteps.of(loop)
+        return None if task is None or steps is None else cls(task, loop, steps, same_request)
+
+    def follow(self, stepped: Stepped, max_duration_seconds: float) -> Callable[[], None]:
+        return self._steps.follow(self._task, stepped, self._belongs, max_duration_seconds)
+
+    def place(self, stack: list[str]) -> Place:
         task = asyncio.current_task(self._loop)
         if task is self._task:
-            return self._place_own(stack)
-        self._resuming = False
+            below = self._from_coroutine(self._task, stack)
+            return Place(below, True) if below else Place([AWAIT], False)
         awaiting = list(map(frame_identifier, suspended_calls(self._task.get_coro())))
         if task is not None and self._same_request():
             below = self._from_coroutine(task, stack)
@@ -77,16 +88,9 @@ class TaskClassifier:
     def is_running(self) -> bool:
         return running_loop() is self._loop and asyncio.current_task(self._loop) is self._task
 
-    def _place_own(self, stack: list[str]) -> Place | None:
-        below = self._from_coroutine(self._task, stack)
-        if not below or self._resuming:
-            # uvloop runs no Python while it is idle, so the first event is our own resumption, call by
-            # call from the outermost coroutine down. The innermost one is where the time was awaited.
-            self._resuming = frame_just_resumed()
-            if self._resuming:
-                return None
-            return Place([*below, AWAIT], False)
-        return Place(below, True)
+    def _belongs(self, context: Context) -> bool:
+        # A copy, because a task that is running has entered its context.
+        return context.copy().run(self._same_request)
 
     def _from_coroutine(self, task: asyncio.Task[Any], stack: list[str]) -> list[str]:
         frame = frame_of(task.get_coro())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from types import FrameType
 
-from otel_pyinstrument.classification import Place
+from otel_pyinstrument.classification import AlwaysItsTurn, Place
 from otel_pyinstrument.classification.frame_chains import running_calls
 
 
-class ThreadClassifier:
+class ThreadClassifier(AlwaysItsTurn):
     """Everything on the thread belongs to the request."""
 
     shares_thread = False

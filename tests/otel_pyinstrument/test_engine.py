@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import greenlet
 import pytest
 
 from otel_pyinstrument.engine import MAX_REQUESTS_PER_SHARED_THREAD, Engine
+from otel_pyinstrument.segment import Segment
 from otel_pyinstrument.settings import Settings
 
 
@@ -32,23 +34,39 @@ def test_nothing_is_opened_in_a_callback_of_an_event_loop(engine: Engine) -> Non
     assert sys.getprofile() is None
 
 
-def test_the_requests_of_one_event_loop_are_capped(engine: Engine) -> None:
-    # When more tasks than the cap ask at the same time
-    async def handler() -> object:
+def test_the_greenlets_of_one_thread_are_capped(engine: Engine) -> None:
+    # When more greenlets than the cap ask at the same time
+    opened: list[Segment | None] = []
+
+    def handler() -> None:
         segment = engine.open(nobody)
-        await asyncio.sleep(0.01)
+        opened.append(segment)
+        greenlet.getcurrent().parent.switch()
         if segment is not None:
             segment.close()
-        return segment
 
-    async def main() -> list[object]:
-        return await asyncio.gather(*(handler() for _ in range(MAX_REQUESTS_PER_SHARED_THREAD + 3)))
+    for _ in range(2):
+        running = [greenlet.greenlet(handler) for _ in range(MAX_REQUESTS_PER_SHARED_THREAD + 3)]
+        for each in running * 2:
+            each.switch()
 
-    opened = asyncio.run(main())
+    # Then only so many are sampled, for each sees the turns of all, and the places are free again
+    assert sum(segment is not None for segment in opened) == 2 * MAX_REQUESTS_PER_SHARED_THREAD
+    assert sys.getprofile() is None
 
-    # Then only so many are sampled, and the places are free again afterwards
-    assert sum(segment is not None for segment in opened) == MAX_REQUESTS_PER_SHARED_THREAD
-    assert sum(segment is not None for segment in asyncio.run(main())) == MAX_REQUESTS_PER_SHARED_THREAD
+
+def test_the_requests_of_one_event_loop_are_not_capped(engine: Engine) -> None:
+    # When many tasks ask at the same time
+    async def handler() -> bool:
+        segment = engine.open(nobody)
+        await asyncio.sleep(0.01)
+        return segment is not None and segment.close() is not None
+
+    async def main() -> list[bool]:
+        return await asyncio.gather(*(handler() for _ in range(5 * MAX_REQUESTS_PER_SHARED_THREAD)))
+
+    # Then all are sampled, because each is sampled in its own turns only
+    assert all(asyncio.run(main()))
     assert sys.getprofile() is None
 
 

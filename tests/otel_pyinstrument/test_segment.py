@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cProfile
+import gc
 import signal
 import subprocess
 import sys
@@ -347,7 +348,7 @@ def test_a_late_stop_inside_the_start_of_the_users_profiler_waits(
 
     class Closing(stack_sampler.StackSamplerSubscriber):
         def __init__(self, **options: object) -> None:
-            segment._closed = True  # as another thread would
+            segment._open, segment._closed = False, True  # as another thread would
             super().__init__(**options)
 
     monkeypatch.setattr(stack_sampler, "StackSamplerSubscriber", Closing)
@@ -425,6 +426,7 @@ def test_an_exception_of_a_signal_handler_passes_through_the_callback(make_trace
             sum(range(50))
 
     # When it interrupts many requests
+    gc.collect()  # finalizers of what other tests left would swallow it
     try:
         for number in range(60):
             with pytest.raises(Timeout):

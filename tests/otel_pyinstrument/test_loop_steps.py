@@ -1,0 +1,267 @@
+"""On an event loop the profile function is there while the profiled request runs, and at no other time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvloop
+from opentelemetry.trace import SpanKind
+
+LOOPS = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.Loop}
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest):
+    made = LOOPS[request.param]()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def serve(traced):
+    """Serve one request whose work is `work()`."""
+
+    async def run(work: Callable[[], Awaitable[object]]) -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await work()
+
+    return run
+
+
+def is_replaced(loop: asyncio.AbstractEventLoop) -> bool:
+    return "call_soon" in vars(loop)
+
+
+def test_other_tasks_of_the_loop_run_without_the_hook(loop, serve, burn) -> None:
+    # Given a request that takes turns with another task
+    seen: dict[str, list[object]] = {"own": [], "other": []}
+
+    async def own() -> None:
+        for _ in range(5):
+            burn(0.002)
+            seen["own"].append(sys.getprofile())
+            await asyncio.sleep(0)
+
+    async def other() -> None:
+        await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+            seen["other"].append(sys.getprofile())
+
+    async def main() -> None:
+        await asyncio.gather(serve(own), other())
+
+    loop.run_until_complete(main())
+
+    # Then only the request pays
+    assert None not in seen["own"]
+    assert seen["other"] == [None] * 5
+
+
+def test_the_first_turn_of_others_ends_the_hook(loop, serve, burn) -> None:
+    # Given a long task that already waits for its turn when the request begins
+    hooks: list[object] = []
+
+    async def own() -> None:
+        await asyncio.sleep(0.01)
+
+    async def other() -> None:
+        burn(0.02)
+        hooks.append(sys.getprofile())
+
+    async def main() -> None:
+        await asyncio.gather(serve(own), other())
+
+    loop.run_until_complete(main())
+
+    # Then the hook is gone before that turn is over
+    assert hooks == [None]
+
+
+def test_the_loop_is_as_before_after_the_last_profile(loop, serve) -> None:
+    replaced: list[bool] = []
+
+    async def work() -> None:
+        replaced.append(is_replaced(loop))
+        await asyncio.sleep(0.001)
+        replaced.append(is_replaced(loop))
+
+    async def main() -> None:
+        await asyncio.gather(serve(work), serve(work))
+
+    # When requests come, and later more of them
+    for _ in range(2):
+        loop.run_until_complete(main())
+        assert not is_replaced(loop)
+
+    assert replaced == [True] * 8
+
+
+def test_what_others_put_around_it_stays(loop, serve, tree_of, traced, time_in, burn) -> None:
+    # Given a tool that replaces call_soon too while a request is profiled
+    calls: list[object] = []
+
+    async def work() -> None:
+        inner = loop.call_soon
+
+        def call_soon(callback, *arguments, context=None):
+            calls.append(callback)
+            return inner(callback, *arguments, context=context)
+
+        loop.call_soon = call_soon
+        await asyncio.sleep(0.001)
+
+    def planted() -> None:
+        burn(0.02)
+
+    async def more_work() -> None:
+        await asyncio.sleep(0.01)
+        planted()
+
+    loop.run_until_complete(serve(work))
+    theirs = vars(loop)["call_soon"]
+
+    # When more requests come afterwards
+    for _ in range(3):
+        loop.run_until_complete(serve(more_work))
+
+    # Then theirs is still there and works, and ours too
+    assert vars(loop)["call_soon"] is theirs
+    assert calls
+    last = traced.exporter.get_finished_spans()[-1]
+    assert time_in(tree_of(last), "planted") > 15_000
+
+
+def test_a_loop_that_cannot_be_followed_gives_no_profile(serve, traced) -> None:
+    # Given a loop whose attributes cannot be set
+    class Closed(asyncio.SelectorEventLoop):
+        def __setattr__(self, name: str, value: object) -> None:
+            if name.startswith("otel"):
+                raise AttributeError(name)
+            super().__setattr__(name, value)
+
+    loop = Closed()
+    try:
+        loop.run_until_complete(serve(lambda: asyncio.sleep(0.001)))
+    finally:
+        loop.close()
+
+    # Then the request is served without
+    (span,) = traced.exporter.get_finished_spans()
+    assert not span.events
+
+
+def test_a_span_that_another_thread_ends_while_the_request_waits(loop, traced, tree_of, time_in) -> None:
+    # Given a request that waits on its loop
+    async def waits() -> None:
+        span = traced.tracer.start_span("GET /", kind=SpanKind.SERVER)
+        asyncio.get_running_loop().call_later(0.03, lambda: ending.start())
+        ending = threading.Thread(target=span.end)
+        await asyncio.sleep(0.06)
+        ending.join()
+
+    loop.run_until_complete(waits())
+
+    # Then the wait until then is in its tree, and the loop is as before
+    (span,) = traced.exporter.get_finished_spans()
+    tree = tree_of(span)
+    assert 25_000 < time_in(tree, "[await]") <= tree.duration_us
+    assert tree.duration_us <= (span.end_time - span.start_time) / 1000 + 1
+    assert not is_replaced(loop)
+
+
+def test_a_profile_function_that_came_meanwhile_is_left_alone(loop, serve, traced, profile_of) -> None:
+    # Given a debugger that sets its profile function while the request waits
+    def theirs(*_arguments: object) -> None:
+        pass
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_soon(sys.setprofile, theirs)
+        await asyncio.sleep(0.01)
+        assert sys.getprofile() is theirs
+
+    try:
+        loop.run_until_complete(serve(work))
+        assert sys.getprofile() is theirs
+    finally:
+        sys.setprofile(None)
+
+    # Then the profile says so
+    (span,) = traced.exporter.get_finished_spans()
+    assert profile_of(span).attributes["pyinstrument.interrupted"] is True
+    assert not is_replaced(loop)
+
+
+@pytest.mark.parametrize("way", ["cancelled", "failed"])
+def test_a_request_that_does_not_end_well_leaves_nothing(way: str, loop, serve, traced, tree_of) -> None:
+    async def work() -> None:
+        await asyncio.sleep(0.005)
+        if way == "failed":
+            raise RuntimeError("on purpose")
+        await asyncio.sleep(30)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(serve(work))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled() or task.exception()
+
+    loop.run_until_complete(main())
+
+    (span,) = traced.exporter.get_finished_spans()
+    assert tree_of(span).duration_us > 4_000
+    assert not is_replaced(loop)
+    assert sys.getprofile() is None
+
+
+def test_finished_tasks_of_a_long_request_are_not_kept(loop, serve) -> None:
+    # Given a connection that starts a task for each message
+    tasks: list[weakref.ref[asyncio.Task[None]]] = []
+
+    async def answer() -> None:
+        await asyncio.sleep(0)
+
+    async def connection() -> None:
+        for _ in range(1000):
+            task = asyncio.ensure_future(answer())
+            tasks.append(weakref.ref(task))
+            await task
+        del task
+        gc.collect()
+        # Then most of them are gone while it is still open
+        assert sum(task() is not None for task in tasks) < 100
+
+    loop.run_until_complete(serve(connection))
+
+
+@pytest.mark.parametrize("factory", [asyncio.eager_task_factory] if sys.version_info >= (3, 12) else [None])
+def test_tasks_that_start_eagerly_are_seen(factory, serve, traced, tree_of, time_in, burn) -> None:
+    # Given a loop whose tasks begin at once, inside the step that makes them
+    def planted() -> None:
+        burn(0.02)
+
+    async def child() -> None:
+        planted()
+        await asyncio.sleep(0.001)
+        planted()
+
+    async def work() -> None:
+        await asyncio.ensure_future(child())
+
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(factory)
+    try:
+        loop.run_until_complete(serve(work))
+    finally:
+        loop.close()
+
+    # Then both parts of the child are in the tree
+    (span,) = traced.exporter.get_finished_spans()
+    assert time_in(tree_of(span), "planted") > 30_000
