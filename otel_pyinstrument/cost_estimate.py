@@ -80,10 +80,13 @@ class CostEstimate:
             self._covered_process = process
         return max(thread_seconds - covered, 0.0)
 
-    def cost_of(self, hooked_seconds: float) -> float:
-        """The cost of a profile whose threads used `hooked_seconds` of CPU time under the hook."""
+    def cost_of(self, hooked_seconds: float, *, held_thread: bool = True) -> float:
+        """The cost of a profile whose threads used `hooked_seconds` of CPU time under the hook.
+
+        `held_thread`: the hook was there all the time, told of by `hook_begins` and `hook_ends`.
+        """
         cost = hooked_seconds * (1 - 1 / self.slowdown)
-        if self.every_thread_pays:
+        if self.every_thread_pays and held_thread:
             self._hooked_thread_seconds += hooked_seconds
             others = self._hooked_process_seconds - self._hooked_thread_seconds
             if others > self._other_threads_seconds:

@@ -168,13 +168,15 @@ class Gate:
         seconds: float,
         failed: bool,
         slot: Slot | None = None,
+        hooked_seconds: float = 0.0,
         elsewhere_seconds: float = 0.0,
         comparable: bool = True,
     ) -> float:
         """At the end of the request, after the hook is gone: what the profile cost in CPU seconds.
 
-        `seconds` is the wall time. Of a profiled request, with its released `slot`: `elsewhere_seconds` is
-        the CPU time under hooks on other threads, and `comparable` is False when sampling ended early.
+        `seconds` is the wall time. Of a profiled request, with its released `slot`: `hooked_seconds` is the
+        CPU time under its hooks, of which `elsewhere_seconds` on other threads than the first, and
+        `comparable` is False when sampling ended early.
         """
         if visit.done:
             return 0.0
@@ -196,7 +198,9 @@ class Gate:
             self._endpoints.ended(history, seconds, slow=seconds >= threshold, failed=failed)
             if slot is not None:
                 comparable = comparable and alone
-                return self._settle(slot, history, elsewhere_seconds, cpu if comparable else None)
+                if slot.holds_thread:
+                    hooked_seconds = self._end_hook(slot) + elsewhere_seconds
+                return self._settle(slot, history, hooked_seconds, cpu if comparable else None)
             untouched = hooks == self._hooks_ever or not self._estimate.every_thread_pays
             if alone and untouched and not visit.first:
                 history.clean_count += 1
@@ -216,18 +220,23 @@ class Gate:
                 return None
             self._decisions["profiled"] += 1
             slot = Slot(reason, self._estimate.usual_cost_seconds, self._thread_seconds)
-            held = self._held_slots()
+            self._hooks_ever += 1
+            self._slots.append(weakref.ref(slot))
+            if visit is not None:
+                visit.history.profiles += 1
+        return slot
+
+    def begin_hook(self, slot: Slot) -> None:
+        """The hook is in, and stays until `slot` is released, whatever else its thread does meanwhile."""
+        with self._lock:
+            held = [other for other in self._held_slots() if other.holds_thread]
+            slot.holds_thread = True
             self._estimate.hook_begins(
                 slot.thread,
                 slot.cpu_start,
                 others_here=any(other.thread == slot.thread for other in held),
                 others=bool(held),
             )
-            self._hooks_ever += 1
-            self._slots.append(weakref.ref(slot))
-            if visit is not None:
-                visit.history.profiles += 1
-        return slot
 
     def refuse(self, slot: Slot, visit: Visit | None) -> None:
         """The hook could not be put in after all: the slot is given back and costs nothing."""
@@ -235,7 +244,6 @@ class Gate:
         with self._lock:
             self._decisions["profiled"] -= 1
             self._decisions["unavailable"] += 1
-            self._end_hook(slot)
             if visit is not None:
                 visit.history.profiles -= 1
 
@@ -323,17 +331,16 @@ class Gate:
         return held
 
     def _end_hook(self, slot: Slot) -> float:
-        others_here = any(other.thread == slot.thread for other in self._held_slots())
+        others_here = any(other.thread == slot.thread and other.holds_thread for other in self._held_slots())
         return self._estimate.hook_ends(slot.thread, slot.cpu_end, others_here=others_here)
 
     def _settle(
-        self, slot: Slot, history: EndpointHistory, elsewhere_seconds: float, comparable_seconds: float | None
+        self, slot: Slot, history: EndpointHistory, hooked_seconds: float, comparable_seconds: float | None
     ) -> float:
-        hooked = self._end_hook(slot)
         usual = history.usual_cpu_seconds
         if comparable_seconds is not None and usual is not None:
             self._estimate.compare(comparable_seconds, usual)
-        cost = self._estimate.cost_of(max(hooked, comparable_seconds or 0.0) + elsewhere_seconds)
+        cost = self._estimate.cost_of(hooked_seconds, held_thread=slot.holds_thread)
         self._hook_seconds += cost
         self._budget.spend(cost)
         return cost
@@ -348,6 +355,7 @@ class Slot:
         "cpu_end",
         "cpu_start",
         "held",
+        "holds_thread",
         "reason",
         "reserved_seconds",
         "thread",
@@ -355,6 +363,7 @@ class Slot:
 
     def __init__(self, reason: Reason, reserved_seconds: float, thread_seconds: Callable[[], float]) -> None:
         self.held = True
+        self.holds_thread = False
         self.reason: Reason = reason
         self.reserved_seconds = reserved_seconds
         self.thread = native.thread_id()

@@ -51,6 +51,11 @@ class Request:
         return self.slot.reason
 
     @property
+    def holds_thread(self) -> bool:
+        """Whether the hook is on the thread all the time, also while the thread works for others."""
+        return self._segment is not None and self._segment.holds_thread
+
+    @property
     def is_finished(self) -> bool:
         return self._finished
 

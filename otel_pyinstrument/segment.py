@@ -98,9 +98,14 @@ class Segment:
         return self._classifier.shares_thread
 
     @property
+    def holds_thread(self) -> bool:
+        """Whether the hook is there from `open` to the end, and not for the turns of the unit alone."""
+        return not self._classifier.knows_turns
+
+    @property
     def sees_others(self) -> bool:
         """Whether the hook slows what takes turns with the unit, and samples it."""
-        return self._classifier.shares_thread and not self._classifier.knows_turns
+        return self._classifier.shares_thread and self.holds_thread
 
     def open(self) -> None:
         """Install the hook on the calling thread, which owns the segment from now on."""

@@ -131,6 +131,8 @@ class ProfilingSpanProcessor(SpanProcessor):
         if not request.start():
             self.gate.refuse(slot, visit)
             return None
+        if request.holds_thread:
+            self.gate.begin_hook(slot)
         return request
 
     def _end(self, span: Span, timestamp: int | None = None) -> None:
@@ -175,6 +177,7 @@ class ProfilingSpanProcessor(SpanProcessor):
             seconds=seconds,
             failed=failed(span),
             slot=request.slot,
+            hooked_seconds=recording.facts.hooked_cpu_seconds,
             elsewhere_seconds=request.elsewhere_cpu_seconds,
             comparable=not recording.facts.truncated and not recording.facts.interrupted,
         )
