@@ -11,7 +11,7 @@ WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
 DEBIAN_PACKAGES := chromium fonts-wqy-microhei libcurl4 libssl3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test run bench collector lock debian-packages clean
+.PHONY: help setup check format test test-lowest run bench collector lock debian-packages clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,6 +36,20 @@ test: setup $(if $(CI),debian-packages check) ## run all tests (TESTS=path for s
 	$(BIN)/coverage run -m pytest $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(filter tests,$(TESTS)),--fail-under=90,--fail-under=0)
+
+test-lowest: setup ## run the tests of otel_pyinstrument with the oldest versions of OpenTelemetry and pyinstrument it allows
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(LOWEST)
+	printf 'protobuf<7\n' | cat - <(grep -vE '$(UNPINNED)' requirements/dev.txt) > $(LOWEST)/others.txt
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 --constraints $(LOWEST)/others.txt \
+		--extra flask --extra fastapi --extra django pyproject.toml -o $(LOWEST)/lowest.txt
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/lowest.txt -r $(LOWEST)/others.txt fastapi httpx2 \
+		opentelemetry-instrumentation-{jinja2,requests,sqlite3,sqlalchemy}
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
+	$(LOWEST)/bin/python -m pytest $(if $(filter tests,$(TESTS)),tests/otel_pyinstrument --ignore=tests/otel_pyinstrument/chaos,$(TESTS))
+
+LOWEST := $(VENV)/lowest
+# What depends on a newer OpenTelemetry, or on the protobuf that belongs to it, follows.
+UNPINNED := ^(opentelemetry|pyinstrument|wrapt|protobuf|fastapi|starlette|grpcio|googleapis|httpx2)
 
 bench: setup ## run the benchmarks, one after the other, and print their tables
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done

@@ -32,10 +32,10 @@ from otel_pyinstrument.request import (
     wall_seconds,
 )
 from otel_pyinstrument.settings import Settings
-from otel_pyinstrument.transport.log_event import LogEvents
 
 if TYPE_CHECKING:
     from otel_pyinstrument.remote_rules.poller import RulesPoller
+    from otel_pyinstrument.transport.log_event import LogEvents
 
 _logger = getLogger(__name__)
 
@@ -81,6 +81,10 @@ class ProfilingSpanProcessor(SpanProcessor):
         if self._poller is not None:
             self._poller.stop()
         self._engine.stop_all()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Nothing waits here. Said aloud: older SDKs ask no processor after one that does not say True."""
+        return True
 
     def reset_after_fork(self) -> None:
         """In the forked child: what the parent profiles is not the child's."""

@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, fields
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 from otel_pyinstrument import PyinstrumentInstrumentor
 from otel_pyinstrument.settings import Settings
@@ -43,6 +46,10 @@ def test_the_options_are_those_of_the_settings() -> None:
     )
 
 
+@pytest.mark.skipif(
+    find_spec("opentelemetry.configuration") is None,
+    reason="opentelemetry-configuration needs a newer SDK",
+)
 def test_the_file_sets_options_and_leaves_the_rest_to_the_environment(tmp_path: Path) -> None:
     # Given a file that names some settings, and one that is not known
     path = tmp_path / "otel.yaml"

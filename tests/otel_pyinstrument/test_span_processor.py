@@ -464,3 +464,8 @@ def test_a_second_server_span_of_the_same_request_gets_no_profile(traced, profil
     spans = {span.name: span for span in traced.exporter.get_finished_spans()}
     assert profile_of(spans["outer"]) is not None
     assert profile_of(spans["inner"]) is None
+
+
+def test_a_flush_of_the_provider_goes_on_to_the_processors_after_ours(traced) -> None:
+    # Older SDKs stop at the first processor that does not say True.
+    assert traced.processor.force_flush() is True

@@ -15,9 +15,11 @@ import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from otel_pyinstrument.private_names import events_of
 
 TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 LOGS = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
@@ -42,15 +44,14 @@ class Spans:
             span = self.tracer.start_span(f"GET /{number}", attributes={"number": number, **attributes})
             span.add_event("first", {"a": 1})
             if payload_bytes is not None:
-                span.add_event(
-                    "pyinstrument.profile",
-                    {
-                        "pyinstrument.format": 1,
-                        "pyinstrument.encoding": "zlib+json",
-                        "pyinstrument.summary": ["99% work app.py:1"],
-                        "pyinstrument.payload": os.urandom(payload_bytes),
-                    },
-                )
+                # As the span processor does: older SDKs refuse bytes in `add_event`.
+                profile = {
+                    "pyinstrument.format": 1,
+                    "pyinstrument.encoding": "zlib+json",
+                    "pyinstrument.summary": ("99% work app.py:1",),
+                    "pyinstrument.payload": os.urandom(payload_bytes),
+                }
+                events_of(span).append(Event("pyinstrument.profile", profile))
             span.end()
             made.append(self.exporter.get_finished_spans()[-1])
             self.exporter.clear()

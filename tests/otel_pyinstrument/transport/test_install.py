@@ -211,6 +211,8 @@ def test_a_part_that_cannot_be_encoded_takes_no_other_part_with_it(
 def test_the_limit_of_the_exporter_itself_is_kept(provider, installed, spans) -> None:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
+    if "max_request_size" not in inspect.signature(OTLPSpanExporter).parameters:
+        pytest.skip("this version of the exporter has no limit")
     exporter = OTLPSpanExporter(endpoint="http://127.0.0.1:1/v1/traces", max_request_size=100 * KIB)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     installed(provider)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import threading
+from importlib import metadata
 
 import pytest
 from opentelemetry import _logs
@@ -107,7 +108,10 @@ def test_it_arrives_over_otlp(backend, logger_provider, burn, monkeypatch) -> No
     assert record.span_id == span.context.span_id.to_bytes(8, "big")
     attributes = {entry.key: entry.value for entry in record.attributes}
     assert tree_of({"pyinstrument.payload": attributes["pyinstrument.payload"].string_value}).node_count > 1
-    assert [thread.name for thread in threads] == ["OtelBatchLogRecordProcessor"]
+    if metadata.version("opentelemetry-sdk") < "1.45":
+        assert len(threads) == 1  # older SDKs read the attributes where the record is emitted
+    else:
+        assert [thread.name for thread in threads] == ["OtelBatchLogRecordProcessor"]
 
 
 def test_batches_of_log_records_are_split_too(backend, logger_provider, burn) -> None:
