@@ -7,10 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from statistics import quantiles
 
 import grpc
 import pytest
@@ -22,6 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 ARRIVAL_SECONDS = 90
 MIB = 1024 * 1024
+SPOOL_HEADER_BYTES = len(b"otlp-spool-1\n") + hashlib.sha256().digest_size
 
 
 class Backend:
@@ -147,6 +152,7 @@ class Shop:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self._port = probe.getsockname()[1]
         self._log = directory / "log"
+        self.latencies = []
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | {
             "PYTHONPATH": os.pathsep.join([str(directory), str(REPOSITORY)]),
             "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]]),
@@ -164,7 +170,12 @@ class Shop:
         command = ["opentelemetry-instrument", "gunicorn", "--bind", f"127.0.0.1:{self._port}", "shop:app"]
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
-                command, cwd=directory, env=environment, stdout=output, stderr=subprocess.STDOUT
+                command,
+                cwd=directory,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         wait_until(self._answers, "the shop answers")
 
@@ -175,14 +186,21 @@ class Shop:
 
     def ask(self, numbers):
         for number in numbers:
+            begun = time.perf_counter()
             connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
             connection.request("GET", f"/{number}")
             assert connection.getresponse().status == 200
             connection.close()
+            self.latencies.append(time.perf_counter() - begun)
 
     def stop(self):
         self._process.send_signal(signal.SIGTERM)
         assert self._process.wait(60) == 0, self._log.read_text()
+
+    def kill_at_once(self):
+        """SIGKILL for the master and its workers, all at the same moment."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(60)
 
     def kill(self):
         if self._process.poll() is None:
@@ -207,8 +225,31 @@ def numbers(spans):
     return [entry.value.int_value for span in spans for entry in span.attributes if entry.key == "number"]
 
 
-def test_an_outage_over_a_restart_of_the_application_loses_nothing(start_shop, backend, tmp_path) -> None:
+def spooled(spool):
+    """The numbers of the spans that wait on disk, in the order of the files."""
+    requests = [
+        ExportTraceServiceRequest.FromString(path.read_bytes()[SPOOL_HEADER_BYTES:])
+        for path in sorted(spool.rglob("*.otlp"), key=lambda path: path.name)
+    ]
+    return numbers(
+        [s for r in requests for rs in r.resource_spans for ss in rs.scope_spans for s in ss.spans]
+    )
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
+def test_an_outage_over_a_restart_of_the_application_loses_nothing(
+    end, start_shop, backend, tmp_path
+) -> None:
     spool = tmp_path / "spool"
+
+    def end_shop(kept):
+        if end == "SIGKILL":
+            # What is on disk survives that; what is still in the SDK's queue nobody could save.
+            wait_until(lambda: spooled(spool) == list(kept), f"{kept} on disk")
+            shop.kill_at_once()
+        else:
+            shop.stop()
+        assert spooled(spool) == list(kept)
 
     # Given a shop whose backend goes away
     shop = start_shop()
@@ -218,17 +259,13 @@ def test_an_outage_over_a_restart_of_the_application_loses_nothing(start_shop, b
 
     # When it goes on, is restarted, goes on, and is started once more before the backend is back
     shop.ask(range(5, 10))
-    shop.stop()
+    end_shop(range(5, 10))
     shop = start_shop()
     shop.ask(range(10, 15))
-    shop.stop()
-    kept_bytes = sum(path.stat().st_size for path in spool.rglob("*.otlp"))
+    end_shop(range(5, 15))
     shop = start_shop()
     shop.ask(range(15, 20))
-    wait_until(
-        lambda: sum(path.stat().st_size for path in spool.rglob("*.otlp")) > kept_bytes,
-        "a file of the last one",
-    )
+    wait_until(lambda: len(spooled(spool)) > 10, "a file of the last one")
     backend.start()
     shop.ask(range(20, 25))
 
@@ -262,3 +299,82 @@ def test_the_disk_is_bounded_during_an_outage(start_shop, backend, tmp_path) -> 
         "Requests dropped from the spool since the start (the spool is full): 1,"
         in (tmp_path / "log").read_text()
     )
+
+
+@contextmanager
+def silent_listener():
+    """Takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()
+
+
+@contextmanager
+def full_listener():
+    """Its backlog is full: the kernel drops whoever wants to connect, as if the host did not exist."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as waiting:
+        for _ in range(4):
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        one_more = waiting.enter_context(socket.socket())
+        one_more.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            one_more.connect(listener.getsockname())
+        yield listener.getsockname()
+
+
+@contextmanager
+def http_backend():
+    """Takes everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server.server_address
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_black_hole_does_not_change_the_99th_percentile_of_requests(protocol, tmp_path, backend) -> None:
+    rounds = 400
+
+    # Given the same shop three times: with a backend, with one that never answers, with one behind a wall
+    with http_backend() as http, silent_listener() as silent, full_listener() as full, ExitStack() as shops:
+        addresses = {
+            "working": backend.address if protocol == "grpc" else f"127.0.0.1:{http[1]}",
+            "silent": f"127.0.0.1:{silent[1]}",
+            "full": f"127.0.0.1:{full[1]}",
+        }
+        started = {}
+        for name, address in addresses.items():
+            directory = tmp_path / name
+            directory.mkdir()
+            started[name] = Shop(
+                directory,
+                backend,
+                OTEL_EXPORTER_OTLP_ENDPOINT=f"http://{address}",
+                OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+                OTEL_PYINSTRUMENT_SPOOL_DIR="",
+            )
+            shops.callback(started[name].kill)
+
+        # When they are asked in turn, so that whatever else the machine does hits all alike
+        for number in range(rounds):
+            for shop in started.values():
+                shop.ask([number])
+
+        # Then nobody waits for an export: one alone would take a second
+        slowest = {name: quantiles(shop.latencies, n=100)[-1] for name, shop in started.items()}
+        assert slowest["silent"] < 5 * slowest["working"], slowest
+        assert slowest["full"] < 5 * slowest["working"], slowest
