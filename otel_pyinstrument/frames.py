@@ -10,6 +10,7 @@ from functools import lru_cache
 from types import CodeType
 
 from otel_pyinstrument.call_tree import Frame
+from otel_pyinstrument.guard import came_from_signal_handler
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _SEPARATOR = "\0"
@@ -44,7 +45,9 @@ def current_place() -> Callable[[str], tuple[str, bool]]:
     """A function from a code object's file name to its short path and whether it is the user's own code."""
     try:
         directory = os.getcwd()
-    except OSError:  # the working directory was removed
+    except OSError as error:  # the working directory was removed
+        if came_from_signal_handler(error):
+            raise
         directory = ""
     return _place_function(tuple(sys.path), directory)
 

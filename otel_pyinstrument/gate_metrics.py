@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.version import __version__
 
-_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
-_providers: weakref.WeakSet[MeterProvider] = weakref.WeakSet()
+# Plain weak references, see Gate: a WeakSet would run Python while they are being freed.
+_gates: list[weakref.ref[Gate]] = []
+_providers: list[weakref.ref[MeterProvider]] = []
 
 
 def report(gate: Gate, meter_provider: MeterProvider | None = None) -> None:
@@ -22,10 +24,10 @@ def report(gate: Gate, meter_provider: MeterProvider | None = None) -> None:
     from opentelemetry.metrics import get_meter_provider
 
     provider = get_meter_provider() if meter_provider is None else meter_provider
-    _gates.add(gate)
-    if provider in _providers:
+    _gates[:] = [*filter(_is_alive, _gates), weakref.ref(gate)]
+    if any(known() is provider for known in _providers):
         return
-    _providers.add(provider)
+    _providers[:] = [*filter(_is_alive, _providers), weakref.ref(provider)]
     meter = get_meter("otel_pyinstrument", __version__, meter_provider=provider)
     meter.create_observable_counter(
         "otel_pyinstrument.gate.requests",
@@ -47,16 +49,24 @@ def report(gate: Gate, meter_provider: MeterProvider | None = None) -> None:
     )
 
 
+def _is_alive(reference: weakref.ref[Any]) -> bool:
+    return reference() is not None
+
+
+def _living_gates() -> list[Gate]:
+    return [gate for reference in list(_gates) if (gate := reference()) is not None]
+
+
 def _requests(_options: CallbackOptions) -> Iterable[Observation]:
     total: dict[str, int] = {}
-    for gate in list(_gates):
+    for gate in _living_gates():
         for decision, count in gate.decisions().items():
             total[decision] = total.get(decision, 0) + count
     return [Observation(count, {"decision": decision}) for decision, count in total.items()]
 
 
 def _cost(_options: CallbackOptions) -> Iterable[Observation]:
-    costs = [gate.costs() for gate in list(_gates)]
+    costs = [gate.costs() for gate in _living_gates()]
     return [
         Observation(sum(cost.hook for cost in costs), {"part": "hook"}),
         Observation(sum(cost.encoding for cost in costs), {"part": "encoding"}),
@@ -64,7 +74,7 @@ def _cost(_options: CallbackOptions) -> Iterable[Observation]:
 
 
 def _share(_options: CallbackOptions) -> Iterable[Observation]:
-    costs = [gate.costs() for gate in list(_gates)]
+    costs = [gate.costs() for gate in _living_gates()]
     process = max((cost.process for cost in costs), default=0.0)
     if process <= 0:
         return []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from logging import getLogger
+from types import CodeType
 from typing import Any
 
 _logger = getLogger(__name__)
@@ -55,23 +57,29 @@ class Guard:
             _logger.error("Profiling is off in this process: %s failed", hook, exc_info=error)
         try:
             self._switch_off()
-        except Exception:
+        except Exception as failure:
+            if came_from_signal_handler(failure):
+                raise
             _logger.debug("Switching profiling off failed too", exc_info=True)
 
 
 def came_from_signal_handler(error: BaseException) -> bool:
     """Whether a signal handler raised `error`: a timeout, say, that the application waits for."""
+    traceback = error.__traceback__
+    if traceback is None or traceback.tb_next is None:
+        return False  # raised where it was caught: no call lies between
     if threading.current_thread() is not threading.main_thread():
         return False  # Python runs signal handlers on the main thread only
-    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-    codes = {
-        getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
-        for handler in handlers
-        if callable(handler)
-    } - {None}
-    traceback = error.__traceback__
+    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
     while traceback is not None:
         if traceback.tb_frame.f_code in codes:
             return True
         traceback = traceback.tb_next
     return False
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    while isinstance(handler, partial):
+        handler = handler.func
+    code: object = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+    return code if isinstance(code, CodeType) else None

@@ -17,12 +17,14 @@ from typing import Any
 import wrapt
 from opentelemetry.trace import get_current_span
 
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.hop import Hop
 from otel_pyinstrument.request import request_of
 
 _logger = getLogger(__name__)
 _users = 0
 _registered = False
+_warned: set[str] = set()
 _undo: dict[str, Callable[[], None]] = {}
 
 
@@ -54,7 +56,9 @@ def _apply(module: ModuleType) -> None:
     try:
         _undo[name] = _PATCHES[name](module)
     except Exception as error:
-        _logger.warning("Work that %s moves to other threads will not be seen: %s", name, error)
+        if came_from_signal_handler(error):
+            raise
+        _warn_once(name, error)
 
 
 def _begin_hop() -> Hop | None:
@@ -69,12 +73,13 @@ def _patch_anyio(module: Any) -> Callable[[], None]:
     original = module.run_sync
 
     @wraps(original)
-    async def run_sync(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        hop = _begin_hop()
+    async def run_sync(*arguments: Any, **options: Any) -> Any:
+        hop = _begin_hop() if arguments else None
         if hop is None:
-            return await original(function, *arguments, **options)
+            return await original(*arguments, **options)
+        function, *others = arguments
         try:
-            return await original(partial(hop.run, function), *arguments, **options)
+            return await original(partial(hop.run, function), *others, **options)
         finally:
             hop.end()
 
@@ -116,10 +121,22 @@ def _patch_asgiref(module: Any) -> Callable[[], None]:
 
 
 def _copy_with(callable_: Any, attribute: str, run: Callable[..., Any]) -> Any:
-    """`callable_` for one call, with `run` around the function that it calls."""
-    copied = copy.copy(callable_)
-    setattr(copied, attribute, partial(run, getattr(callable_, attribute)))
-    return copied
+    """`callable_` for one call, with `run` around the function that it calls; itself if that cannot be."""
+    try:
+        copied = copy.copy(callable_)
+        setattr(copied, attribute, partial(run, getattr(callable_, attribute)))
+        return copied
+    except Exception as error:
+        if came_from_signal_handler(error):
+            raise
+        _warn_once(type(callable_).__module__, error)
+        return callable_
+
+
+def _warn_once(name: str, error: Exception) -> None:
+    if name not in _warned:
+        _warned.add(name)
+        _logger.warning("Work that %s moves to other threads will not be seen: %s", name, error)
 
 
 def _replace(owner: Any, name: str, replacement: Any) -> Callable[[], None]:

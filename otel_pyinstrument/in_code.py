@@ -17,6 +17,7 @@ from opentelemetry.util.types import AttributeValue
 
 from otel_pyinstrument import installed
 from otel_pyinstrument.facts.usage import memory_bytes
+from otel_pyinstrument.guard import came_from_signal_handler
 
 _logger = getLogger(__name__)
 
@@ -132,21 +133,31 @@ class _Run:
             self._current = trace.use_span(self.span, end_on_exit=True)
             self._current.__enter__()
             self._memory_before = memory_bytes() if memory and self.span.is_recording() else None
-        except Exception:
+        except BaseException as error:
+            if not isinstance(error, Exception) or came_from_signal_handler(error):
+                # The block will not run, and nobody else would end what has begun.
+                self._leave(error)
+                raise
             _logger.warning("%s is not profiled: its span could not be started", name, exc_info=True)
 
     def end(self, error: BaseException | None) -> None:
-        current, self._current = self._current, None
-        if current is None:
-            return
         try:
-            after = memory_bytes() if self._memory_before is not None else None
-            if after is not None and self._memory_before is not None:
-                self.span.set_attribute(_MEMORY_DELTA, after - self._memory_before)
-            current.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+            try:
+                after = memory_bytes() if self._memory_before is not None else None
+                if after is not None and self._memory_before is not None:
+                    self.span.set_attribute(_MEMORY_DELTA, after - self._memory_before)
+            finally:
+                self._leave(error)
         except Exception as failure:
             if failure is not error:
+                if came_from_signal_handler(failure):
+                    raise
                 _logger.warning("A profile was lost: its span could not be ended", exc_info=True)
+
+    def _leave(self, error: BaseException | None) -> None:
+        current, self._current = self._current, None
+        if current is not None:
+            current.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
 
 def _refuse_what_has_no_single_run(function: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Collection
 from functools import partial
 from logging import getLogger
@@ -17,13 +16,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from otel_pyinstrument import gate_metrics, hop_patches, private_names
 from otel_pyinstrument import installed as switched_on
 from otel_pyinstrument.declarative_options import DeclarativeOptions
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
 from otel_pyinstrument.settings import Settings, read_settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
 from otel_pyinstrument.transport.delivery import Delivery
 
 _logger = getLogger(__name__)
-_processors: weakref.WeakSet[ProfilingSpanProcessor] = weakref.WeakSet()
+_processors: list[ProfilingSpanProcessor] = []
 
 
 class PyinstrumentInstrumentor(BaseInstrumentor):
@@ -50,7 +50,9 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
     def _instrument(self, **kwargs: Any) -> None:
         try:
             self._install(**kwargs)
-        except Exception:
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             # Anything but ImportError would keep the instrumentors after us from being loaded.
             _logger.exception("Profiling is off: it could not be installed")
 
@@ -65,10 +67,13 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
         try:
             if delivery is not None:
                 delivery.uninstall()
-            _processors.discard(processor)
+            if processor in _processors:
+                _processors.remove(processor)
             processor.shutdown()
             private_names.remove_processor(provider, processor)
-        except Exception:
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             _logger.exception("The span processor could not be removed; it does nothing any more")
 
     def _install(
@@ -109,7 +114,7 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
             log_events=delivery.log_events,
         )
         _reset_after_fork()
-        _processors.add(processor)
+        _processors.append(processor)
         provider.add_span_processor(processor)
         self._installed = (provider, processor)
         hop_patches.install()

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from itertools import chain
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import NoOpMeterProvider
@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace import EventBase, ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from otel_pyinstrument import native
+from otel_pyinstrument.guard import came_from_signal_handler
 
 if TYPE_CHECKING:
     from pyinstrument.stack_sampler import StackSampler, StackSamplerSubscriberTarget
@@ -33,6 +34,7 @@ _LOCK = "_lock"
 _UPDATE = "_update"
 _PROFILE_HOOK_TYPE = "ProfilerState"
 _PROBE_INTERVAL_SECONDS = 1e-7
+_RARELY_SECONDS = 1.0
 _PROBE_CALLS = 10_000
 _BOOKKEEPING_CALLS = 3
 
@@ -86,7 +88,7 @@ class _Probe(SpanProcessor):
 
     def __init__(self) -> None:
         self.saw_ending = False
-        self.event_arrived = False
+        self.arrived: set[str] = set()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         max_events_of(span)
@@ -94,10 +96,10 @@ class _Probe(SpanProcessor):
 
     def _on_ending(self, span: Span) -> None:
         self.saw_ending = True
-        events_of(span).append(_ProbeEvent("probe"))
+        events_of(span).append(_ProbeEvent("while ending"))
 
     def on_end(self, span: ReadableSpan) -> None:
-        self.event_arrived = any(isinstance(event, _ProbeEvent) for event in span.events)
+        self.arrived = {event.name for event in span.events}
 
 
 class _ProbeEvent(EventBase):
@@ -125,11 +127,18 @@ def ending_hook_works() -> bool:
     probe = _Probe()
     try:
         provider.add_span_processor(probe)
-        tuple(processors_of(provider))
-        provider.get_tracer(__name__).start_span("probe").end()
+        found = probe in processors_of(provider)
+        span = provider.get_tracer(__name__).start_span("probe")
+        events_of(cast("Span", span)).append(_ProbeEvent("before"))
+        span.end()
+        remove_processor(provider, probe)
+        if not found or probe in processors_of(provider):
+            raise AttributeError("span processors are not where we look for them")
+        if "before" not in probe.arrived:
+            raise AttributeError("what is appended to the events of a span does not arrive")
     except (AttributeError, TypeError) as error:
         raise PrivateNameError(f"opentelemetry-sdk: {error}") from error
-    return probe.saw_ending and probe.event_arrived
+    return probe.saw_ending and "while ending" in probe.arrived
 
 
 # --- template engines --------------------------------------------------------------------------------
@@ -139,7 +148,12 @@ def jinja_template_line(frame: FrameType) -> int | None:
     """The template's line that a frame of Jinja's compiled Python is at; None for any other frame."""
     template = frame.f_globals.get("__jinja_template__")
     find = getattr(template, "get_corresponding_lineno", None)
-    line: object = find(frame.f_lineno or frame.f_code.co_firstlineno) if callable(find) else None
+    try:
+        line: object = find(frame.f_lineno or frame.f_code.co_firstlineno) if callable(find) else None
+    except Exception as error:
+        if came_from_signal_handler(error):
+            raise
+        return None  # a line less, not a profile less
     return line if isinstance(line, int) else None
 
 
@@ -274,33 +288,43 @@ def sampler_self_test() -> None:
 
 
 def _probe_sampler(failures: list[str]) -> None:
+    try:
+        # With a debugger or coverage tool that profiles every thread there is nothing to test, or to profile.
+        failure = _sample_a_little() if sys.getprofile() is None else None
+        if failure is not None:
+            failures.append(failure)
+    except Exception as error:
+        failures.append(f"{type(error).__name__}: {error}")
+
+
+def _sample_a_little() -> str | None:
+    """What is not as we know it."""
     stacks: list[list[str]] = []
 
     def keep(stack: list[str], _elapsed: float, _state: object) -> None:
         stacks.append(stack)
 
+    sampler = stack_sampler()
+    if sampling_interval_seconds(sampler) or sampler.last_profile_time or sampler.subscribers:
+        return "a new sampler is sampling already"
+    subscribe(sampler, keep, interval_seconds=_RARELY_SECONDS)
     try:
-        if sys.getprofile() is not None:
-            # A debugger or coverage tool profiles every thread: nothing to test, and nothing to profile.
-            return
-        sampler = stack_sampler()
         subscribe(sampler, keep, interval_seconds=_PROBE_INTERVAL_SECONDS)
-        try:
-            for _ in range(_PROBE_CALLS):
-                if len(stacks) > 1:
-                    break
-            installed = hook_is_installed()
-            named = frame_identifier(sys._getframe())  # pyright: ignore[reportPrivateUsage]
-            sampling_interval_seconds(sampler)
-        finally:
-            intact = unsubscribe(sampler, keep)
-        if not installed or not intact or sys.getprofile() is not None:
-            failures.append("its profile function is not the one we know")
-        elif not any(
-            entry.startswith(f"{_probe_sampler.__name__}\0{__file__}\0") for entry in chain(*stacks)
-        ):
-            failures.append("the samples do not show the running function")
-        elif not named.startswith(f"{_probe_sampler.__name__}\0{__file__}\0"):
-            failures.append("frames and samples are not named alike")
-    except Exception as error:
-        failures.append(f"{type(error).__name__}: {error}")
+        for _ in range(_PROBE_CALLS):
+            if len(stacks) > 1:
+                break
+        installed = hook_is_installed()
+        named = frame_identifier(sys._getframe())  # pyright: ignore[reportPrivateUsage]
+        interval_seconds = sampling_interval_seconds(sampler)
+    finally:
+        intact = unsubscribe(sampler, keep)
+    own_name = f"{_sample_a_little.__name__}\0{__file__}\0"
+    checks = {
+        "its profile function is not the one we know": installed and intact and sys.getprofile() is None,
+        "its sampling interval cannot be seen": interval_seconds == _PROBE_INTERVAL_SECONDS,
+        "the samples do not show the running function": any(
+            entry.startswith(own_name) for entry in chain(*stacks)
+        ),
+        "frames and samples are not named alike": named.startswith(own_name),
+    }
+    return next((failure for failure, passed in checks.items() if not passed), None)

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import Event, EventBase
 
 from otel_pyinstrument.call_tree import FORMAT_VERSION, encode, summary
 from otel_pyinstrument.frames import current_describer
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.recording import Recording
 
 EVENT_NAME: Final = "pyinstrument.profile"
@@ -100,6 +101,8 @@ class ProfileEvent(EventBase):
         try:
             return {"pyinstrument.facts": self._request_facts()}
         except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             self._report("writing the request's facts", error)
             return {}
 
@@ -107,6 +110,8 @@ class ProfileEvent(EventBase):
         try:
             return self._encoded()
         except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             self._report("encoding", error)
             return {"pyinstrument.error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]}
 

@@ -353,6 +353,8 @@ class Segment:
                 self._ended_early()
         except Exception as error:
             self._failure = failure or error
+            if came_from_signal_handler(error):
+                raise
 
     def _hook(self) -> None:
         """The hook fires when what is left of the interval has been running time. Own thread."""

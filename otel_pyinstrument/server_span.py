@@ -14,6 +14,7 @@ from opentelemetry.util.types import AttributeValue
 
 from otel_pyinstrument import installed
 from otel_pyinstrument.facts.http import masked_query
+from otel_pyinstrument.guard import came_from_signal_handler
 
 _logger = getLogger(__name__)
 
@@ -93,7 +94,9 @@ def start_server_span(read: Callable[[_Given], HTTPRequest], given: _Given) -> S
             name, propagate.extract(headers), SpanKind.SERVER, attributes=values
         )
         return ServerSpan(span, name)
-    except Exception:
+    except Exception as error:
+        if came_from_signal_handler(error):
+            raise
         _logger.warning("A request is not traced: its span could not be started", exc_info=True)
         return None
 
@@ -102,7 +105,9 @@ def _address(host: str) -> dict[str, AttributeValue]:
     try:
         parts = urlsplit(f"//{host[:_MAX_CHARACTERS]}")
         port = parts.port
-    except ValueError:
+    except ValueError as error:
+        if came_from_signal_handler(error):
+            raise
         return {}
     if not parts.hostname:
         return {}

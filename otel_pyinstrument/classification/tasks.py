@@ -16,6 +16,7 @@ from otel_pyinstrument.classification.frame_chains import (
     running_calls,
     suspended_calls,
 )
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.loop_steps import LoopSteps, Stepped
 from otel_pyinstrument.private_names import frame_identifier
 
@@ -24,7 +25,9 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     """The event loop of this thread, while it is running."""
     try:
         return asyncio.get_running_loop()
-    except RuntimeError:
+    except RuntimeError as error:
+        if came_from_signal_handler(error):
+            raise
         return None
 
 

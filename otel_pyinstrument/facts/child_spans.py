@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import SpanKind, StatusCode
 
 from otel_pyinstrument.facts.callers import Caller, nearest_caller
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.statements import CACHE_SYSTEMS, shown_sql
 
 DATABASE: Final = "database"
@@ -185,7 +186,9 @@ def _attributes_of(span: Span) -> dict[str, Any]:
     attributes: Any = span.attributes
     try:
         return attributes.copy()
-    except AttributeError:
+    except AttributeError as error:
+        if came_from_signal_handler(error):
+            raise
         return dict(attributes or {})
 
 
@@ -227,7 +230,9 @@ def _host_of(attributes: Mapping[str, Any]) -> str:
     if not host:
         try:
             return urlsplit(_text(attributes, "url.full", "http.url")).netloc.rpartition("@")[2]
-        except ValueError:
+        except ValueError as error:
+            if came_from_signal_handler(error):
+                raise
             return ""
     port = attributes.get("server.port", attributes.get("net.peer.port"))
     return f"{host}:{port}" if isinstance(port, int) else host

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import NamedTuple
 
+from otel_pyinstrument.guard import came_from_signal_handler
+
 _STATM = "/proc/self/statm"
 _RESIDENT_PAGES = 1
 _BYTES_PER_KIBIBYTE = 1024
@@ -43,12 +45,16 @@ def resident_bytes() -> int | None:
     try:
         # Opened each time: a file that stays open keeps telling of the parent after a fork.
         descriptor = os.open(_STATM, os.O_RDONLY)
-    except OSError:
+    except OSError as error:
+        if came_from_signal_handler(error):
+            raise
         return None
     try:
         fields = os.read(descriptor, 256).split()
         return int(fields[_RESIDENT_PAGES]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
+    except (OSError, IndexError, ValueError) as error:
+        if came_from_signal_handler(error):
+            raise
         return None
     finally:
         os.close(descriptor)

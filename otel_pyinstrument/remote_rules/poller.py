@@ -11,6 +11,7 @@ from logging import getLogger
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.remote_rules.download import DownloadFailed, download, rules_address
 from otel_pyinstrument.remote_rules.last_good_copy import copy_path, read_copy, write_copy
 from otel_pyinstrument.remote_rules.rules import InvalidRules, Rules, read_rules
@@ -40,10 +41,7 @@ class RulesPoller:
     ) -> None:
         self._platform_url = platform_url
         self._address = rules_address(platform_url, project_key)
-        # The thread must not keep a gate alive that nobody uses any more.
-        self._apply: Callable[[], Callable[[Rules], None] | None] = (
-            weakref.WeakMethod(apply) if hasattr(apply, "__self__") else lambda: apply
-        )
+        self._apply = _weakly(apply)
         self._shortest_seconds = shortest_seconds
         self._longest_seconds = longest_seconds
         self.reset()
@@ -67,6 +65,8 @@ class RulesPoller:
                     target=self._run, args=(self._stop,), name="otel-pyinstrument-rules", daemon=True
                 ).start()
         except RuntimeError as error:
+            if came_from_signal_handler(error):
+                raise
             _logger.warning("Rules of the platform are not asked for: %s", error)
         finally:
             self._starting.release()
@@ -116,3 +116,20 @@ class RulesPoller:
         level = _logger.debug if self._complained else _logger.warning
         self._complained = True
         level("No new rules from %s: %s. The last ones hold", self._platform_url, error)
+
+
+def _weakly(apply: Callable[[Rules], None]) -> Callable[[], Callable[[Rules], None] | None]:
+    """`apply`, or None once its object is gone: a thread must not keep a gate alive that nobody uses.
+
+    Not a `WeakMethod`: that runs Python while the object is being freed, see Gate.
+    """
+    owner: object = getattr(apply, "__self__", None)
+    if owner is None:
+        return lambda: apply
+    reference = weakref.ref(owner)
+    name: str = apply.__name__
+
+    def method() -> Callable[[Rules], None] | None:
+        return getattr(reference(), name, None)
+
+    return method

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from logging import getLogger
+from typing import TYPE_CHECKING
 
-from opentelemetry import _logs
 from opentelemetry.sdk.trace import TracerProvider
 
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.settings import Settings
-from otel_pyinstrument.transport import private_names
 from otel_pyinstrument.transport.install import Transport
-from otel_pyinstrument.transport.log_event import LogEvents
 from otel_pyinstrument.transport.uvicorn_flush import UvicornFlush
+
+if TYPE_CHECKING:
+    from otel_pyinstrument.transport.log_event import LogEvents
 
 _logger = getLogger(__name__)
 
@@ -30,29 +32,45 @@ class Delivery:
             self._flush_all,
             limit_seconds=_SPOOLING_FLUSH_SECONDS if settings.spool_dir else _FLUSH_SECONDS,
         )
-        self.log_events = LogEvents(self._take_over_logs) if settings.event == "log" else None
+        self.log_events = self._open_log_events() if settings.event == "log" else None
         """Where profiles go instead of to their spans; None when they stay there."""
 
     def install(self) -> None:
         for install in (self._transport.install, self._flush.install):
             try:
                 install()
-            except Exception:
+            except Exception as error:
+                if came_from_signal_handler(error):
+                    raise
                 _logger.warning("Profiles may be lost on their way: %s failed", install, exc_info=True)
 
     def uninstall(self) -> None:
         for uninstall in (self._flush.uninstall, self._transport.uninstall):
             try:
                 uninstall()
-            except Exception:
+            except Exception as error:
+                if came_from_signal_handler(error):
+                    raise
                 _logger.debug("%s failed", uninstall, exc_info=True)
 
+    def _open_log_events(self) -> LogEvents | None:
+        try:
+            # OpenTelemetry's logs are still experimental: others do not depend on where they are.
+            from otel_pyinstrument.transport.log_event import LogEvents
+        except ImportError as error:
+            _logger.warning(
+                "OTEL_PYINSTRUMENT_EVENT=log: profiles travel as span events, because of %s", error
+            )
+            return None
+        return LogEvents(self._take_over_logs)
+
     def _take_over_logs(self, provider: object) -> None:
-        for processor in private_names.log_processors_of(provider):
-            self._transport.take_over(processor)
+        self._transport.take_over_logs(provider)
 
     def _flush_all(self) -> None:
         if self.log_events is not None:
+            from opentelemetry import _logs
+
             provider = _logs.get_logger_provider()
             force_flush = getattr(provider, "force_flush", None)
             if force_flush is not None:

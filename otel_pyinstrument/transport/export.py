@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.transport.parts import split
 from otel_pyinstrument.transport.signals import Signal
 
@@ -54,6 +55,8 @@ class SplittingExport:
                 without_profile=self._signal.without_payload,
             )
         except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             self._report("splitting", error)
             return [batch]
 
@@ -64,6 +67,8 @@ class SplittingExport:
             try:
                 sent = self.original(part)
             except Exception as error:
+                if came_from_signal_handler(error):
+                    raise
                 sent, failure = self._signal.failure, error
             if sent is not self._signal.failure:
                 continue
@@ -84,6 +89,8 @@ class SplittingExport:
             try:
                 sent = self.original(part)
             except Exception as error:
+                if came_from_signal_handler(error):
+                    raise
                 sent, failure = self._signal.failure, error
             if sent is self._signal.failure and not self._keep(part, spool):
                 answer = self._signal.failure
@@ -95,6 +102,8 @@ class SplittingExport:
         try:
             return spool.waits()
         except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             self._report("looking into the spool", error)
             return False
 
@@ -102,6 +111,8 @@ class SplittingExport:
         try:
             return spool.put(self._signal.encode(part))
         except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             self._report("writing to the spool", error)
             return False
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.private_names import processors_of
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.transport import private_names
@@ -40,7 +41,7 @@ class Transport:
         self._settings = settings
         self._losses = Losses()
         self._restores: list[Callable[[], None]] = []
-        self._warned = False
+        self._warned: set[str] = set()
 
     def install(self) -> None:
         """Take over every exporter that is there, and those that come."""
@@ -59,10 +60,26 @@ class Transport:
         try:
             exporter = private_names.exporter_of(processor)
             kind = private_names.exporter_kind(exporter)
+            if private_names.hides_its_exporter(processor):
+                self._warn_of_whole_batches("an exporter of this version is not known")
             if kind is not None and not isinstance(_attribute_of(exporter, "export"), SplittingExport):
                 self._take_over(exporter, kind)
-        except Exception:
-            _logger.warning("Batches of %s are not split by size", type(processor).__name__, exc_info=True)
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+            self._warn_of_whole_batches(f"{type(error).__name__}: {error}")
+
+    def take_over_logs(self, provider: object) -> None:
+        """The same for all log record processors of a logger provider. Never raises."""
+        try:
+            processors = private_names.log_processors_of(provider)
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+            self._warn_of_whole_batches(f"{type(error).__name__}: {error}")
+            return
+        for processor in processors:
+            self.take_over(processor)
 
     def uninstall(self) -> None:
         """Give everything back. What waits on disk stays there. Takes a second at most."""
@@ -70,7 +87,9 @@ class Transport:
         for restore in reversed(restores):
             try:
                 restore()
-            except Exception:
+            except Exception as error:
+                if came_from_signal_handler(error):
+                    raise
                 _logger.debug("Restoring an exporter failed", exc_info=True)
 
     def _take_over(self, exporter: Any, kind: ExporterKind) -> None:
@@ -104,7 +123,7 @@ class Transport:
 
         open_sender = sender_for(exporter, kind.protocol, grpc_method)
         if open_sender is None:
-            self._warn("this version of the exporter is not known to it")
+            self._warn_without_spool("this version of the exporter is not known to it")
             return None
         try:
             directory = SpoolDirectory(
@@ -116,7 +135,9 @@ class Transport:
             )
             directory.create()
         except (AttributeError, OSError) as error:
-            self._warn(str(error))
+            if came_from_signal_handler(error):
+                raise
+            self._warn_without_spool(str(error))
             return None
         return Spool(
             directory,
@@ -125,10 +146,16 @@ class Transport:
             ended=lambda: private_names.is_shut_down(exporter),
         )
 
-    def _warn(self, reason: str) -> None:
-        if not self._warned:
-            self._warned = True
-            _logger.warning("The spool %s is not used: %s", self._settings.spool_dir, reason)
+    def _warn_of_whole_batches(self, reason: str) -> None:
+        self._warn("Profiles may be lost on their way: batches are not split by size, because %s", reason)
+
+    def _warn_without_spool(self, reason: str) -> None:
+        self._warn(f"The spool {self._settings.spool_dir} is not used: %s", reason)
+
+    def _warn(self, message: str, reason: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            _logger.warning(message, reason)
 
     def _destination(self, exporter: Any, kind: ExporterKind) -> str:
         """Names what may be replayed by whom. No headers: what is secret has no place on disk."""
@@ -173,7 +200,9 @@ def _draining(original: Callable[..., Any], spool: Spool) -> Callable[..., Any]:
     def shutdown(*arguments: Any, **named: Any) -> Any:
         try:
             spool.drain(DRAIN_SECONDS)
-        except Exception:
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             _logger.debug("Draining the spool failed", exc_info=True)
         return original(*arguments, **named)
 

@@ -11,6 +11,7 @@ from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import set_span_in_context
 
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.profile_event import EVENT_NAME, ProfileEvent
 from otel_pyinstrument.transport import private_names
 from otel_pyinstrument.version import __version__
@@ -61,7 +62,9 @@ class LogEvents:
         """False, with one warning in all, when the profile has to travel as a span event."""
         try:
             return self._emit(event, span)
-        except Exception:
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             self._warn("the logger provider failed", exc_info=True)
             return False
 

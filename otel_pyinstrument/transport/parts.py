@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.transport.sizes import envelope_bytes
 
 
@@ -46,12 +47,16 @@ def split(
 def _size_or(unreadable: int, size_of: Callable[[Any], int], item: Any) -> int:
     try:
         return size_of(item)
-    except Exception:
+    except Exception as error:
+        if came_from_signal_handler(error):
+            raise
         return unreadable
 
 
 def _stripped(without_profile: Callable[[Any, int], Any], item: Any, max_bytes: int) -> Any:
     try:
         return without_profile(item, max_bytes)
-    except Exception:
+    except Exception as error:
+        if came_from_signal_handler(error):
+            raise
         return item

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from opentelemetry._logs import LogRecord
 from opentelemetry.sdk.trace import Event, EventBase, ReadableSpan
-from opentelemetry.sdk.util import BoundedList
+
+if TYPE_CHECKING:
+    from opentelemetry._logs import LogRecord
 
 _OTLP = "opentelemetry.exporter.otlp.proto."
 _EXPORTER_NAMES = {"OTLPSpanExporter": "traces", "OTLPLogExporter": "logs"}
@@ -47,10 +48,40 @@ def exporter_of(processor: object) -> Any:
     return exporter
 
 
+def hides_its_exporter(processor: object) -> bool:
+    """Whether `processor` is one of the SDK's that have an OTLP exporter, and we do not find or know it."""
+    exporter = exporter_of(processor)
+    if exporter is None:
+        return _is_of_the_sdk(processor) and type(processor).__name__.startswith(("Batch", "Simple"))
+    return type(exporter).__module__.startswith(_OTLP) and exporter_kind(exporter) is None
+
+
+def _is_of_the_sdk(instance: object) -> bool:
+    return type(instance).__module__.startswith("opentelemetry.sdk.")
+
+
 def log_processors_of(provider: object) -> list[object]:
-    """The log record processors of an SDK logger provider; empty for others."""
-    composite = getattr(provider, "_multi_log_record_processor", None)
-    return list(getattr(composite, "_log_record_processors", ()))
+    """The log record processors of an SDK logger provider; empty for others.
+
+    Raises:
+        AttributeError: this version of the SDK keeps them elsewhere.
+    """
+    if not _is_of_the_sdk(provider):
+        return []
+    return list(getattr(getattr(provider, "_multi_log_record_processor"), "_log_record_processors"))  # noqa: B009 - pyright forbids the private attributes
+
+
+def log_export_results() -> tuple[object, object]:
+    """What an export of log records answers: success, failure."""
+    from opentelemetry.sdk._logs.export import LogRecordExportResult
+
+    return LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
+
+
+def encode_log_records(batch: Sequence[Any]) -> bytes:
+    from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+
+    return encode_logs(batch).SerializeToString()
 
 
 def own_request_limit(exporter: object) -> int | None:
@@ -78,6 +109,8 @@ def timeout_seconds_of(exporter: object) -> float:
 
 def with_events(span: ReadableSpan, events: Iterable[EventBase]) -> ReadableSpan:
     """A copy of `span` that has `events` instead of its own and counts the same events as dropped."""
+    from opentelemetry.sdk.util import BoundedList
+
     changed = copy.copy(span)
     kept: BoundedList[EventBase] = BoundedList(None)
     kept.extend(list(events))

@@ -8,6 +8,7 @@ from typing import Any
 
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+from otel_pyinstrument.transport import private_names
 from otel_pyinstrument.transport.oversize import log_record_without_payload, span_without_payload
 from otel_pyinstrument.transport.sizes import attributes_bytes, span_bytes
 
@@ -49,15 +50,14 @@ def _encode_spans(spans: Sequence[Any]) -> bytes:
 
 
 def _logs() -> Signal:
-    from opentelemetry.sdk._logs.export import LogRecordExportResult
-
+    success, failure = private_names.log_export_results()
     return Signal(
         grpc_method="/opentelemetry.proto.collector.logs.v1.LogsService/Export",
-        success=LogRecordExportResult.SUCCESS,
-        failure=LogRecordExportResult.FAILURE,
+        success=success,
+        failure=failure,
         size_of=_log_record_bytes,
         without_payload=log_record_without_payload,
-        encode=_encode_logs,
+        encode=private_names.encode_log_records,
     )
 
 
@@ -68,9 +68,3 @@ def _log_record_bytes(readable: Any) -> int:
         + attributes_bytes(record.attributes)
         + attributes_bytes({"body": record.body, "severity": record.severity_text, "name": record.event_name})
     )
-
-
-def _encode_logs(batch: Sequence[Any]) -> bytes:
-    from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
-
-    return encode_logs(batch).SerializeToString()

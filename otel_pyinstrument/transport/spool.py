@@ -47,7 +47,7 @@ class Spool:
         self._ended = ended
         self._next_look = 0.0
         self._renew()
-        _spools.add(self)
+        _spools[:] = [*(known for known in _spools if known() is not None), weakref.ref(self)]
         _reset_after_fork()
 
     def _renew(self) -> None:
@@ -162,7 +162,9 @@ class Spool:
         return answer
 
 
-_spools: weakref.WeakSet[Spool] = weakref.WeakSet()
+# Plain weak references: a WeakSet would run Python while a spool is being freed, and swallow what a signal
+# handler of the application raises just then.
+_spools: list[weakref.ref[Spool]] = []
 _fork_hook_registered = False
 
 
@@ -174,5 +176,6 @@ def _reset_after_fork() -> None:
 
 
 def _reset_spools() -> None:
-    for spool in list(_spools):
-        spool.reset_after_fork()
+    for reference in list(_spools):
+        if (spool := reference()) is not None:
+            spool.reset_after_fork()

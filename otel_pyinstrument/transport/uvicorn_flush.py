@@ -16,6 +16,7 @@ from typing import Any
 
 from wrapt import when_imported
 
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.transport.private_names import ends_by_sigterm
 
 _logger = getLogger(__name__)
@@ -51,7 +52,9 @@ class UvicornFlush:
         try:
             if self._installed:
                 self._wrap_server(module.Server)
-        except Exception:
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             _logger.warning("Spans of the last seconds before SIGTERM may be lost", exc_info=True)
 
     def _wrap_server(self, server_class: Any) -> None:
@@ -83,7 +86,9 @@ class UvicornFlush:
             end = time.monotonic() + self._limit_seconds
             while thread.is_alive() and time.monotonic() < end and not getattr(server, "force_exit", False):
                 await asyncio.sleep(_POLL_SECONDS)
-        except Exception:
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
             _logger.debug("Flushing before SIGTERM failed", exc_info=True)
 
     def _flush_quietly(self) -> None:

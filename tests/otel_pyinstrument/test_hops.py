@@ -342,3 +342,20 @@ def test_deeply_nested_hops_sum_up(run_traced, time_in, burn) -> None:
     (path,) = paths(tree, "leaf")
     assert path.count("turn") == 5
     assert time_in(tree, "leaf") > 28_000
+
+
+def test_the_function_for_a_thread_may_be_given_by_name(traced) -> None:
+    # Given a call that names all its arguments, as the signature of anyio allows
+    import anyio.to_thread
+
+    from otel_pyinstrument import hop_patches
+
+    async def request() -> int:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            return await anyio.to_thread.run_sync(func=lambda: 7)
+
+    hop_patches.install()
+    try:
+        assert anyio.run(request) == 7
+    finally:
+        hop_patches.uninstall()
