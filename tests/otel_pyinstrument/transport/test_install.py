@@ -8,6 +8,8 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from opentelemetry.sdk.resources import Resource
@@ -315,17 +317,37 @@ def test_a_black_hole_does_not_slow_requests_down(provider, installed, spans) ->
         provider.shutdown()
 
 
+@contextmanager
+def black_hole(*, takes_connections: bool) -> Iterator[str]:
+    """An address that never answers; with a full backlog, nobody even gets a connection."""
+    with ExitStack() as sockets:
+        backlog = None if takes_connections else 0
+        hole = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=backlog))
+        for _ in range(0 if takes_connections else 4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(hole.getsockname())
+        yield f"http://127.0.0.1:{hole.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+@pytest.mark.parametrize("takes_connections", [True, False])
 @pytest.mark.parametrize("spooling", [False, True])
 def test_shutdown_with_a_black_hole_takes_no_longer_than_the_sdk_alone(
-    installed, spans, tmp_path, spooling
+    installed, spans, tmp_path, spooling, takes_connections, protocol
 ) -> None:
-    # Given a batch of five parts for an endpoint that takes connections and never answers
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    # Given a batch of five parts for an endpoint that never answers
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
     batch = spans(5, payload_bytes=40 * KIB)
 
     def seconds_of_shutdown(*, with_us: bool) -> float:
-        exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{hole.getsockname()[1]}/v1/traces", timeout=2)
+        exporter = (
+            GrpcExporter(endpoint=address, insecure=True, timeout=2)
+            if protocol == "grpc"
+            else HttpExporter(endpoint=f"{address}/v1/traces", timeout=2)
+        )
         provider = TracerProvider(shutdown_on_exit=False)
         processor = BatchSpanProcessor(exporter, schedule_delay_millis=60_000)
         provider.add_span_processor(processor)
@@ -339,7 +361,7 @@ def test_shutdown_with_a_black_hole_takes_no_longer_than_the_sdk_alone(
         return time.monotonic() - begun
 
     # When
-    with socket.create_server(("127.0.0.1", 0)) as hole:
+    with black_hole(takes_connections=takes_connections) as address:
         alone = seconds_of_shutdown(with_us=False)
         with_us = seconds_of_shutdown(with_us=True)
 
