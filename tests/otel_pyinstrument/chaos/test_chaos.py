@@ -58,7 +58,7 @@ CASES = [
     Case("get_stack_sampler", PYINSTRUMENT, FLASK, OFF),
     Case("thread_locals", PYINSTRUMENT, FLASK, OFF),
     Case("IGNORE_OVERHEAD_WARNING", PYINSTRUMENT, FLASK, SAME),
-    Case("StackSampler", PYINSTRUMENT, FLASK, OFF),
+    Case("StackSampler", PYINSTRUMENT, FLASK, SAME),
     Case("_update", PYINSTRUMENT, FLASK, OFF),
     Case("subscribe", PYINSTRUMENT, FLASK, OFF),
     Case("desired_interval", PYINSTRUMENT, FLASK, OFF),
