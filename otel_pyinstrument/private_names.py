@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 from types import FrameType
@@ -37,6 +38,8 @@ _PROBE_INTERVAL_SECONDS = 1e-7
 _RARELY_SECONDS = 1.0
 _PROBE_CALLS = 10_000
 _BOOKKEEPING_CALLS = 3
+_KEPT_HOOKS = 32
+_hooks = native.local()
 
 
 class PrivateNameError(Exception):
@@ -225,12 +228,15 @@ def subscribe(
     if sys.getprofile() is None:
         # Somebody's sys.setprofile(None) removed a hook that the sampler believes in.
         _forget_hook(sampler)
+    _keep_hook()
     for subscriber in sampler.subscribers:
         if subscriber.target == target:
             subscriber.desired_interval = interval_seconds
             getattr(sampler, _UPDATE)()
-            return
-    sampler.subscribe(target, desired_interval=interval_seconds, use_async_context=False)
+            break
+    else:
+        sampler.subscribe(target, desired_interval=interval_seconds, use_async_context=False)
+    _keep_hook()
 
 
 def unsubscribe(sampler: StackSampler, target: StackSamplerSubscriberTarget) -> bool:
@@ -238,6 +244,7 @@ def unsubscribe(sampler: StackSampler, target: StackSamplerSubscriberTarget) -> 
 
     A foreign profile function stays: the sampler's own way out would wipe it. Doing it twice is no harm.
     """
+    _keep_hook()
     intact = hook_is_installed()
     if all(other.target != target for other in sampler.subscribers):
         return intact
@@ -266,6 +273,19 @@ def sampler_is_changing(stack: list[str]) -> bool:
 def sampling_interval_seconds(sampler: StackSampler) -> float:
     """The interval the sampler works at now: the smallest that any subscriber asked for."""
     return sampler.current_sampling_interval or 0.0
+
+
+def _keep_hook() -> None:
+    """Keep the state of the profile function alive for a while after it is replaced.
+
+    CPython 3.11 creates a frame object between reading that state and calling the function with it, without a
+    reference of its own. When that sets off the garbage collector and Python code of a finalizer is sampled
+    there, the function that is replaced meanwhile would be called with freed memory.
+    """
+    kept: deque[object] | None = getattr(_hooks, "kept", None)
+    if kept is None:
+        kept = _hooks.kept = deque[object](maxlen=_KEPT_HOOKS)
+    kept.append(sys.getprofile())
 
 
 def _forget_hook(sampler: StackSampler) -> None:

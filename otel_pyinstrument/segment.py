@@ -23,6 +23,7 @@ MAX_NODES = 20_000
 MAX_DEPTH = 2_000
 
 _SHORTEST_INTERVAL_SECONDS = 1e-4
+_NEARLY = 0.9
 _FIRST_TURN_INTERVAL_SECONDS = 1e-3
 """What was waiting for the thread when a segment began has its turns before the first `pause` comes."""
 
@@ -318,7 +319,7 @@ class Segment:
             self._end_early(None)
         elif self._first_turn and not ours:
             self.pause()
-        elif not self._first_turn and self._asked_interval_seconds < self._interval_seconds:
+        elif not self._first_turn and self._asked_interval_seconds < _NEARLY * self._interval_seconds:
             self._hook()  # after what was left, the whole interval
 
     def _count_cpu(self, *, ours: bool) -> None:

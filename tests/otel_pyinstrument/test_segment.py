@@ -685,3 +685,42 @@ for _ in range(3):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+FINALIZERS = """
+import gc
+from otel_pyinstrument.segment import Segment
+
+class Cycle:
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        for _ in range(3):
+            small()
+
+def small():
+    return 1
+
+def work():
+    for _ in range(20):
+        Cycle()
+        [small() for _ in range(2)]
+
+gc.set_threshold(5, 2, 2)
+for _ in range(2_000):
+    segment = Segment(interval_seconds=1e-5, max_duration_seconds=2e-4)
+    segment.open()
+    work()
+    segment.close()
+print("alive")
+"""
+
+
+def test_a_hook_that_is_replaced_inside_a_finalizer_does_not_crash() -> None:
+    # Given finalizers that the interpreter runs in the middle of its own bookkeeping of a call
+    # When limits are reached and samples fall due inside them
+    run = subprocess.run([sys.executable, "-c", FINALIZERS], capture_output=True, text=True, timeout=60)
+
+    # Then the process lives
+    assert (run.stdout, run.returncode) == ("alive\n", 0)
