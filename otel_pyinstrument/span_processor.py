@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -66,6 +67,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._poller = _rules_poller(settings, self.gate)
         self._guard = Guard(self.shutdown, reraise=reraise)
         self._off = False
+        self._pid = os.getpid()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         if not self._off:
@@ -91,6 +93,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._guard.call("after_fork", self._reset)
 
     def _reset(self) -> None:
+        self._pid = os.getpid()
         self._engine.stop_all()
         self.gate.reset()
         if self._poller is not None:
@@ -121,6 +124,8 @@ class ProfilingSpanProcessor(SpanProcessor):
             self._log_events is None and private_names.max_events_of(span) == 0
         ):
             return None
+        if os.getpid() != self._pid:
+            self._reset()  # forked in C, as uWSGI does: no hook of Python has run
         if self._poller is not None and not self._poller.started:
             self._poller.start()
         endpoint = endpoint_of(span, with_path=self.gate.asks_for_paths)

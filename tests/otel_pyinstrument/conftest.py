@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.resources import Resource
@@ -23,6 +24,11 @@ from otel_pyinstrument import private_names
 from otel_pyinstrument.call_tree import CallTree, decode
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -165,6 +171,26 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def our_entry_points() -> Callable[[Path], None]:
+    """Puts our entry points into a folder of the search path, as an installed package would have them."""
+
+    def install(folder: Path) -> None:
+        pyproject = Path(__file__).parents[2] / "pyproject.toml"
+        groups = tomllib.loads(pyproject.read_text("utf-8"))["project"]["entry-points"]
+        installed = folder / "otel_pyinstrument-0.dist-info"
+        installed.mkdir()
+        (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: otel-pyinstrument\nVersion: 0\n")
+        (installed / "entry_points.txt").write_text(
+            "\n".join(
+                f"[{group}]\n" + "\n".join(f"{name} = {target}" for name, target in entries.items())
+                for group, entries in groups.items()
+            )
+        )
+
+    return install
 
 
 class Sink:

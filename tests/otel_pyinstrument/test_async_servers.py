@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from otel_pyinstrument.call_tree import CallTree, decode
 
@@ -150,7 +149,7 @@ def view(name):
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Path:
+def site(tmp_path: Path, our_entry_points: Callable[[Path], None]) -> Path:
     """A folder with the applications, and our entry points as an installed package would have them."""
     (tmp_path / "work.py").write_text(WORK)
     (tmp_path / "fastapi_app.py").write_text("OPTIONS = {}\n" + FASTAPI_APP)
@@ -159,16 +158,7 @@ def site(tmp_path: Path) -> Path:
     (tmp_path / "django_app.py").write_text(DJANGO_APP)
     (tmp_path / "django_settings.py").write_text(DJANGO_SETTINGS)
     (tmp_path / "gevent_app.py").write_text(GEVENT_APP)
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-    installed = tmp_path / "otel_pyinstrument-0.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: otel-pyinstrument\nVersion: 0\n")
-    (installed / "entry_points.txt").write_text(
-        "\n".join(
-            f"[{group}]\n" + "\n".join(f"{name} = {target}" for name, target in entries.items())
-            for group, entries in project["entry-points"].items()
-        )
-    )
+    our_entry_points(tmp_path)
     return tmp_path
 
 

@@ -496,6 +496,51 @@ def test_a_fork_inside_a_request_leaves_no_hook_in_the_child() -> None:
     assert (run.stdout.splitlines(), run.stderr) == (["None None [1, 0]", "True", "None [1]"], "")
 
 
+FORK_IN_C = """
+import ctypes, os, sys
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from otel_pyinstrument import PyinstrumentInstrumentor
+
+provider, exporter = TracerProvider(), InMemorySpanExporter()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+PyinstrumentInstrumentor().instrument(
+    tracer_provider=provider, rate=0.5, cpu_budget=1, max_concurrent=1, interval=1
+)
+tracer = provider.get_tracer("test")
+while True:
+    running = tracer.start_span("parent", kind=SpanKind.SERVER)
+    if sys.getprofile() is not None:
+        break
+    running.end()
+for _ in range(2):
+    pid = ctypes.PyDLL(None).fork()
+    if not pid:
+        exporter.clear()
+        for _ in range(40):
+            tracer.start_span("child", kind=SpanKind.SERVER).end()
+        chosen = "".join(str(len(span.events)) for span in exporter.get_finished_spans())
+        print(sys.getprofile() is None, chosen, flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+def test_workers_that_were_forked_in_c_choose_for_themselves() -> None:
+    # When a process forks in the middle of a profiled request, without running Python's hooks for it
+    run = subprocess.run([sys.executable, "-c", FORK_IN_C], capture_output=True, text=True, timeout=60)
+
+    # Then no child keeps the hook or the place of that request, and each draws its own numbers
+    assert run.stderr == ""
+    (no_hook_in_one, one), (no_hook_in_other, other) = map(str.split, run.stdout.splitlines())
+    assert (no_hook_in_one, no_hook_in_other) == ("True", "True")
+    assert "1" in one
+    assert "1" in other
+    assert one != other
+
+
 # --- other profilers ---------------------------------------------------------------------------------
 
 

@@ -1,0 +1,239 @@
+"""Every supported server for real: all workers profile, the tree is right, and SIGTERM loses nothing.
+
+The applications are without a line of ours. Nothing is exported while they run: each profile was flushed by
+the end of its worker, which is the hardest way to arrive. What is known of each server: docs/servers.md.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from otel_pyinstrument.call_tree import decode
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+
+WORK = """
+import time
+
+def burn(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(200))
+
+def planted():
+    burn(0.03)
+
+def other():
+    burn(0.01)
+"""
+
+WSGI_APP = """
+import os
+from flask import Flask
+from work import other, planted
+
+app = Flask(__name__)
+
+@app.get("/")
+def view():
+    planted()
+    other()
+    return str(os.getpid())
+"""
+
+ASGI_APP = """
+import asyncio
+import os
+from fastapi import FastAPI
+from work import other, planted
+
+app = FastAPI()
+
+@app.get("/")
+async def view():
+    planted()
+    await asyncio.sleep(0)
+    other()
+    return os.getpid()
+"""
+
+
+class Server(NamedTuple):
+    command: tuple[str, ...]
+    workers: int = 2
+    code: int = 0
+    """Of a process that was ended by SIGTERM."""
+    flushes_at_exit: bool = True
+    resource_names_worker: bool = True
+
+
+GUNICORN = ("gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2")
+UWSGI = (
+    *("uwsgi", "--http-socket", "127.0.0.1:{port}", "--master", "--processes", "2", "--enable-threads"),
+    *("--die-on-term", "--virtualenv", sys.prefix, "--module", "wsgi_app:app"),
+)
+UVICORN = ("uvicorn", "--port", "{port}", "--log-level", "warning", "asgi_app:app")
+GRANIAN = ("granian", "--host", "127.0.0.1", "--port", "{port}", "--workers", "2", "--interface")
+
+SERVERS = {
+    "gunicorn sync": Server((*GUNICORN, "wsgi_app:app")),
+    "gunicorn gthread": Server((*GUNICORN, "--threads", "4", "wsgi_app:app")),
+    "gunicorn gevent": Server((*GUNICORN, "--worker-class", "gevent", "wsgi_app:app")),
+    "gunicorn --preload": Server((*GUNICORN, "--threads", "2", "--preload", "wsgi_app:app")),
+    # Forks in C: only with this option it runs the hooks by which the SDK renews its resource.
+    "uWSGI": Server((*UWSGI, "--py-call-osafterfork")),
+    "uWSGI without fork hooks": Server(UWSGI, resource_names_worker=False),
+    # Raises the signal again when it has shut down.
+    "uvicorn": Server(UVICORN, workers=1, code=-signal.SIGTERM),
+    "uvicorn --workers": Server((*UVICORN, "--workers", "2")),
+    "hypercorn": Server(("hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "asgi_app:app")),
+    # Its workers are children of multiprocessing, which run no exit handlers: the SDK cannot flush.
+    "granian asgi": Server((*GRANIAN, "asgi", "asgi_app:app"), flushes_at_exit=False),
+    "granian wsgi": Server((*GRANIAN, "wsgi", "wsgi_app:app"), flushes_at_exit=False),
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path, our_entry_points: Callable[[Path], None]) -> Path:
+    (tmp_path / "work.py").write_text(WORK)
+    (tmp_path / "wsgi_app.py").write_text(WSGI_APP)
+    (tmp_path / "asgi_app.py").write_text(ASGI_APP)
+    our_entry_points(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def served(site: Path, grpc_sink, wait_until) -> Callable[[Server], AbstractContextManager[int]]:
+    """Runs a server under `opentelemetry-instrument`, ends it by SIGTERM, and gives its port."""
+
+    @contextmanager
+    def run(server: Server) -> Iterator[int]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        environment |= {
+            "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),
+            "HOME": str(site),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": grpc_sink.endpoint,
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_BSP_SCHEDULE_DELAY": "600000" if server.flushes_at_exit else "100",
+            "OTEL_PYINSTRUMENT_RATE": "1",
+            "OTEL_PYINSTRUMENT_CPU_BUDGET": "1",
+            "OTEL_PYINSTRUMENT_MAX_CONCURRENT": "100",
+            "OTEL_PYINSTRUMENT_INTERVAL": "4",
+        }
+        log = site / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                ["opentelemetry-instrument", *(part.format(port=port) for part in server.command)],
+                cwd=site,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+        def listens() -> bool:
+            assert process.poll() is None, log.read_text()
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        try:
+            wait_until(listens, 60)
+            yield port
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == server.code, log.read_text()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        text = log.read_text()
+        assert str(ROOT / "otel_pyinstrument") not in text, text  # in no traceback
+        assert "Profiling is off" not in text, text
+        assert "A profile is incomplete" not in text, text
+
+    return run
+
+
+def pid_that_answers(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    assert response.status == 200, content
+    return int(content)
+
+
+def profiles(sink) -> Iterator[tuple[int, dict[str, object]]]:
+    """The pid in the resource, and the attributes of the profile."""
+    for resource_spans in (each for request in list(sink.requests) for each in request.resource_spans):
+        pid = next(e.value.int_value for e in resource_spans.resource.attributes if e.key == "process.pid")
+        for span in (span for scope in resource_spans.scope_spans for span in scope.spans):
+            for event in span.events:
+                assert event.name == "pyinstrument.profile"
+                yield pid, {e.key: getattr(e.value, e.value.WhichOneof("value")) for e in event.attributes}
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_every_worker_profiles_each_request_and_sigterm_loses_none(
+    name: str, served, grpc_sink, wait_until, time_in
+) -> None:
+    # Given an untouched application that is asked until each worker has answered
+    server = SERVERS[name]
+    answered: Counter[int] = Counter()
+
+    def asked() -> bool:
+        with ThreadPoolExecutor(4) as clients:
+            answered.update(clients.map(lambda _: pid_that_answers(port), range(8)))
+        return len(answered) == server.workers
+
+    def all_arrived() -> bool:
+        return len(list(profiles(grpc_sink))) == answered.total()
+
+    with served(server) as port:
+        wait_until(asked, 60)
+        if not server.flushes_at_exit:
+            wait_until(all_arrived)
+
+    # When SIGTERM has ended it, then there is a profile of each request, from the worker that served it
+    wait_until(lambda: not any(map(is_running, answered)))
+    arrived = list(profiles(grpc_sink))
+    assert (
+        Counter(json.loads(each["pyinstrument.facts"])["process"]["pid"] for _, each in arrived) == answered
+    )
+    if server.resource_names_worker:
+        assert Counter(pid for pid, _ in arrived) == answered
+
+    # And the function that was planted has its share: 30 ms to 10 ms of CPU time
+    trees = [decode(each["pyinstrument.payload"]) for _, each in arrived]
+    planted = sum(time_in(tree, "planted") for tree in trees)
+    other = sum(time_in(tree, "other") for tree in trees)
+    assert planted / (planted + other) == pytest.approx(0.75, abs=0.15)
