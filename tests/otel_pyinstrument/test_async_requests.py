@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import random
 import sys
 import time
@@ -136,6 +137,59 @@ def test_concurrent_requests_do_not_mix(count: int, many_traced, tree_of, time_i
         waited_us += time_in(tree, "[await]")
     assert own_us / 1e6 == pytest.approx(worked_seconds, rel=0.25)
     assert waited_us + own_us == pytest.approx(sum(request.inner_us for request in requests), rel=0.1)
+
+
+def test_two_hundred_requests_at_once_are_exact_and_few_are_profiled(
+    make_traced, tree_of, burn, run_on_loop
+) -> None:
+    # Given 200 clients of one loop, each with several requests whose work has the name of the request
+    traced = make_traced(max_concurrent=1000)
+    dice = random.Random(7)
+    most_at_once = at_once = 0
+    requests: list[Timed] = []
+
+    async def request(work: Callable[[float], None], timed: Timed) -> None:
+        nonlocal at_once, most_at_once
+        with timed:
+            at_once += 1
+            most_at_once = max(most_at_once, at_once)
+            for _ in range(3):
+                work(0.001)
+                await asyncio.sleep(dice.random() * 0.03)
+            at_once -= 1
+
+    async def client(number: int) -> None:
+        for turn in range(3):
+            work = named(lambda seconds: burn(seconds), f"work_of_{number}_{turn}_")
+            requests.append(Timed(traced, f"GET /{number}/{turn}"))
+            await request(work, requests[-1])
+
+    async def main() -> None:
+        await asyncio.gather(*(client(number) for number in range(200)))
+
+    # When all ask at once
+    run_on_loop(main())
+
+    # Then no more are profiled at a time than a loop bears, and again and again others
+    assert most_at_once >= 190
+    spans = {span.name: span for span in traced.exporter.get_finished_spans()}
+    assert len(spans) == len(requests) == 600
+    profiled = [each for each in requests if spans[each.name].events]
+    starts = sorted((spans[each.name].start_time, 1) for each in profiled)
+    ends = sorted((spans[each.name].end_time, -1) for each in profiled)
+    together = list(itertools.accumulate(change for _, change in sorted(starts + ends)))
+    assert max(together) <= engine.MAX_REQUESTS_PER_SHARED_THREAD
+    assert len(profiled) > 2 * engine.MAX_REQUESTS_PER_SHARED_THREAD
+
+    # And no tree has a frame of another request, and each sums to its own wall time
+    worked = 0
+    for each in profiled:
+        tree = tree_of(spans[each.name])
+        works = {name for name in functions(tree) if name.startswith("work_of_")}
+        assert works <= {each.name.replace("GET /", "work_of_").replace("/", "_") + "_"}
+        worked += bool(works)
+        each.assert_sums(tree)
+    assert worked
 
 
 def test_a_wait_is_shown_where_it_is_awaited(traced, tree_of, time_in, burn, run_on_loop) -> None:
