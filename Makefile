@@ -11,7 +11,7 @@ WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
 DEBIAN_PACKAGES := chromium fonts-wqy-microhei libcurl4 libssl3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-lowest run bench collector lock debian-packages clean
+.PHONY: help setup check format test test-interpreters test-lowest run bench collector lock debian-packages clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,6 +36,10 @@ test: setup $(if $(CI),debian-packages check) ## run all tests (TESTS=path for s
 	$(BIN)/coverage run -m pytest $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(filter tests,$(TESTS)),--fail-under=90,--fail-under=0)
+	$(if $(CI),$(if $(filter tests,$(TESTS)),$(BIN)/python tests/interpreters.py --ends))
+
+test-interpreters: setup ## run the tests of the application side on every other Python found
+	$(BIN)/python tests/interpreters.py
 
 test-lowest: setup ## run the tests of otel_pyinstrument with the oldest versions of OpenTelemetry and pyinstrument it allows
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(LOWEST)
@@ -60,9 +64,10 @@ collector: ## build the standard OpenTelemetry Collector that the tests use (nee
 lock: setup ## resolve the newest versions again into requirements/
 	$(BIN)/uv pip compile --quiet --upgrade $(LOCK_OPTIONS) --group dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet $(LOCK_OPTIONS) --constraints requirements/dev.txt pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile --quiet --upgrade $(LOCK_FORMAT) --python-version 3.10 --extra flask --group sdk-tests pyproject.toml -o requirements/sdk-tests.txt
 
-LOCK_OPTIONS := --universal --python-version 3.11 --no-header --no-annotate \
-	--extra flask --extra server --group embedded-mongodb --group demo
+LOCK_FORMAT := --universal --no-header --no-annotate
+LOCK_OPTIONS := $(LOCK_FORMAT) --python-version 3.11 --extra flask --extra server --group embedded-mongodb --group demo
 
 debian-packages:
 	@missing=$$(dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' $(DEBIAN_PACKAGES) 2>/dev/null \
@@ -70,7 +75,7 @@ debian-packages:
 	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; fi
 
 clean: ## remove what the other verbs made, but not data/
-	rm -rf $(VENV) web/static web/node_modules .coverage* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-*/ web/static web/node_modules .coverage* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/uv: requirements/bootstrap.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv was found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
