@@ -1,8 +1,8 @@
 """Run the tests of the application side on other Pythons: `make test-interpreters`.
 
 Takes every CPython 3.10 or newer on PATH and from pyenv, besides the one that runs this, and keeps an
-environment for each in `.venv-X.Y`. `--ends` takes the oldest and the newest only and leaves out the tests that
-start real servers: that is the part that runs in CI. Further arguments go to pytest.
+environment for each in `.venv-X.Y`. `--ends` takes the oldest and the newest only and leaves out the tests
+that start real servers: that is the part that runs in CI. Further arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ PYTEST = [
     # Fixtures of the other packages need Python 3.11; the call tree is pure and has no version of its own.
     *(f"--confcutdir={TESTS}", f"--ignore={TESTS / 'call_tree'}", str(TESTS)),
 ]
-ASK = "import json, sys; v = sys.version_info; print(json.dumps([sys.implementation.name, v.releaselevel, v[:3]]))"
+ASK = """
+import json, sys
+print(json.dumps([sys.implementation.name, sys.version_info.releaselevel, sys.version_info[:3]]))
+"""
 
 Version = tuple[int, int, int]
 

@@ -93,6 +93,14 @@ async def background(name: str, tasks: BackgroundTasks):
     WORK[name]()
     return name
 
+@app.get("/events")
+async def events():
+    async def endless():
+        while True:
+            yield "data: tick\\n\\n"
+            await asyncio.sleep(0.02)
+    return StreamingResponse(endless(), media_type="text/event-stream")
+
 @app.websocket("/ws")
 async def websocket(connection: WebSocket):
     await connection.accept()
@@ -371,6 +379,35 @@ def test_a_websocket_is_profiled_up_to_the_limit_and_gives_its_place_back(
     (connection_span,) = [span for span in profiled(grpc_sink) if span.span_id != other.span_id]
     assert attributes_of(connection_span)["pyinstrument.truncated"] is True
     assert 1.5 <= attributes_of(connection_span)["pyinstrument.duration"] < 2
+
+
+def test_an_event_stream_is_profiled_up_to_the_limit_and_gives_its_place_back(
+    served, grpc_sink, time_in, wait_until
+) -> None:
+    # Given a client that reads an endless stream beyond the limit, and room for one profile at a time
+    limits = {"OTEL_PYINSTRUMENT_MAX_DURATION": "0.5", "OTEL_PYINSTRUMENT_MAX_CONCURRENT": "1"}
+    with served(*UVICORN, "fastapi_app:app", **limits) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/events")
+        stream = connection.getresponse()
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            assert stream.readline() in {b"data: tick\n", b"\n"}
+
+        # When another request comes meanwhile, and the client goes away
+        get(port, "/async/a")
+        wait_until(lambda: profiled(grpc_sink))
+        (other,) = profiled(grpc_sink)
+        stream.close()
+        connection.close()
+        wait_until(lambda: len(profiled(grpc_sink)) == 2)
+
+    # Then it has its profile, and the stream has one of its beginning
+    assert_exact(other, time_in)
+    (stream_span,) = [span for span in profiled(grpc_sink) if span.span_id != other.span_id]
+    assert attributes_of(stream_span)["pyinstrument.truncated"] is True
+    assert 0.5 <= attributes_of(stream_span)["pyinstrument.duration"] < 1
+    assert time_in(tree_of(stream_span), "[await]") > 250_000
 
 
 DJANGO_SERVERS = {

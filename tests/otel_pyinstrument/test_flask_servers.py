@@ -383,3 +383,63 @@ def test_a_bad_setting_neither_stops_us_nor_other_instrumentations(site: Path, g
     assert run.stderr.count("OTEL_PYINSTRUMENT_INTERVAL=often: expected a number; using the default 10") == 1
     (span,) = request_spans(grpc_sink)
     assert attributes_of(span)["pyinstrument.interval"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("breakage", "line"),
+    [
+        (
+            "raise ImportError('no such package')",
+            "Profiling is off: it does not work with an installed library",
+        ),
+        ("raise OSError('broken on purpose')", "Profiling is off: it could not be installed"),
+    ],
+    ids=["missing", "raises"],
+)
+def test_what_keeps_us_from_starting_keeps_no_other_instrumentation(
+    breakage: str, line: str, site: Path, grpc_sink
+) -> None:
+    # Given a library that we need, and that cannot be imported
+    (site / "pyinstrument.py").write_text(breakage)
+    script = site / "script.py"
+    script.write_text("from app import app\nprint(app.test_client().get('/slow').text)\n")
+
+    run = subprocess.run(
+        [str(BIN / "opentelemetry-instrument"), "python", str(script)],
+        env=environment(site, OTEL_EXPORTER_OTLP_ENDPOINT=grpc_sink.endpoint),
+        cwd=site,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    # Then the application is traced without us, and is told once
+    assert (run.returncode, run.stdout) == (0, "done\n"), run.stderr
+    assert run.stderr.count(line) == 1, run.stderr
+    (span,) = request_spans(grpc_sink)
+    assert len(span.events) == 0
+
+
+def test_options_in_a_file_and_the_command_install_us_once(site: Path) -> None:
+    # Given OpenTelemetry's own configuration file, after which the command instruments once more
+    (site / "otel.yaml").write_text(
+        'file_format: "1.0"\n'
+        "tracer_provider:\n  processors:\n    - simple: {exporter: {console: }}\n"
+        "instrumentation/development:\n  python:\n    pyinstrument: {rate: 1, cpu_budget: 1}\n"
+    )
+    script = site / "script.py"
+    script.write_text("from app import app\nprint(app.test_client().get('/slow').text)\n")
+
+    run = subprocess.run(
+        [str(BIN / "opentelemetry-instrument"), "python", str(script)],
+        env=environment(site, OTEL_CONFIG_FILE=str(site / "otel.yaml")),
+        cwd=site,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    # Then the request has one profile
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count('"pyinstrument.profile"') == 1, run.stdout + run.stderr
+    assert "Traceback" not in run.stderr, run.stderr

@@ -198,6 +198,22 @@ def test_the_batch_processor_encodes_on_its_own_thread(
     assert counted == ["OtelBatchSpanRecordProcessor"]
 
 
+@pytest.mark.parametrize("processor", [SimpleSpanProcessor, BatchSpanProcessor])
+def test_who_waits_for_the_export_pays_for_the_encoding(
+    processor: type, provider: TracerProvider, http_sink, counted: list[str]
+) -> None:
+    # Given a processor that exports at once, or when it is told to
+    provider.add_span_processor(processor(HttpExporter(endpoint=http_sink.endpoint)))
+    PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1)
+
+    # When that is done on this thread
+    serve(provider)
+    provider.force_flush()
+
+    assert counted == [threading.current_thread().name]
+    assert [span.name for span in http_sink.spans()] == ["GET /"]
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_otlp_carries_the_payload_as_bytes(
@@ -302,6 +318,31 @@ def test_the_console_exporter_gets_text(provider: TracerProvider) -> None:
     printed = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [span["name"] for span in printed] == ["GET /", "other"]
     assert printed[0]["events"][0]["attributes"]["pyinstrument.encoding"] == "zlib+json+base64"
+
+
+@pytest.mark.parametrize("processor", [SimpleSpanProcessor, BatchSpanProcessor])
+def test_a_profile_that_cannot_be_encoded_is_printed_with_all_other_spans(
+    processor: type, provider: TracerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an encoder that fails, and spans printed at once or in a batch
+    out = io.StringIO()
+    provider.add_span_processor(
+        processor(ConsoleSpanExporter(out=out, formatter=lambda span: span.to_json(indent=None) + "\n"))
+    )
+    PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1)
+
+    def fail(*_arguments: object) -> None:
+        raise MemoryError("on purpose")
+
+    monkeypatch.setattr(profile_event, "encode", fail)
+
+    serve(provider)
+    provider.get_tracer("test").start_span("other").end()
+    provider.force_flush()
+
+    printed = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [span["name"] for span in printed] == ["GET /", "other"]
+    assert printed[0]["events"][0]["attributes"]["pyinstrument.error"] == "MemoryError: on purpose"
 
 
 def test_one_exporter_that_is_not_otlp_is_enough_for_text(provider: TracerProvider, http_sink) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import cProfile
 import gc
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pyinstrument
 import pytest
@@ -690,6 +693,121 @@ def test_the_users_own_pyinstrument_goes_on_around_ours(traced, profile_of, burn
     assert profile_of(inside).attributes["pyinstrument.sample_count"] > 1
     assert profile_of(outliving).attributes["pyinstrument.cpu_time"] >= 0.04
     assert profile_of(outliving).attributes["pyinstrument.sample_count"] > 3
+
+
+MIDDLEWARE = """
+import sys, time
+import django
+from django.conf import settings
+from django.http import HttpResponse
+from django.urls import path
+
+def burn(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(200))
+
+def view(request):
+    burn(0.05)
+    return HttpResponse("plain")
+
+urlpatterns = [path("", view)]
+settings.configure(
+    ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="for the test",
+    MIDDLEWARE=["pyinstrument.middleware.ProfilerMiddleware"],
+)
+from opentelemetry.instrumentation.django import DjangoInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from otel_pyinstrument import PyinstrumentInstrumentor
+
+provider, exporter = TracerProvider(), InMemorySpanExporter()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+DjangoInstrumentor().instrument(tracer_provider=provider)
+PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, cpu_budget=1)
+django.setup()
+from django.test import Client
+pages = [Client().get(address).content.decode() for address in ("/?profile", "/", "/?profile")]
+print(["pyinstrument" in page and "burn" in page for page in pages])
+events = [event for span in exporter.get_finished_spans() for event in span.events]
+print([event.attributes["pyinstrument.interrupted"] for event in events])
+print(sys.getprofile())
+"""
+
+
+def test_the_users_profiler_middleware_works_inside_our_requests() -> None:
+    # Given pyinstrument's own middleware in an application whose requests we profile
+    run = subprocess.run([sys.executable, "-c", MIDDLEWARE], capture_output=True, text=True, timeout=60)
+
+    # Then it shows its page when it is asked to, and each request has a whole profile of ours
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["[True, False, True]", "[False, False, False]", "None"]
+
+
+COVERED = """
+import sys, time
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from otel_pyinstrument import PyinstrumentInstrumentor
+
+provider, exporter = TracerProvider(), InMemorySpanExporter()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, cpu_budget=1, interval=5)
+
+def work():
+    end = time.thread_time() + 0.1
+    while time.thread_time() < end:
+        sum(range(200))
+    return "covered"
+
+with provider.get_tracer("test").start_as_current_span("GET /", kind=SpanKind.SERVER):
+    work()
+(event,) = exporter.get_finished_spans()[0].events
+print(event.attributes["pyinstrument.sample_count"] >= 10, event.attributes["pyinstrument.interrupted"])
+"""
+
+
+@pytest.mark.parametrize("core", ["ctrace", "pytrace", *(["sysmon"] if sys.version_info >= (3, 12) else [])])
+def test_coverage_sees_every_line_of_a_profiled_request(core: str, tmp_path: Path) -> None:
+    # Given a program whose request is profiled while its coverage is measured
+    program = tmp_path / "program.py"
+    program.write_text(COVERED)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    environ |= {"COVERAGE_CORE": core, "COVERAGE_FILE": str(tmp_path / "data")}
+
+    def coverage(*arguments: str) -> str:
+        command = [sys.executable, "-m", "coverage", *arguments, "--rcfile", os.devnull]
+        run = subprocess.run(
+            command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert run.stderr == ""
+        return run.stdout
+
+    # Then both see all of it
+    assert coverage("run", str(program)) == "True False\n"
+    report = json.loads(coverage("json", "-o", "-"))
+    assert report["files"]["program.py"]["missing_lines"] == []
+
+
+@pytest.mark.parametrize("file", ["/app/\udcff.py", "/app/a\0b.py", "/app/заказ.py"])
+def test_strange_names_reach_the_tree_as_valid_text(file: str, traced, tree_of, burn) -> None:
+    # Given code whose file and function are named by somebody strange
+    def work() -> None:
+        burn(0.03)
+
+    strange = work.__code__.replace(
+        co_filename=file, co_name="заказ", **({"co_qualname": "заказ"} if sys.version_info >= (3, 11) else {})
+    )
+    work.__code__ = strange
+
+    tree = tree_of(traced.request(work))
+
+    names = [frame.function + frame.file for frame in tree.frames]
+    assert any("заказ" in name for name in names)
+    assert all(name.encode("utf-8") and "\0" not in name for name in names)
 
 
 def test_a_faster_profiler_of_the_user_does_not_multiply_our_samples(make_traced, profile_of, burn) -> None:
