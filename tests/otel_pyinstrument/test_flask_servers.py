@@ -423,7 +423,7 @@ def test_what_keeps_us_from_starting_keeps_no_other_instrumentation(
 def test_options_in_a_file_and_the_command_install_us_once(site: Path) -> None:
     # Given OpenTelemetry's own configuration file, after which the command instruments once more
     (site / "otel.yaml").write_text(
-        'file_format: "1.0"\n'
+        'file_format: "1.0"\npropagator: {composite: [{tracecontext: }]}\n'
         "tracer_provider:\n  processors:\n    - simple: {exporter: {console: }}\n"
         "instrumentation/development:\n  python:\n    pyinstrument: {rate: 1, cpu_budget: 1}\n"
     )
