@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -19,14 +21,16 @@ class GreenletClassifier(AlwaysItsTurn):
     """
 
     def __init__(self) -> None:
-        self._greenlet: Any = greenlet.getcurrent()
+        current: Any = greenlet.getcurrent()
+        self._greenlet = weak_greenlet(current)
+        self._has_parent = current.parent is not None
 
     @property
     def shares_thread(self) -> bool:
-        return self._greenlet.parent is not None
+        return self._has_parent
 
     def place(self, stack: list[str]) -> Place:
-        whole = stack_from(self._greenlet, stack)
+        whole = stack_from(self._greenlet(), stack)
         if whole is not None:
             return Place(whole[1:], True)
         return Place([*map(frame_identifier, self.calls()), AWAIT], False)
@@ -34,17 +38,29 @@ class GreenletClassifier(AlwaysItsTurn):
     def calls(self) -> list[FrameType]:
         if self.is_running():
             return running_calls()
-        return calls_up_to(self._greenlet.gr_frame)
+        home = self._greenlet()
+        return [] if home is None else calls_up_to(home.gr_frame)
 
     def is_running(self) -> bool:
-        return greenlet.getcurrent() is self._greenlet
+        return greenlet.getcurrent() is self._greenlet()
+
+
+def weak_greenlet(current: Any) -> Callable[[], Any]:
+    """Tells the greenlet, or None once it is gone.
+
+    Weak for the safety of the process: a reference that outlives the greenlet's thread, in a cycle with a
+    finished request, lets the garbage collector visit a greenlet that is freed already (greenlet 3.5).
+    """
+    return weakref.ref(current)
 
 
 def stack_from(home: Any, stack: list[str]) -> list[str] | None:
     """`stack` of the running greenlet with the calls of those around it, as far as the greenlet `home`.
 
-    None when `home` does not wait for what is running.
+    None when `home` does not wait for what is running, or is gone.
     """
+    if home is None:
+        return None
     current: Any = greenlet.getcurrent()
     if current is home:
         return stack

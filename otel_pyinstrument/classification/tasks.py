@@ -51,7 +51,11 @@ class TaskClassifier:
         self._loop = loop
         self._steps = steps
         self._same_request = same_request
-        self._greenlet: Any = sys.modules["greenlet"].getcurrent() if "greenlet" in sys.modules else None
+        self._greenlet: Callable[[], Any] | None = None
+        if "greenlet" in sys.modules:
+            from otel_pyinstrument.classification.greenlets import weak_greenlet
+
+            self._greenlet = weak_greenlet(sys.modules["greenlet"].getcurrent())
 
     @classmethod
     def of_current_task(
@@ -102,7 +106,7 @@ class TaskClassifier:
         if self._greenlet is not None:
             from otel_pyinstrument.classification.greenlets import stack_from
 
-            stack = stack_from(self._greenlet, stack) or stack
+            stack = stack_from(self._greenlet(), stack) or stack
         return stack[1 + outer_call_count(frame) :]
 
     def _calls_from_coroutine(self, task: asyncio.Task[Any]) -> list[FrameType]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio.to_thread
+import greenlet
 import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, use_span
@@ -127,6 +128,7 @@ def service(make_traced) -> Iterator[tuple[Service, ReadAndForget, Gate]]:
     exporter = ReadAndForget()
     traced.provider.add_span_processor(SimpleSpanProcessor(exporter))
     hop_patches.install()
+    assert greenlet.getcurrent() is not None  # loaded, as by SQLAlchemy: then its objects are asked for
     made = Service(traced.tracer)
     yield made, exporter, traced.processor.gate
     made.close()
