@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -213,13 +214,15 @@ def test_every_worker_profiles_each_request_and_sigterm_loses_none(
     def asked() -> bool:
         with ThreadPoolExecutor(4) as clients:
             answered.update(clients.map(lambda _: pid_that_answers(port), range(8)))
+        if len(answered) < server.workers:
+            time.sleep(0.5)  # leave the processor to the worker that still starts
         return len(answered) == server.workers
 
     def all_arrived() -> bool:
         return len(list(profiles(grpc_sink))) == answered.total()
 
     with served(server) as port:
-        wait_until(asked, 60)
+        wait_until(asked, 100)
         if not server.flushes_at_exit:
             wait_until(all_arrived)
 
