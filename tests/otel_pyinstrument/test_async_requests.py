@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import itertools
 import random
 import sys
 import time
@@ -139,9 +138,7 @@ def test_concurrent_requests_do_not_mix(count: int, many_traced, tree_of, time_i
     assert waited_us + own_us == pytest.approx(sum(request.inner_us for request in requests), rel=0.1)
 
 
-def test_two_hundred_requests_at_once_are_exact_and_few_are_profiled(
-    make_traced, tree_of, burn, run_on_loop
-) -> None:
+def test_two_hundred_requests_at_once_are_exact(make_traced, tree_of, burn, run_on_loop) -> None:
     # Given 200 clients of one loop, each with several requests whose work has the name of the request
     traced = make_traced(max_concurrent=1000)
     dice = random.Random(7)
@@ -170,16 +167,12 @@ def test_two_hundred_requests_at_once_are_exact_and_few_are_profiled(
     # When all ask at once
     run_on_loop(main())
 
-    # Then no more are profiled at a time than a loop bears, and again and again others
+    # Then all are profiled
     assert most_at_once >= 190
     spans = {span.name: span for span in traced.exporter.get_finished_spans()}
     assert len(spans) == len(requests) == 600
     profiled = [each for each in requests if spans[each.name].events]
-    starts = sorted((spans[each.name].start_time, 1) for each in profiled)
-    ends = sorted((spans[each.name].end_time, -1) for each in profiled)
-    together = list(itertools.accumulate(change for _, change in sorted(starts + ends)))
-    assert max(together) <= engine.MAX_REQUESTS_PER_SHARED_THREAD
-    assert len(profiled) > 2 * engine.MAX_REQUESTS_PER_SHARED_THREAD
+    assert len(profiled) == 600
 
     # And no tree has a frame of another request, and each sums to its own wall time
     worked = 0
