@@ -37,6 +37,7 @@ MAX_RESOURCES_AND_SCOPES = 131_072  # a Collector may batch spans that each have
 LARGE_REQUEST_BYTES = 131_072
 OVERLOAD_RETRY_SECONDS = 1.0
 STORAGE_RETRY_SECONDS = 2.0
+STOPPING_RETRY_SECONDS = 1.0
 MAX_PROJECTS_ANNOUNCED = 10_000
 
 logger = logging.getLogger("collector_receiver")
@@ -107,6 +108,7 @@ class Ingest:
         self._projects = projects
         self._max_bytes_in_flight = max_bytes_in_flight
         self._bytes_in_flight = 0
+        self._stopping = False
         self._running: set[asyncio.Task[ExportTraceServiceResponse]] = set()
         # Costly requests are parsed and translated one after another on one thread: Python would not run two
         # at once anyway, and their objects weigh many times their bytes.
@@ -126,26 +128,41 @@ class Ingest:
             Undecodable, Unauthenticated, TryAgain: see there. Nothing else.
         """
         weight = max(len(body), MIN_WEIGHT_BYTES)
-        if self._bytes_in_flight and self._bytes_in_flight + weight > self._max_bytes_in_flight:
-            overloaded = TryAgain("overloaded", "the receiver is busy", OVERLOAD_RETRY_SECONDS)
-            self._count_refusal(overloaded)
-            raise overloaded
-        self._bytes_in_flight += weight
+        try:
+            self._admit(weight)
+        except TryAgain as refused:
+            self._count_refusal(refused)
+            raise
         task = asyncio.create_task(self._export(body, project_key, parse))
         self._running.add(task)
         task.add_done_callback(lambda done: self._finished(done, weight))
         return await asyncio.shield(task)
 
-    async def close(self, timeout_seconds: float) -> None:
-        """Wait for running requests, at most `timeout_seconds`; cancel the rest and release the thread."""
+    def refuse_new_requests(self) -> None:
+        """From now on every new request is `TryAgain`; those that run go on."""
+        self._stopping = True
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Wait for running requests, at most `timeout_seconds`."""
         if self._running:
             await asyncio.wait(self._running, timeout=timeout_seconds)
+
+    async def close(self) -> None:
+        """Cancel what still runs and release the thread."""
+        self.refuse_new_requests()
         for task in self._running:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running)
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._refusals.flush()
+
+    def _admit(self, weight: int) -> None:
+        if self._stopping:
+            raise TryAgain("stopping", "the receiver is stopping", STOPPING_RETRY_SECONDS)
+        if self._bytes_in_flight and self._bytes_in_flight + weight > self._max_bytes_in_flight:
+            raise TryAgain("overloaded", "the receiver is busy", OVERLOAD_RETRY_SECONDS)
+        self._bytes_in_flight += weight
 
     def _finished(self, task: asyncio.Task[ExportTraceServiceResponse], weight: int) -> None:
         self._running.discard(task)

@@ -65,10 +65,16 @@ class Receiver:
         return f"{shown_host}:{bound_port}"
 
     async def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
-        """Refuse new calls, finish running ones, at most `timeout_seconds` for each of both steps."""
+        """Refuse new requests, finish running ones, then close the port; each at most `timeout_seconds`.
+
+        In this order, because gRPC itself answers a call that reaches a closing server with CANCELLED: it may
+        be repeated as well, but says neither why nor when. So while requests run, we answer.
+        """
+        self.ingest.refuse_new_requests()
         await self._health.enter_graceful_shutdown()
+        await self.ingest.drain(timeout_seconds)
         await self._server.stop(timeout_seconds)
-        await self.ingest.close(timeout_seconds)
+        await self.ingest.close()
 
 
 async def serve(store: Writer, settings: ReceiverSettings) -> None:

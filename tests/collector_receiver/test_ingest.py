@@ -34,7 +34,8 @@ async def make_ingest(store):
 
     yield make_one
     for ingest in made:
-        await ingest.close(5)
+        await ingest.drain(5)
+        await ingest.close()
 
 
 @pytest.fixture
@@ -244,7 +245,7 @@ async def test_a_client_that_goes_away_does_not_stop_the_work_nor_free_its_room(
 
     # And it is stored in the end
     gate.open.set()
-    await ingest.close(20)
+    await ingest.drain(20)
     assert await store.record(await project_id(), (span.trace_id + span.span_id).hex()) is not None
 
 
@@ -254,11 +255,38 @@ async def test_closing_ends_even_what_hangs(make_ingest, make):
     call = asyncio.create_task(ingest.export(large(make), project_key=None, parse=gate.parse))
     await asyncio.to_thread(gate.entered.wait, 20)
 
-    await ingest.close(0.1)
+    await ingest.drain(0.1)
+    await ingest.close()
 
     gate.open.set()
     with pytest.raises(asyncio.CancelledError):
         await call
+
+
+async def test_a_stopping_receiver_takes_nothing_more_and_finishes_what_it_took(
+    make_ingest, make, store, project_id
+):
+    # Given a request under way
+    gate = Gate()
+    ingest = make_ingest()
+    span = make.span(events=[make.profile_event()])
+    body = make.request(span).SerializeToString()
+    running = asyncio.create_task(ingest.export(body, project_key=None, parse=gate.parse))
+    await asyncio.to_thread(gate.entered.wait, 20)
+
+    # When the receiver stops
+    ingest.refuse_new_requests()
+
+    # Then others are to come again
+    with pytest.raises(TryAgain) as refused:
+        await ingest.export(b"", project_key=None)
+    assert (refused.value.reason, refused.value.retry_after_seconds) == ("stopping", 1.0)
+
+    # And the running one is answered
+    gate.open.set()
+    await ingest.drain(20)
+    assert not (await running).HasField("partial_success")
+    assert await store.record(await project_id(), (span.trace_id + span.span_id).hex()) is not None
 
 
 async def test_the_first_profile_of_each_project_is_announced_once(make_ingest, make, project_id, caplog):
