@@ -7,6 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
+
+from collector_receiver.outcome import Outcome
 
 logger = logging.getLogger("collector_receiver")
 
@@ -18,14 +21,30 @@ class Counters:
     """Counts since the start. Used on the receiver's loop only. Reasons are those of docs/receiver.md."""
 
     requests: Counter[str] = field(default_factory=Counter[str])
-    """Trace requests by answer: ok, partial, or the reason why there was no success."""
+    """Requests by answer: ok, partial, or the reason why there was no success."""
     spans_accepted: int = 0
     spans_rejected: Counter[str] = field(default_factory=Counter[str])
     warnings: Counter[str] = field(default_factory=Counter[str])
+    log_profiles_accepted: int = 0
+    log_profiles_rejected: Counter[str] = field(default_factory=Counter[str])
     new_records: int = 0
     new_profiles: int = 0
     ignored: Counter[str] = field(default_factory=Counter[str])
-    """Requests of the signals that are answered and not stored: logs, metrics."""
+    """Requests that are answered with nothing to store: metrics, and logs without a profile."""
+
+    def count(self, signal: Literal["traces", "logs"], received: int, outcome: Outcome) -> None:
+        """A request that was answered: `received` spans or profiles, less those that were rejected."""
+        accepted = received - outcome.rejected_count
+        if signal == "traces":
+            self.spans_accepted += accepted
+            self.spans_rejected.update(outcome.rejected)
+        elif received:
+            self.log_profiles_accepted += accepted
+            self.log_profiles_rejected.update(outcome.rejected)
+        else:
+            self.ignored["logs"] += 1
+        self.requests["partial" if outcome.rejected else "ok"] += 1
+        self.warnings.update(outcome.warnings)
 
 
 class RefusalLog:

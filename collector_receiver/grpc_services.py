@@ -14,7 +14,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from collector_receiver.ingest import Ingest, IngestRefused, TryAgain, Undecodable
+from collector_receiver.ingest import Ingest
+from collector_receiver.refusals import IngestRefused, TryAgain, Undecodable
+from collector_receiver.signals import LOGS, TRACES, Signal
 
 TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 LOGS_SERVICE = "opentelemetry.proto.collector.logs.v1.LogsService"
@@ -31,24 +33,25 @@ Handler: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
 def services(ingest: Ingest) -> list[Any]:
     """The generic handlers of the three OTLP services."""
 
-    async def export_traces(body: bytes, context: Context) -> bytes:
-        try:
-            answer = await ingest.export(body, project_key=project_key(context.invocation_metadata()))
-        except IngestRefused as refused:
-            await _abort(context, refused)
-        return answer.SerializeToString()
-
-    def ignore(signal: str) -> Handler:
-        async def export(_body: bytes, _context: Context) -> bytes:
-            ingest.counters.ignored[signal] += 1
-            return b""  # an empty message: full success
+    def take(signal: Signal[Any]) -> Handler:
+        async def export(body: bytes, context: Context) -> bytes:
+            key = project_key(context.invocation_metadata())
+            try:
+                answer = await ingest.export(body, project_key=key, signal=signal)
+            except IngestRefused as refused:
+                await _abort(context, refused)
+            return answer.SerializeToString()
 
         return export
 
+    async def ignore_metrics(_body: bytes, _context: Context) -> bytes:
+        ingest.counters.ignored["metrics"] += 1
+        return b""  # an empty message: full success
+
     return [
-        _service(TRACE_SERVICE, export_traces),
-        _service(LOGS_SERVICE, ignore("logs")),
-        _service(METRICS_SERVICE, ignore("metrics")),
+        _service(TRACE_SERVICE, take(TRACES)),
+        _service(LOGS_SERVICE, take(LOGS)),
+        _service(METRICS_SERVICE, ignore_metrics),
     ]
 
 

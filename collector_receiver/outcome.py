@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,10 +10,17 @@ from pathlib import Path
 
 MAX_MESSAGE_BYTES = 1_024
 
+logger = logging.getLogger("collector_receiver")
+
 
 @dataclass(slots=True)
 class Outcome:
-    """Spans refused and warnings given, counted by reason (short snake_case names, see docs/receiver.md)."""
+    """What was refused and warned about, counted by reason (short snake_case names, see docs/receiver.md).
+
+    `item` is what is counted: spans, or log records.
+    """
+
+    item: str = "spans"
 
     rejected: Counter[str] = field(default_factory=Counter[str])
     warnings: Counter[str] = field(default_factory=Counter[str])
@@ -25,17 +33,24 @@ class Outcome:
         self.warnings[reason] += 1
 
     @property
-    def rejected_spans(self) -> int:
+    def rejected_count(self) -> int:
         return self.rejected.total()
 
     def message(self) -> str:
         """Every reason with its count, most frequent first, at most 1 KiB; "" when nothing happened."""
         parts: list[str] = []
         if self.rejected:
-            parts.append("spans rejected: " + _counts(self.rejected))
+            parts.append(f"{self.item} rejected: " + _counts(self.rejected))
         if self.warnings:
-            parts.append("spans kept with a change: " + _counts(self.warnings))
+            parts.append(f"{self.item} kept with a change: " + _counts(self.warnings))
         return "; ".join(parts).encode()[:MAX_MESSAGE_BYTES].decode(errors="ignore")
+
+
+def log_failure(outcome: Outcome, what: str, error: Exception) -> None:
+    """Reject one item for a mistake of ours: it must not make the sender repeat, and then lose, the batch."""
+    if "internal_error" not in outcome.rejected:
+        logger.error("%s was refused, its translation failed: %s", what, place_of(error))
+    outcome.reject("internal_error")
 
 
 def place_of(error: Exception) -> str:

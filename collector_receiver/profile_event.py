@@ -1,4 +1,4 @@
-"""Finds and reads the span event `pyinstrument.profile` (wire format version 1, docs/wire-format.md)."""
+"""Finds and reads the event `pyinstrument.profile` (wire format version 1, docs/wire-format.md)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import binascii
 import json
 import math
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_pyinstrument.call_tree import (
@@ -98,15 +100,15 @@ def take_profile_event(span: Span) -> Span.Event | None:
     return found
 
 
-def read_profile(event: Span.Event, budget: DecodeBudget) -> ReceivedProfile:
-    """Decode the event's call tree and take from it what a record shows.
+def read_profile(pairs: Iterable[KeyValue], budget: DecodeBudget) -> ReceivedProfile:
+    """Decode the call tree in an event's attributes and take from it what a record shows.
 
     The facts that the tree knows (nodes, samples) are counted in the tree, not believed from the attributes.
 
     Raises:
         BrokenProfile: with the named reason, and nothing else for any bytes whatsoever.
     """
-    attributes = attributes_of(event.attributes)
+    attributes = attributes_of(pairs)
     payload = _payload(attributes)
     budget.spend(payload)
     try:

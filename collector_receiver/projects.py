@@ -6,10 +6,9 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from collector_receiver.semantic_conventions import PROJECT_KEY, SERVICE_NAME, UNKNOWN_SERVICE, one_line
 from collector_receiver.translation import Destination
@@ -30,6 +29,13 @@ UNKNOWN_KEY = "unknown_project_key"
 TOO_MANY_PROJECTS = "too_many_projects"
 
 
+class Sending(Protocol):
+    """Part of a request with a resource of its own: `ResourceSpans`, `ResourceLogs`."""
+
+    @property
+    def resource(self) -> Resource: ...
+
+
 class Projects:
     """Resolves senders to projects. Belongs to the loop of the store."""
 
@@ -39,7 +45,7 @@ class Projects:
         self._clock = clock
         self._remembered: OrderedDict[tuple[str, str], tuple[Destination, float]] = OrderedDict()
 
-    async def destinations(self, batches: Sequence[ResourceSpans], key: str | None) -> list[Destination]:
+    async def destinations(self, batches: Sequence[Sending], key: str | None) -> list[Destination]:
         """One destination per element of `batches`.
 
         A key sent with the request decides for all of them. Without one, each resource's `project.key`

@@ -5,7 +5,6 @@ Pure: no clock, no network, no loop. May run on any thread; takes the request ap
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 from collector_receiver.bounds import bound_resource, bound_span, bounded_scope
 from collector_receiver.endpoint import endpoint_of, status_code_of
 from collector_receiver.header_masking import mask_attributes, masked_otlp
-from collector_receiver.outcome import Outcome, place_of
+from collector_receiver.outcome import Outcome, log_failure
 from collector_receiver.profile_event import (
     BrokenProfile,
     DecodeBudget,
@@ -51,10 +50,9 @@ MAX_SPANS_PER_REQUEST = 65_536
 MAX_CHUNK_SPANS = 512
 MAX_CHUNK_BYTES = 1_048_576
 MAX_NAME_CHARACTERS = 200
+SDK_SCOPE = "otel_pyinstrument"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-logger = logging.getLogger("collector_receiver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +106,15 @@ class _Chunk:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """One request after translation. `received` counts its spans, or the log records that hold profiles."""
+
+    batch: IncomingBatch
+    outcome: Outcome
+    received: int
+
+
 class Translator:
     """Translates one request. Make one, call `translate` once, read `outcome` afterwards."""
 
@@ -120,6 +127,13 @@ class Translator:
         self._records: list[IncomingRecord] = []
         self._chunks: list[IncomingChildSpans] = []
         self._open_chunks: dict[bytes, _Chunk] = {}
+
+    def translated(
+        self, request: ExportTraceServiceRequest, destinations: Sequence[Destination]
+    ) -> Translated:
+        """`translate`, with what became of the spans."""
+        batch = self.translate(request, destinations)
+        return Translated(batch, self.outcome, self.span_count)
 
     def translate(
         self, request: ExportTraceServiceRequest, destinations: Sequence[Destination]
@@ -164,10 +178,7 @@ class Translator:
         try:
             self._keep(span, sender, scope)
         except Exception as error:
-            # A mistake of ours about one span must not make the sender repeat, and then lose, the batch.
-            if "internal_error" not in self.outcome.rejected:
-                logger.error("a span was refused, its translation failed: %s", place_of(error))
-            self.outcome.reject("internal_error")
+            log_failure(self.outcome, "a span", error)
 
     def _keep(self, span: Span, sender: Sender, scope: InstrumentationScope) -> None:
         if span.end_time_unix_nano < span.start_time_unix_nano:
@@ -176,7 +187,7 @@ class Translator:
             self.outcome.warn("end_before_start")
         event = take_profile_event(span)
         bound_span(span)
-        if event is not None or span.kind == Span.SPAN_KIND_SERVER:
+        if event is not None or span.kind == Span.SPAN_KIND_SERVER or _is_profiled_run(span, scope):
             profile = self._profile(event)
             self._records.append(
                 IncomingRecord(
@@ -190,7 +201,7 @@ class Translator:
         if event is None:
             return None
         try:
-            return read_profile(event, self._decode_budget)
+            return read_profile(event.attributes, self._decode_budget)
         except BrokenProfile as broken:
             self.outcome.warn(broken.reason)
             return None
@@ -202,6 +213,11 @@ class Translator:
         if chunk.add(span, scope):
             del self._open_chunks[span.trace_id]
             self._chunks.append(chunk.close(span.trace_id, sender.project_id))
+
+
+def _is_profiled_run(span: Span, scope: InstrumentationScope) -> bool:
+    """A run of `@profile` outside any request. Its profile may come as a log record, before or after it."""
+    return scope.name == SDK_SCOPE and parent_of(span) is None
 
 
 def record_of(span: Span, sender: Sender, profile: ReceivedProfile | None) -> Record:

@@ -18,16 +18,23 @@ def refusal(span: Span) -> str | None:
     Protobuf enforces none of this: it accepts ids of any length and 64-bit unsigned times. "Valid" ids are
     those of the trace API specification: 16 and 8 bytes, not all zero.
     """
-    if len(span.trace_id) != TRACE_ID_BYTES or span.trace_id == _NO_TRACE_ID:
-        return "invalid_trace_id"
-    if len(span.span_id) != SPAN_ID_BYTES or span.span_id == _NO_SPAN_ID:
-        return "invalid_span_id"
+    if reason := id_refusal(span.trace_id, span.span_id):
+        return reason
     if len(span.parent_span_id) not in (0, SPAN_ID_BYTES):
         return "invalid_parent_span_id"
     if not span.start_time_unix_nano:
         return "missing_start_time"
     if max(span.start_time_unix_nano, span.end_time_unix_nano) > MAX_TIME_UNIX_NANO:
         return "time_out_of_range"
+    return None
+
+
+def id_refusal(trace_id: bytes, span_id: bytes) -> str | None:
+    """The reason why these ids name no span, None when they may."""
+    if len(trace_id) != TRACE_ID_BYTES or trace_id == _NO_TRACE_ID:
+        return "invalid_trace_id"
+    if len(span_id) != SPAN_ID_BYTES or span_id == _NO_SPAN_ID:
+        return "invalid_span_id"
     return None
 
 

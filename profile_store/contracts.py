@@ -50,12 +50,22 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedProfile:
+    """A record that has its profile only now: one of the two came in an earlier batch than the other."""
+
+    project_id: str
+    record_id: str
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WriteResult:
     """What became of a batch. `new_records` and `new_profiles` count what was not there before."""
 
     new_records: int
     new_profiles: int
     refusals: Sequence[Refusal]
+    joined: Sequence[JoinedProfile] = ()
 
 
 class Writer(Protocol):
@@ -68,6 +78,11 @@ class Writer(Protocol):
         durable before the records that refer to them, so a visible record has its call tree. Writing the same
         items again, in any grouping, changes nothing and is a success. One item that the database cannot hold
         is refused alone; the others are stored. An empty batch returns at once without touching the database.
+
+        An item of `profiles` and the record of its span find each other whichever comes first, also when both
+        are written at the same time. Until then, and for ever when the span never comes, nothing of it can be
+        read; it expires like everything else. A record that has a profile keeps it. Refusing such an item
+        names its span in `span_ids`.
 
         Raises:
             StoreUnavailable: some of the batch may be stored; the whole batch may be written again.

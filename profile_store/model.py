@@ -147,6 +147,23 @@ class IncomingRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IncomingProfile:
+    """A profile that came without its span, as a log record. `timestamp` is the end of the request.
+
+    `profile`, `hot_functions` and `facts` are what the record of that span will have, see `Record`.
+    """
+
+    project_id: str
+    trace_id: bytes
+    span_id: bytes
+    timestamp: datetime
+    payload: bytes
+    profile: ProfileFacts
+    hot_functions: Sequence[HotFunctionFacts] = ()
+    facts: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IncomingChildSpans:
     """The child spans of one trace that arrived together, as OTLP bytes.
 
@@ -167,6 +184,7 @@ class IncomingBatch:
 
     records: Sequence[IncomingRecord] = ()
     child_spans: Sequence[IncomingChildSpans] = ()
+    profiles: Sequence[IncomingProfile] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

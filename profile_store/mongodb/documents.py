@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from bson import ObjectId
 from profile_store.model import (
     HotFunctionFacts,
     IncomingChildSpans,
+    IncomingProfile,
     ProfileFacts,
     Project,
     Record,
@@ -87,11 +89,8 @@ def record_document(record: Record, *, created_at: datetime, expires_at: datetim
         "version": record.version,
         "environment": record.environment,
         "service": record.service,
-        "has_profile": record.profile is not None,
-        "profile": None if record.profile is None else asdict(record.profile),
-        "hot_functions": [asdict(function) for function in record.hot_functions],
+        **profile_fields(record.profile, record.hot_functions, record.facts),
         **_readable_facts(record),
-        "facts": record.facts,
         "packed": pack(record.attributes, record.resource, record.events),
         "created_at": created_at,
         "expires_at": expires_at,
@@ -162,6 +161,29 @@ def profile_document(record: Record, payload: bytes, *, expires_at: datetime) ->
         "project_id": ObjectId(record.project_id),
         "payload": payload,
         "expires_at": expires_at,
+    }
+
+
+def lone_profile_document(item: IncomingProfile, *, expires_at: datetime) -> Document:
+    """A call tree that came without its span, with what the span's record will show of it."""
+    return {
+        "_id": record_key(item.trace_id, item.span_id),
+        "project_id": ObjectId(item.project_id),
+        "payload": item.payload,
+        "for_record": profile_fields(item.profile, item.hot_functions, item.facts),
+        "expires_at": expires_at,
+    }
+
+
+def profile_fields(
+    profile: ProfileFacts | None, hot_functions: Iterable[HotFunctionFacts], facts: str
+) -> Document:
+    """The part of a record that its profile decides."""
+    return {
+        "has_profile": profile is not None,
+        "profile": None if profile is None else asdict(profile),
+        "hot_functions": [asdict(function) for function in hot_functions],
+        "facts": facts,
     }
 
 

@@ -13,12 +13,24 @@ from bson import ObjectId
 from pymongo.errors import PyMongoError
 
 from profile_store.contracts import WriteResult
-from profile_store.model import IncomingBatch, IncomingChildSpans, IncomingRecord, Record
+from profile_store.model import (
+    IncomingBatch,
+    IncomingChildSpans,
+    IncomingProfile,
+    IncomingRecord,
+    Record,
+)
 from profile_store.mongodb import indexes
 from profile_store.mongodb.client import Database, DatabaseUser
-from profile_store.mongodb.documents import child_spans_document, profile_document, record_document
+from profile_store.mongodb.documents import (
+    child_spans_document,
+    lone_profile_document,
+    profile_document,
+    record_document,
+)
 from profile_store.mongodb.errors import describe, unavailable_on_failure
 from profile_store.mongodb.inserts import Prepared, insert, prepare
+from profile_store.mongodb.joining import ProfileJoiner
 from profile_store.mongodb.retention import DEFAULT_RETENTION_DAYS, RetentionOfProjects, expiry
 
 _logger = logging.getLogger(__name__)
@@ -35,18 +47,21 @@ class RecordWriter(DatabaseUser):
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         super().__init__(database, clock)
         self._retention = RetentionOfProjects(database[indexes.PROJECTS], clock)
+        self._joiner = ProfileJoiner(database)
         self._activity_noted: dict[str, datetime] = {}
 
     async def write(self, batch: IncomingBatch) -> WriteResult:
         """See `profile_store.contracts.Writer.write`."""
-        if not batch.records and not batch.child_spans:
+        if not (batch.records or batch.child_spans or batch.profiles):
             return WriteResult(new_records=0, new_profiles=0, refusals=())
         database = self._database
         with unavailable_on_failure("store a batch"):
             encoder = _Encoder(self._clock(), await self._retention.days(_project_ids(batch)))
             prepare = _in_thread if _is_large(batch) else _here
             profiles = await insert(
-                database[indexes.PROFILES], "profile", await prepare(encoder.profiles, batch.records)
+                database[indexes.PROFILES],
+                "profile",
+                await prepare(encoder.profiles, batch.records, batch.profiles),
             )
             chunks = await insert(
                 database[indexes.CHILD_SPANS],
@@ -58,10 +73,13 @@ class RecordWriter(DatabaseUser):
                 "record",
                 await prepare(encoder.records, batch.records, profiles.refused),
             )
+            joined = await self._joiner.join(batch, lost=profiles.refused.keys() | records.refused.keys())
         if records.new:
             await self._note_activity({item.record.project_id for item in batch.records})
         refused = [*profiles.refused.values(), *chunks.refused.values(), *records.refused.values()]
-        return WriteResult(new_records=records.new, new_profiles=profiles.new, refusals=refused)
+        return WriteResult(
+            new_records=records.new, new_profiles=profiles.new, refusals=refused, joined=joined
+        )
 
     async def _note_activity(self, project_ids: Iterable[str]) -> None:
         """Best effort: the batch is durable, so a failure here must not make the sender repeat it."""
@@ -94,8 +112,9 @@ class _Encoder:
         self._arrival = arrival
         self._retention_days = retention_days
 
-    def profiles(self, items: Iterable[IncomingRecord]) -> list[Prepared]:
-        return [self.profile(item.record, item.payload) for item in items if item.payload is not None]
+    def profiles(self, items: Iterable[IncomingRecord], lone: Iterable[IncomingProfile]) -> list[Prepared]:
+        of_records = [self.profile(item.record, item.payload) for item in items if item.payload is not None]
+        return of_records + [self.lone_profile(item) for item in lone]
 
     def records(self, items: Iterable[IncomingRecord], lost: Mapping[bytes, object]) -> list[Prepared]:
         return [self.record(_without_lost_profile(item, lost)) for item in items]
@@ -107,6 +126,10 @@ class _Encoder:
         # The span itself is not lost with its profile.
         return prepare("profile", _key(record), (), partial(self._profile_document, record, payload))
 
+    def lone_profile(self, item: IncomingProfile) -> Prepared:
+        key = item.trace_id + item.span_id
+        return prepare("profile", key, (item.span_id,), partial(self._lone_profile_document, item))
+
     def record(self, record: Record) -> Prepared:
         return prepare("record", _key(record), (record.span_id,), partial(self._record_document, record))
 
@@ -117,20 +140,23 @@ class _Encoder:
     def _profile_document(self, record: Record, payload: bytes) -> dict[str, object]:
         return profile_document(record, payload, expires_at=self._expiry(record))
 
+    def _lone_profile_document(self, item: IncomingProfile) -> dict[str, object]:
+        return lone_profile_document(item, expires_at=self._expiry(item))
+
     def _record_document(self, record: Record) -> dict[str, object]:
         return record_document(record, created_at=self._arrival, expires_at=self._expiry(record))
 
     def _child_spans_document(self, chunk: IncomingChildSpans) -> dict[str, object]:
         return child_spans_document(chunk, expires_at=self._expiry(chunk))
 
-    def _expiry(self, item: Record | IncomingChildSpans) -> datetime:
+    def _expiry(self, item: Record | IncomingChildSpans | IncomingProfile) -> datetime:
         days = self._retention_days.get(ObjectId(item.project_id), DEFAULT_RETENTION_DAYS)
         return expiry(item.timestamp, self._arrival, days)
 
 
 def _is_large(batch: IncomingBatch) -> bool:
     """Whether its documents take so long to make (about 50 us each) that other requests would notice."""
-    return len(batch.records) + len(batch.child_spans) > _DOCUMENTS_ON_THE_LOOP
+    return len(batch.records) + len(batch.child_spans) + len(batch.profiles) > _DOCUMENTS_ON_THE_LOOP
 
 
 async def _in_thread(build: Callable[..., list[Prepared]], *arguments: object) -> list[Prepared]:
@@ -153,7 +179,6 @@ def _without_lost_profile(item: IncomingRecord, refused: Mapping[bytes, object])
 
 
 def _project_ids(batch: IncomingBatch) -> set[ObjectId]:
-    named = {item.record.project_id for item in batch.records} | {
-        chunk.project_id for chunk in batch.child_spans
-    }
+    named = {item.record.project_id for item in batch.records}
+    named |= {item.project_id for item in (*batch.child_spans, *batch.profiles)}
     return {ObjectId(name) for name in named if ObjectId.is_valid(name)}

@@ -8,11 +8,16 @@ from types import SimpleNamespace
 import grpc
 import grpc.aio
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from collector_receiver.server import Receiver
@@ -21,6 +26,7 @@ from otel_pyinstrument.call_tree import CallTreeBuilder, Frame, encode
 from profile_store import StoreSettings, open_store
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+EXPORT_LOGS = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 
 
 def any_value(value):
@@ -113,6 +119,26 @@ def make_text_profile_event():
     return make_profile_event(payload, encoding="zlib+json+base64")
 
 
+def make_profile_log(span=None, **changes):
+    """The log record that carries the profile of `span`; changes replace its attributes."""
+    name, attributes = make_profile_event(**changes)
+    return LogRecord(
+        event_name=name,
+        time_unix_nano=time.time_ns(),
+        trace_id=span.trace_id if span else os.urandom(16),
+        span_id=span.span_id if span else os.urandom(8),
+        attributes=pairs(attributes),
+    )
+
+
+def make_logs(*records, resource=(("service.name", "shop"),)):
+    request = ExportLogsServiceRequest()
+    resource_logs = request.resource_logs.add()
+    resource_logs.resource.attributes.extend(pairs(resource))
+    resource_logs.scope_logs.add().log_records.extend(records)
+    return request
+
+
 @pytest.fixture
 def make():
     """Functions that build what a sender sends."""
@@ -123,6 +149,8 @@ def make():
         payload=make_payload,
         profile_event=make_profile_event,
         text_profile_event=make_text_profile_event,
+        profile_log=make_profile_log,
+        logs=make_logs,
         pairs=pairs,
         any_value=any_value,
     )
@@ -151,6 +179,11 @@ class Client:
         """Sends a request (or raw bytes); the decoded answer."""
         body = request if isinstance(request, bytes) else request.SerializeToString()
         return ExportTraceServiceResponse.FromString(await self.call(EXPORT_TRACES, body, **options))
+
+    async def export_logs(self, request, **options):
+        """The same with log records."""
+        body = request if isinstance(request, bytes) else request.SerializeToString()
+        return ExportLogsServiceResponse.FromString(await self.call(EXPORT_LOGS, body, **options))
 
     async def refusal(self, request, **options):
         """Sends a request that must fail; the error."""

@@ -9,6 +9,8 @@ from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from profile_store.model import RecordQuery
 
@@ -129,14 +131,111 @@ async def test_a_key_leads_to_its_project(start_receiver, make, store):
     assert (await store.records(RecordQuery(project_id=project.id))).total == 1
 
 
-@pytest.mark.parametrize(
-    ("method", "response"), [(LOGS, ExportLogsServiceResponse), (METRICS, ExportMetricsServiceResponse)]
-)
-async def test_logs_and_metrics_are_answered_with_success(receiver, method, response):
+async def test_metrics_are_answered_with_success(receiver):
     """Zero-code users send all three signals to one address."""
-    answer = await receiver.client.call(method, b"whatever")
+    answer = await receiver.client.call(METRICS, b"whatever")
 
-    assert response.FromString(answer) == response()
+    assert ExportMetricsServiceResponse.FromString(answer) == ExportMetricsServiceResponse()
+
+
+async def test_log_records_are_answered_with_success_and_make_no_project(receiver, make, store):
+    lines = [LogRecord(body=make.any_value(f"pyinstrument.profile line {n}")) for n in range(3)]
+
+    assert await receiver.client.export_logs(make.logs(*lines)) == ExportLogsServiceResponse()
+
+    assert (await store.projects()).total == 0
+    assert receiver.ingest.counters.ignored == {"logs": 1}
+
+
+async def test_bytes_that_are_no_logs_request_are_not_to_be_repeated(receiver):
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await receiver.client.call(LOGS, b"\xff\xff\xff")
+
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "ExportLogsServiceRequest" in error.value.details()
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+async def test_a_profile_in_a_log_record_joins_its_span(receiver, make, store, order):
+    # Given a request and its profile as a log record
+    span = make.span({"http.method": "GET", "http.route": "/orders"})
+    sends = [
+        lambda: receiver.client.export_logs(make.logs(make.profile_log(span))),
+        lambda: receiver.client.export(make.request(span)),
+    ]
+
+    # When they arrive in either order, and then again
+    for send in sends if order == "before" else reversed(sends):
+        assert (await send()).SerializeToString() == b""
+    for send in sends:
+        assert (await send()).SerializeToString() == b""
+
+    # Then the record has the profile, once
+    project = await store.project_for_service("shop")
+    detail = await store.record(project.id, (span.trace_id + span.span_id).hex())
+    assert detail.record.endpoint == "GET /orders"
+    assert detail.call_tree.duration_us == 250_000
+    assert detail.record.profile.reason == "slow"
+    assert [hot.function for hot in detail.record.hot_functions] == ["load_orders", "view"]
+    assert await count_records(store) == 1
+    counters = receiver.ingest.counters
+    assert (counters.log_profiles_accepted, counters.new_profiles, counters.new_records) == (2, 1, 1)
+
+
+async def test_the_first_profile_is_announced_when_its_record_is_there(receiver, make, caplog):
+    span = make.span({"http.method": "GET", "http.route": "/orders"})
+    with caplog.at_level("INFO", logger="collector_receiver"):
+        await receiver.client.export_logs(make.logs(make.profile_log(span)))
+        assert "first profile" not in caplog.text
+        await receiver.client.export(make.request(span))
+
+    record_id = (span.trace_id + span.span_id).hex()
+    assert f"record={record_id} endpoint=GET /orders" in caplog.text
+
+
+async def test_a_profile_without_its_span_is_taken_and_makes_no_record(receiver, make, store):
+    answer = await receiver.client.export_logs(make.logs(make.profile_log()))
+
+    assert answer == ExportLogsServiceResponse()
+    assert await count_records(store) == 0
+
+
+async def test_a_broken_profile_does_not_take_others_with_it(receiver, make, store):
+    good = make.span()
+    await receiver.client.export(make.request(good))
+    records = [make.profile_log(payload=b"junk"), make.profile_log(good)]
+
+    answer = await receiver.client.export_logs(make.logs(*records))
+
+    assert answer.partial_success.rejected_log_records == 1
+    assert answer.partial_success.error_message == "log records rejected: profile_not_zlib 1"
+    project = await store.project_for_service("shop")
+    assert await store.call_tree(project.id, (good.trace_id + good.span_id).hex()) is not None
+
+
+async def test_in_key_mode_a_profile_needs_a_key_as_spans_do(start_receiver, make, store):
+    receiver = await start_receiver(ingest_mode="key")
+    project = await store.create_project("orders")
+    span = make.span()
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await receiver.client.export_logs(make.logs(make.profile_log(span)))
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    keyed = {"project.key": project.project_key}
+    await receiver.client.export_logs(make.logs(make.profile_log(span), resource=keyed))
+    await receiver.client.export(make.request(span, resource=keyed))
+
+    assert await store.call_tree(project.id, (span.trace_id + span.span_id).hex()) is not None
+
+
+async def test_a_profiled_run_outside_any_request_is_a_record(receiver, make, store):
+    """Its span is INTERNAL; only its scope tells that it has a profile when that is a log record."""
+    span = make.span(kind=Span.SPAN_KIND_INTERNAL, name="nightly")
+    await receiver.client.export_logs(make.logs(make.profile_log(span)))
+    await receiver.client.export(make.request(span, scope="otel_pyinstrument"))
+
+    project = await store.project_for_service("shop")
+    assert await store.call_tree(project.id, (span.trace_id + span.span_id).hex()) is not None
 
 
 async def test_an_unknown_method_is_unimplemented(receiver):

@@ -9,15 +9,10 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from collector_receiver.ingest import (
-    MAX_RESOURCES_AND_SCOPES,
-    Ingest,
-    TryAgain,
-    Unauthenticated,
-    Undecodable,
-    parse_protobuf,
-)
+from collector_receiver.ingest import Ingest
 from collector_receiver.projects import Projects
+from collector_receiver.refusals import TryAgain, Unauthenticated, Undecodable
+from collector_receiver.signals import MAX_RESOURCES_AND_SCOPES, parse_protobuf
 
 pytestmark = pytest.mark.anyio
 

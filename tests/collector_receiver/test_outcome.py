@@ -4,7 +4,7 @@ from collector_receiver.outcome import Outcome
 
 
 def test_nothing_happened_means_no_message():
-    assert (Outcome().message(), Outcome().rejected_spans) == ("", 0)
+    assert (Outcome().message(), Outcome().rejected_count) == ("", 0)
 
 
 def test_every_reason_is_named_with_its_count_most_frequent_first():
@@ -14,7 +14,7 @@ def test_every_reason_is_named_with_its_count_most_frequent_first():
     outcome.reject("never", 0)
     outcome.warn("profile_not_zlib")
 
-    assert outcome.rejected_spans == 4
+    assert outcome.rejected_count == 4
     assert outcome.message() == (
         "spans rejected: invalid_trace_id 3, invalid_span_id 1; spans kept with a change: profile_not_zlib 1"
     )

@@ -13,7 +13,7 @@ from otel_pyinstrument.call_tree import InvalidPayload, decode
 
 def read(make, budget=None, **changes):
     span = make.span(events=[make.profile_event(**changes)])
-    return read_profile(take_profile_event(span), budget or DecodeBudget())
+    return read_profile(take_profile_event(span).attributes, budget or DecodeBudget())
 
 
 def test_the_event_is_taken_out_and_the_users_events_stay(make):
@@ -75,7 +75,7 @@ def test_facts_and_hot_functions_come_from_the_tree(make):
 
 def test_bytes_and_text_payloads_mean_the_same(make):
     span = make.span(events=[make.text_profile_event()])
-    as_text = read_profile(take_profile_event(span), DecodeBudget())
+    as_text = read_profile(take_profile_event(span).attributes, DecodeBudget())
 
     assert as_text.payload == read(make).payload
     assert decode(as_text.payload).duration_us == 250_000
@@ -163,7 +163,7 @@ def test_a_missing_payload_is_named(make):
     )
 
     with pytest.raises(BrokenProfile, match="profile_without_payload"):
-        read_profile(take_profile_event(span), DecodeBudget())
+        read_profile(take_profile_event(span).attributes, DecodeBudget())
 
 
 def test_text_that_was_cut_on_the_way_is_refused(make):

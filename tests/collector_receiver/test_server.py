@@ -22,9 +22,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 
-from collector_receiver.ingest import Ingest, parse_protobuf
+from collector_receiver.ingest import Ingest
 from collector_receiver.server import STOP_SECONDS, PortBusy, Receiver
 from collector_receiver.settings import ReceiverSettings
+from collector_receiver.signals import parse_protobuf
 from profile_store.embedded_mongodb import embedded_mongodb
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -286,7 +287,7 @@ async def test_stopping_finishes_running_calls_and_refuses_new_ones(store, recei
     monkeypatch.setattr(
         Ingest,
         "export",
-        lambda self, body, *, project_key: real(self, body, project_key=project_key, parse=slow),
+        lambda self, body, **options: real(self, body, parse=slow, **options),
     )
     request = make.request(make.span(events=[make.profile_event()]))
     running = asyncio.create_task(receiver.client.export(request))
@@ -320,7 +321,7 @@ async def test_stopping_does_not_wait_for_ever(receiver, make, monkeypatch):
     monkeypatch.setattr(
         Ingest,
         "export",
-        lambda self, body, *, project_key: real(self, body, project_key=project_key, parse=hangs),
+        lambda self, body, **options: real(self, body, parse=hangs, **options),
     )
     running = asyncio.create_task(
         receiver.client.refusal(make.request(make.span(events=[make.profile_event()])))

@@ -111,7 +111,7 @@ def test_a_broken_profile_costs_the_profile_and_not_the_record(make):
 
     (item,) = batch.records
     assert (item.payload, item.record.profile, item.record.hot_functions) == (None, None, ())
-    assert (outcome.rejected_spans, dict(outcome.warnings)) == (0, {"profile_not_zlib": 1})
+    assert (outcome.rejected_count, dict(outcome.warnings)) == (0, {"profile_not_zlib": 1})
 
 
 def test_a_large_profile_leaves_the_users_attributes_alone(make):
@@ -187,7 +187,7 @@ def test_the_same_span_twice_in_one_request_is_kept_once(make):
 
     assert len(batch.records) == 1
     assert [len(chunk.span_ids) for chunk in batch.child_spans] == [1]
-    assert outcome.rejected_spans == 0
+    assert outcome.rejected_count == 0
 
 
 def test_a_client_and_a_server_may_share_a_span_id(make):
@@ -371,7 +371,7 @@ def test_no_valid_message_makes_translation_fail(make, attributes, events, resou
 
     # Then it is stored or refused by name, without an error of ours, and what is stored is sound
     assert "internal_error" not in outcome.rejected
-    assert len(batch.records) + len(batch.child_spans) + outcome.rejected_spans == 1
+    assert len(batch.records) + len(batch.child_spans) + outcome.rejected_count == 1
     for item in batch.records:
         record = item.record
         assert record.timestamp.tzinfo is UTC

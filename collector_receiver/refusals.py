@@ -1,0 +1,31 @@
+"""Why a request has no success. The fronts (gRPC, HTTP) turn these into status codes, and only they do."""
+
+from __future__ import annotations
+
+
+class IngestRefused(Exception):
+    """A request without success. `reason` names the counter; the message may go to the sender."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Undecodable(IngestRefused):
+    """The bytes are no export request: sending them again is useless. gRPC INVALID_ARGUMENT, HTTP 400."""
+
+
+class TooLarge(IngestRefused):
+    """Above the largest request, never to be repeated as it is. HTTP 413; gRPC answers this by itself."""
+
+
+class Unauthenticated(IngestRefused):
+    """Missing or wrong project key, nothing was stored. gRPC UNAUTHENTICATED, HTTP 401."""
+
+
+class TryAgain(IngestRefused):
+    """Some may be stored, nothing is promised. gRPC UNAVAILABLE + RetryInfo, HTTP 503 + Retry-After."""
+
+    def __init__(self, reason: str, message: str, retry_after_seconds: float) -> None:
+        super().__init__(reason, message)
+        self.retry_after_seconds = retry_after_seconds

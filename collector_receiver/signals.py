@@ -1,0 +1,146 @@
+"""What differs between the OTLP signals on their way through `Ingest`: parsing, translating, answering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsPartialSuccess,
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+from collector_receiver import log_profiles
+from collector_receiver.otlp_json import NotOtlpJson, from_json
+from collector_receiver.profile_event import EVENT_NAME
+from collector_receiver.projects import Sending
+from collector_receiver.refusals import Undecodable
+from collector_receiver.translation import Destination, Translated, Translator
+
+Encoding: TypeAlias = Literal["protobuf", "json"]
+SignalName: TypeAlias = Literal["traces", "logs"]
+
+MAX_RESOURCES_AND_SCOPES = 131_072  # a Collector may batch spans that each have a resource of their own
+
+Request = TypeVar("Request", bound=Message)
+
+
+class _Resources(Protocol):
+    """`ResourceSpans` or `ResourceLogs`, seen as the list of its scopes."""
+
+    def __call__(self, element: Any, /) -> Sequence[object]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Signal(Generic[Request]):
+    """One kind of telemetry that is stored. All functions are pure and may run on any thread.
+
+    `parse` raises Undecodable. `senders` are the elements of a request that each have one resource.
+    """
+
+    name: SignalName
+    parse: Mapping[Encoding, Callable[[bytes], Request]]
+    senders: Callable[[Request], Sequence[Sending]]
+    translate: Callable[[Request, Sequence[Destination]], Translated]
+    answer: Callable[[int, str], Message]
+
+
+def parse_protobuf(body: bytes) -> ExportTraceServiceRequest:
+    """The trace request in `body`.
+
+    Raises:
+        Undecodable: not protobuf, not UTF-8 where text belongs, nested deeper than protobuf's 100 levels, or
+            more resources and scopes than any real request has.
+    """
+    return _checked_traces(_from_protobuf(ExportTraceServiceRequest, body))
+
+
+def _parse_traces_json(body: bytes) -> ExportTraceServiceRequest:
+    return _checked_traces(_from_json(ExportTraceServiceRequest, body))
+
+
+def _parse_logs(body: bytes) -> ExportLogsServiceRequest:
+    request = _from_protobuf(ExportLogsServiceRequest, body)
+    # Nearly every logs request holds no profile, which its bytes tell without a look at its records.
+    return _only_profiles(request) if EVENT_NAME.encode() in body else ExportLogsServiceRequest()
+
+
+def _parse_logs_json(body: bytes) -> ExportLogsServiceRequest:
+    return _only_profiles(_from_json(ExportLogsServiceRequest, body))
+
+
+def _from_protobuf(kind: type[Request], body: bytes) -> Request:
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        raise Undecodable("undecodable", f"the body is not an {kind.DESCRIPTOR.name} in protobuf") from None
+
+
+def _from_json(kind: type[Request], body: bytes) -> Request:
+    try:
+        return from_json(kind, body)
+    except NotOtlpJson as problem:
+        raise Undecodable("undecodable", f"the body is not an {kind.DESCRIPTOR.name}: {problem}") from None
+
+
+def _checked_traces(request: ExportTraceServiceRequest) -> ExportTraceServiceRequest:
+    _bound_parts(request.resource_spans, lambda element: element.scope_spans)
+    return request
+
+
+def _only_profiles(request: ExportLogsServiceRequest) -> ExportLogsServiceRequest:
+    _bound_parts(request.resource_logs, lambda element: element.scope_logs)
+    return log_profiles.only_profiles(request)
+
+
+def _bound_parts(resources: Sequence[object], scopes_of: _Resources) -> None:
+    parts = len(resources)
+    if parts <= MAX_RESOURCES_AND_SCOPES:
+        parts += sum(len(scopes_of(element)) for element in resources)
+    if parts > MAX_RESOURCES_AND_SCOPES:
+        raise Undecodable(
+            "too_many_resources", f"the request has more than {MAX_RESOURCES_AND_SCOPES} resources and scopes"
+        )
+
+
+def _translate_traces(request: ExportTraceServiceRequest, destinations: Sequence[Destination]) -> Translated:
+    return Translator().translated(request, destinations)
+
+
+def _answer_traces(rejected: int, message: str) -> ExportTraceServiceResponse:
+    if not message:
+        return ExportTraceServiceResponse()
+    partial = ExportTracePartialSuccess(rejected_spans=rejected, error_message=message)
+    return ExportTraceServiceResponse(partial_success=partial)
+
+
+def _answer_logs(rejected: int, message: str) -> ExportLogsServiceResponse:
+    if not message:
+        return ExportLogsServiceResponse()
+    partial = ExportLogsPartialSuccess(rejected_log_records=rejected, error_message=message)
+    return ExportLogsServiceResponse(partial_success=partial)
+
+
+TRACES: Signal[ExportTraceServiceRequest] = Signal(
+    name="traces",
+    parse={"protobuf": parse_protobuf, "json": _parse_traces_json},
+    senders=lambda request: request.resource_spans,
+    translate=_translate_traces,
+    answer=_answer_traces,
+)
+
+LOGS: Signal[ExportLogsServiceRequest] = Signal(
+    name="logs",
+    parse={"protobuf": _parse_logs, "json": _parse_logs_json},
+    senders=lambda request: request.resource_logs,
+    translate=log_profiles.translate,
+    answer=_answer_logs,
+)
