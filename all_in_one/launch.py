@@ -32,6 +32,7 @@ def choose_addresses(settings: LaunchSettings, *, with_demo: bool) -> Addresses:
     server = settings.server
     wanted = {
         "OTLP_GRPC_PORT": (server.bind_host, server.otlp_grpc_port),
+        "OTLP_HTTP_PORT": (server.bind_host, settings.receiver.otlp_http_port),
         "HTTP_PORT": (server.bind_host, server.http_port),
     }
     if with_demo:
@@ -43,6 +44,7 @@ def choose_addresses(settings: LaunchSettings, *, with_demo: bool) -> Addresses:
     return Addresses(
         bind_host=server.bind_host,
         otlp_grpc_port=ports["OTLP_GRPC_PORT"],
+        otlp_http_port=ports["OTLP_HTTP_PORT"],
         http_port=ports["HTTP_PORT"],
         shop_port=ports.get("SHOP_PORT", 0),
         supplier_port=ports.get("SUPPLIER_PORT", 0),

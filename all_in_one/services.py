@@ -45,6 +45,7 @@ class Addresses:
 
     bind_host: str
     otlp_grpc_port: int
+    otlp_http_port: int
     http_port: int
     shop_port: int
     supplier_port: int
@@ -53,6 +54,11 @@ class Addresses:
     def otlp_endpoint(self) -> str:
         """Where applications on this machine send their spans."""
         return f"http://{_bracketed(self.local_host)}:{self.otlp_grpc_port}"
+
+    @property
+    def otlp_http_endpoint(self) -> str:
+        """The same for applications that speak OTLP/HTTP."""
+        return f"http://{_bracketed(self.local_host)}:{self.otlp_http_port}"
 
     @property
     def web(self) -> str:
@@ -72,6 +78,7 @@ def platform_services(
     environment = clean_environment() | {
         "BIND_HOST": addresses.bind_host,
         "OTLP_GRPC_PORT": str(addresses.otlp_grpc_port),
+        "OTLP_HTTP_PORT": str(addresses.otlp_http_port),
         "HTTP_PORT": str(addresses.http_port),
         "MONGODB_URL": mongodb_url,
         "DATA_DIR": str(data),
@@ -84,7 +91,7 @@ def platform_services(
             name="receiver",
             command=[sys.executable, "-m", "collector_receiver"],
             environment=environment,
-            address=f"{addresses.otlp_endpoint} (OTLP/gRPC)",
+            address=f"{addresses.otlp_endpoint} (OTLP/gRPC), {addresses.otlp_http_endpoint} (OTLP/HTTP)",
             is_ready=lambda: accepts_connections(host, addresses.otlp_grpc_port),
             remedy="Correct what its log says, then start again: nothing that was acknowledged is lost.",
         ),

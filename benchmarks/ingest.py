@@ -159,7 +159,8 @@ async def insert_raw(url: str, source: str, requests: int, in_flight: int) -> tu
 def measure(url: str, mongod_pid: int, spans: int, per_request: int, in_flight: int) -> None:
     """One line of the table."""
     database = f"ingest_{per_request}"
-    environment = os.environ | {"MONGODB_URL": url, "MONGODB_DATABASE": database, "OTLP_GRPC_PORT": "0"}
+    environment = os.environ | {"MONGODB_URL": url, "MONGODB_DATABASE": database}
+    environment |= {"OTLP_GRPC_PORT": "0", "OTLP_HTTP_PORT": "0"}
     receiver = subprocess.Popen(
         [sys.executable, "-m", "collector_receiver"], env=environment, stderr=subprocess.PIPE, text=True
     )

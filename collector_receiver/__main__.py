@@ -43,6 +43,8 @@ def _configure_logging(settings: ReceiverSettings) -> None:
     """LOG_LEVEL is for our own lines only: at DEBUG the database driver would write whole documents."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logger.setLevel(settings.log_level)
+    # It warns of every request that is no HTTP; anyone could fill the log.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 def _fail(message: str, code: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from collector_receiver.admission import MAX_BYTES_IN_FLIGHT, MIN_WEIGHT_BYTES, Admission, Place
 from collector_receiver.counters import Counters, RefusalLog
 from collector_receiver.outcome import place_of
 from collector_receiver.profile_event import EVENT_NAME
@@ -26,14 +27,10 @@ from collector_receiver.translation import Destination, Translated
 from profile_store.contracts import StoreUnavailable, Writer, WriteResult
 from profile_store.model import IncomingBatch
 
-MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
-MIN_WEIGHT_BYTES = 16_384  # what even an empty request occupies while it waits: call, task, documents
 # Measured: 128 KiB of plain spans take 1.5 to 3 ms to translate, the call tree of one request 0.8 ms
 # (200 nodes) to 64 ms (20,000 nodes); handing over to the thread and back takes 0.1 ms.
 LARGE_REQUEST_BYTES: Mapping[Encoding, int] = {"protobuf": 131_072, "json": 16_384}
-OVERLOAD_RETRY_SECONDS = 1.0
 STORAGE_RETRY_SECONDS = 2.0
-STOPPING_RETRY_SECONDS = 1.0
 MAX_PROJECTS_ANNOUNCED = 10_000
 
 logger = logging.getLogger("collector_receiver")
@@ -55,9 +52,7 @@ class Ingest:
         self._refusals = refusals or RefusalLog()
         self._store = store
         self._projects = projects
-        self._max_bytes_in_flight = max_bytes_in_flight
-        self._bytes_in_flight = 0
-        self._stopping = False
+        self.admission = Admission(max_bytes_in_flight)
         self._running: set[asyncio.Task[Message]] = set()
         # Costly requests are parsed and translated one after another on one thread: Python would not run two
         # at once anyway, and their objects weigh many times their bytes.
@@ -82,22 +77,21 @@ class Ingest:
         Raises:
             Undecodable, Unauthenticated, TryAgain: see there. Nothing else.
         """
-        weight = max(len(body), MIN_WEIGHT_BYTES)
         try:
-            self._admit(weight)
+            place = self.admission.enter(max(len(body), MIN_WEIGHT_BYTES))
         except TryAgain as refused:
-            self._count_refusal(refused)
+            self.count_refusal(refused)
             raise
         parse = parse or signal.parse[encoding]
         costly = len(body) >= LARGE_REQUEST_BYTES[encoding] or EVENT_NAME.encode() in body
         task = asyncio.create_task(self._export(signal, body, project_key, parse, in_thread=costly))
         self._running.add(task)
-        task.add_done_callback(lambda done: self._finished(done, weight))
+        task.add_done_callback(lambda done: self._finished(done, place))
         return await asyncio.shield(task)
 
     def refuse_new_requests(self) -> None:
         """From now on every new request is `TryAgain`; those that run go on."""
-        self._stopping = True
+        self.admission.closed = True
 
     async def drain(self, timeout_seconds: float) -> None:
         """Wait for running requests, at most `timeout_seconds`."""
@@ -114,16 +108,9 @@ class Ingest:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._refusals.flush()
 
-    def _admit(self, weight: int) -> None:
-        if self._stopping:
-            raise TryAgain("stopping", "the receiver is stopping", STOPPING_RETRY_SECONDS)
-        if self._bytes_in_flight and self._bytes_in_flight + weight > self._max_bytes_in_flight:
-            raise TryAgain("overloaded", "the receiver is busy", OVERLOAD_RETRY_SECONDS)
-        self._bytes_in_flight += weight
-
-    def _finished(self, task: asyncio.Task[Message], weight: int) -> None:
+    def _finished(self, task: asyncio.Task[Message], place: Place) -> None:
         self._running.discard(task)
-        self._bytes_in_flight -= weight
+        place.leave()
         if not task.cancelled():
             task.exception()  # marks it as seen: the caller may be gone
 
@@ -144,19 +131,19 @@ class Ingest:
                 translated = await self._prepare(signal, body, project_key, parse, in_thread=False)
             return await self._store_and_answer(signal, translated)
         except IngestRefused as refused:
-            self._count_refusal(refused)
+            self.count_refusal(refused)
             raise
         except StoreUnavailable as problem:
             logger.debug("storage unavailable: %s", problem)
             refused = TryAgain("storage_unavailable", "the database does not answer", STORAGE_RETRY_SECONDS)
-            self._count_refusal(refused)
+            self.count_refusal(refused)
             raise refused from problem
         except Exception as error:
             # Not about one span (the translator contains those), so it may pass: a repetition cannot lose
             # anything, an answer that is not retryable would. Senders give up after their own limit.
             logger.error("a request failed: %s", place_of(error))
             refused = TryAgain("internal_error", "the receiver failed; see its log", STORAGE_RETRY_SECONDS)
-            self._count_refusal(refused)
+            self.count_refusal(refused)
             raise refused from error
 
     async def _store_and_answer(self, signal: Signal[Request], translated: Translated) -> Message:
@@ -195,7 +182,8 @@ class Ingest:
             return await loop.run_in_executor(self._thread, signal.translate, request, destinations)
         return signal.translate(request, destinations)
 
-    def _count_refusal(self, refused: IngestRefused) -> None:
+    def count_refusal(self, refused: IngestRefused) -> None:
+        """Count a request that a front refused before `export`; those of `export` are counted there."""
         self.counters.requests[refused.reason] += 1
         self._refusals.note(Counter({refused.reason: 1}))
 

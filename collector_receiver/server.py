@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from typing import Any, cast
+import socket
+from typing import Any, NamedTuple, cast
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from collector_receiver.grpc_services import SERVICES, services
+from collector_receiver.http_server import HttpServer
+from collector_receiver.http_services import OtlpHttp
 from collector_receiver.ingest import Ingest
 from collector_receiver.projects import Projects
 from collector_receiver.settings import ReceiverSettings, is_loopback
@@ -24,6 +27,13 @@ logger = logging.getLogger("collector_receiver")
 
 class PortBusy(Exception):
     """The address cannot be listened on. One line with the remedy."""
+
+
+class Addresses(NamedTuple):
+    """Where a receiver listens, each as "host:port"."""
+
+    grpc: str
+    http: str
 
 
 class Receiver:
@@ -42,27 +52,31 @@ class Receiver:
             ]
         )
         self._server.add_generic_rpc_handlers(services(self.ingest))
+        self._http: HttpServer | None = None
         cast("Any", health_pb2_grpc).add_HealthServicer_to_server(self._health, self._server)
 
-    async def start(self) -> str:
-        """Listen; the address as "host:port".
+    async def start(self) -> Addresses:
+        """Listen on both ports.
 
         Raises:
             PortBusy: another program listens there, or the address is not of this machine.
         """
         host, port = self._settings.bind_host, self._settings.otlp_grpc_port
         shown_host = f"[{host}]" if ":" in host else host
+        listener = _listen(host, self._settings.otlp_http_port)
         try:
             bound_port: int = self._server.add_insecure_port(f"{shown_host}:{port}")
         except RuntimeError:
-            raise PortBusy(
-                f"OTLP_GRPC_PORT={port}: cannot listen on {shown_host}:{port}; stop the program that uses "
-                "it, set OTLP_GRPC_PORT to a free port (0 finds one), or check BIND_HOST"
-            ) from None
+            listener.close()
+            raise _busy("OTLP_GRPC_PORT", host, port) from None
+        http_address = f"{shown_host}:{listener.getsockname()[1]}"
+        app = OtlpHttp(self.ingest, max_request_size=self._settings.max_request_size)
+        self._http = HttpServer(app, listener)
+        await self._http.start()
         for service in SERVICES:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
-        return f"{shown_host}:{bound_port}"
+        return Addresses(grpc=f"{shown_host}:{bound_port}", http=http_address)
 
     async def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
         """Refuse new requests, finish running ones, then close the port; each at most `timeout_seconds`.
@@ -74,6 +88,8 @@ class Receiver:
         await self._health.enter_graceful_shutdown()
         await self.ingest.drain(timeout_seconds)
         await self._server.stop(timeout_seconds)
+        if self._http is not None:
+            await self._http.stop(timeout_seconds)
         await self.ingest.close()
 
 
@@ -94,10 +110,13 @@ async def serve(store: Writer, settings: ReceiverSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     receiver = Receiver(store, settings)
-    address = await receiver.start()
-    logger.info("OTLP/gRPC on %s", address)
+    addresses = await receiver.start()
+    logger.info("OTLP/HTTP on %s", addresses.http)
+    logger.info("OTLP/gRPC on %s", addresses.grpc)
     if not is_loopback(settings.bind_host) and settings.ingest_mode == "open":
-        logger.warning("INGEST_MODE=open on %s: anyone who reaches this address can store spans", address)
+        logger.warning(
+            "INGEST_MODE=open on %s: anyone who reaches this address can store spans", settings.bind_host
+        )
     await asked_to_stop.wait()
     logger.info("stopping: finishing running calls, at most %.0f s", STOP_SECONDS)
     stopping = asyncio.create_task(receiver.stop())
@@ -114,4 +133,32 @@ async def serve(store: Writer, settings: ReceiverSettings) -> None:
         counters.new_records,
         counters.new_profiles,
         counters.spans_rejected.total(),
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError:
+        raise _busy("OTLP_HTTP_PORT", host, port) from None
+    try:
+        # As servers do: a port in TIME_WAIT is not taken.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # Now, not when uvicorn begins to serve: Linux lets two sockets bind one port, but not listen on it.
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise _busy("OTLP_HTTP_PORT", host, port) from None
+    return listener
+
+
+def _busy(variable: str, host: str, port: int) -> PortBusy:
+    shown_host = f"[{host}]" if ":" in host else host
+    return PortBusy(
+        f"{variable}={port}: cannot listen on {shown_host}:{port}; stop the program that uses it, set "
+        f"{variable} to a free port (0 finds one), or check BIND_HOST"
     )

@@ -27,6 +27,8 @@ class ReceiverSettings(BaseSettings):
     """Address to listen on. Other than loopback only with INGEST_MODE set explicitly."""
     otlp_grpc_port: int = Field(default=4317, ge=0, le=65_535)
     """Port of OTLP/gRPC; 0 takes a free one."""
+    otlp_http_port: int = Field(default=4318, ge=0, le=65_535)
+    """Port of OTLP/HTTP; 0 takes a free one."""
     ingest_mode: IngestMode = "open"
     """open: unknown services become projects. key: only spans with a project's key are accepted."""
     max_request_size: int = Field(default=16 * 1024 * 1024, ge=65_536, le=256 * 1024 * 1024)

@@ -13,7 +13,12 @@ from all_in_one.launch_settings import BadSettings, LaunchSettings
 from all_in_one.services import Addresses, clean_environment, demo_services, platform_services
 
 ADDRESSES = Addresses(
-    bind_host="127.0.0.1", otlp_grpc_port=4317, http_port=8000, shop_port=8080, supplier_port=8081
+    bind_host="127.0.0.1",
+    otlp_grpc_port=4317,
+    otlp_http_port=4318,
+    http_port=8000,
+    shop_port=8080,
+    supplier_port=8081,
 )
 
 
@@ -66,7 +71,12 @@ def test_the_receivers_log_holds_the_line_about_the_first_profile_whatever_the_l
 )
 def test_people_are_shown_an_address_that_they_can_open(bind_host, web) -> None:
     addresses = Addresses(
-        bind_host=bind_host, otlp_grpc_port=4317, http_port=8000, shop_port=0, supplier_port=0
+        bind_host=bind_host,
+        otlp_grpc_port=4317,
+        otlp_http_port=4318,
+        http_port=8000,
+        shop_port=0,
+        supplier_port=0,
     )
 
     assert addresses.web == web

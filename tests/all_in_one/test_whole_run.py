@@ -62,7 +62,14 @@ class Run:
     def __init__(self, data: Path, *arguments: str, **environment: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "all_in_one", "--data", str(data), *arguments],
-            env={**os.environ, "HTTP_PORT": "0", "OTLP_GRPC_PORT": "0", "SHOP_PORT": "0", **environment},
+            env={
+                **os.environ,
+                "HTTP_PORT": "0",
+                "OTLP_GRPC_PORT": "0",
+                "OTLP_HTTP_PORT": "0",
+                "SHOP_PORT": "0",
+                **environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -198,8 +198,10 @@ async def start_receiver(store):
     started = []
 
     async def start(**settings):
-        receiver = Receiver(store, ReceiverSettings(otlp_grpc_port=0, **settings))
-        receiver.client = Client(await receiver.start())
+        receiver = Receiver(store, ReceiverSettings(otlp_grpc_port=0, otlp_http_port=0, **settings))
+        addresses = await receiver.start()
+        receiver.client = Client(addresses.grpc)
+        receiver.http_address = addresses.http
         started.append(receiver)
         return receiver
 

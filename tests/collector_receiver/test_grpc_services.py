@@ -255,7 +255,7 @@ async def test_health_says_serving(receiver, service):
 
 
 async def test_overload_is_unavailable_with_the_time_to_wait(receiver, make, monkeypatch):
-    monkeypatch.setattr(receiver.ingest, "_max_bytes_in_flight", 1)
+    monkeypatch.setattr(receiver.ingest.admission, "max_bytes", 1)
     requests = [make.request(make.span(events=[make.profile_event()])) for _ in range(20)]
 
     results = await asyncio.gather(*map(receiver.client.export, requests), return_exceptions=True)

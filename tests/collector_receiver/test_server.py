@@ -16,6 +16,8 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OTLPHttpSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -39,7 +41,7 @@ def receiver_command():
 def environment(**settings):
     names = {*ReceiverSettings.model_fields, "mongodb_url", "mongodb_database"}
     kept = {name: value for name, value in os.environ.items() if name.lower() not in names}
-    return kept | {"OTLP_GRPC_PORT": "0"} | settings
+    return kept | {"OTLP_GRPC_PORT": "0", "OTLP_HTTP_PORT": "0"} | settings
 
 
 def run(**settings):
@@ -231,6 +233,38 @@ def test_a_busy_port_is_exit_code_3_and_names_the_remedy(mongodb_url, mongodb_da
     assert "Traceback" not in stderr
 
 
+def test_a_busy_http_port_is_exit_code_3_too(mongodb_url, mongodb_database):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        code, stderr = run(OTLP_HTTP_PORT=port, MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)
+
+    assert code == 3
+    assert f"OTLP_HTTP_PORT={port}" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_the_standard_http_exporter_of_python_is_understood(start_process):
+    # Given the SDK and the exporter as an application has them
+    process = start_process()
+    process.wait_for_address()
+    address = re.search(r"OTLP/HTTP on (\S+)$", process.stderr, re.MULTILINE)[1]
+    provider = TracerProvider(resource=Resource({"service.name": "shop"}), shutdown_on_exit=False)
+    exporter = OTLPHttpSpanExporter(endpoint=f"http://{address}/v1/traces", compression=Compression.Gzip)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+
+    # When it sends requests
+    for _ in range(50):
+        with provider.get_tracer("test").start_as_current_span("GET /", kind=SpanKind.SERVER):
+            pass
+    provider.shutdown()
+
+    # Then they are records
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert "stopped: 50 spans accepted (50 new records, 0 new profiles), 0 rejected" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
 def test_a_missing_database_address_is_exit_code_4_without_a_traceback():
     code, stderr = run()
 
@@ -256,20 +290,21 @@ async def test_a_second_receiver_on_the_same_port_fails(store, receiver):
     port = int(receiver.client.address.rsplit(":", 1)[1])
 
     with pytest.raises(PortBusy):
-        await Receiver(store, ReceiverSettings(otlp_grpc_port=port)).start()
+        await Receiver(store, ReceiverSettings(otlp_grpc_port=port, otlp_http_port=0)).start()
 
 
 @pytest.mark.anyio
 async def test_ipv6_addresses_are_written_in_brackets(store):
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
-    receiver = Receiver(store, ReceiverSettings(bind_host="::1", otlp_grpc_port=0))
+    receiver = Receiver(store, ReceiverSettings(bind_host="::1", otlp_grpc_port=0, otlp_http_port=0))
     try:
-        address = await receiver.start()
+        addresses = await receiver.start()
     except PortBusy:
         pytest.skip("no IPv6 loopback here")
 
-    assert re.fullmatch(r"\[::1\]:\d+", address)
+    for address in addresses:
+        assert re.fullmatch(r"\[::1\]:\d+", address)
     await receiver.stop(1)
 
 

@@ -133,7 +133,7 @@ class Platform:
 @pytest.fixture
 def start_platform(tmp_path, monkeypatch):
     """Function (mongodb_url, database) -> Platform; everything is stopped after the test."""
-    for name in ("OTLP_GRPC_PORT", "HTTP_PORT", "SHOP_PORT"):
+    for name in ("OTLP_GRPC_PORT", "OTLP_HTTP_PORT", "HTTP_PORT", "SHOP_PORT"):
         monkeypatch.setenv(name, "0")
     (tmp_path / "logs").mkdir()
     supervisor = Supervisor(Console(sys.stdout), Interrupts(), logs=tmp_path / "logs")

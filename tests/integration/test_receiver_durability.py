@@ -56,6 +56,7 @@ class ReceiverProcess:
         self._environment = os.environ | {
             "BIND_HOST": "127.0.0.1",
             "OTLP_GRPC_PORT": str(port),
+            "OTLP_HTTP_PORT": "0",
             "INGEST_MODE": "open",
             "MONGODB_URL": mongodb_url,
             "MONGODB_DATABASE": database,

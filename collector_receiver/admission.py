@@ -1,0 +1,66 @@
+"""How many bytes of requests may be in the receiver at one time, whatever protocol brought them."""
+
+from __future__ import annotations
+
+from collector_receiver.refusals import TryAgain
+
+MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
+MIN_WEIGHT_BYTES = 16_384  # what even an empty request occupies while it waits: call, task, documents
+OVERLOAD_RETRY_SECONDS = 1.0
+STOPPING_RETRY_SECONDS = 1.0
+
+
+class Admission:
+    """Counts bytes in flight and refuses what is too much. Used on one loop."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES_IN_FLIGHT) -> None:
+        self.max_bytes = max_bytes
+        self.closed = False
+        self._bytes_in_flight = 0
+
+    def enter(self, size: int) -> Place:
+        """Room for `size` bytes, until `Place.leave`.
+
+        Raises:
+            TryAgain: there is too much at the moment, or nothing is taken any more.
+        """
+        if self.closed:
+            raise TryAgain("stopping", "the receiver is stopping", STOPPING_RETRY_SECONDS)
+        self._take(size, others=self._bytes_in_flight)
+        return Place(self, size)
+
+    def grow(self, place: Place, size: int) -> None:
+        """Let a place have `size` bytes if it has less. A request that is alone is never too much.
+
+        Raises:
+            TryAgain: there is too much at the moment; the place stays as it was.
+        """
+        if size > place.size:
+            self._take(size - place.size, others=self._bytes_in_flight - place.size)
+            place.size = size
+
+    def leave(self, place: Place) -> None:
+        """Give the room back; once is enough."""
+        self._bytes_in_flight -= place.size
+        place.size = 0
+
+    def _take(self, size: int, *, others: int) -> None:
+        if others and self._bytes_in_flight + size > self.max_bytes:
+            raise TryAgain("overloaded", "the receiver is busy", OVERLOAD_RETRY_SECONDS)
+        self._bytes_in_flight += size
+
+
+class Place:
+    """The room of one request."""
+
+    def __init__(self, admission: Admission, size: int) -> None:
+        self._admission = admission
+        self.size = size
+
+    def grow(self, size: int) -> None:
+        """See `Admission.grow`."""
+        self._admission.grow(self, size)
+
+    def leave(self) -> None:
+        """See `Admission.leave`."""
+        self._admission.leave(self)

@@ -1,0 +1,95 @@
+"""uvicorn as part of the receiver: on its loop, under its signals, with bounds that uvicorn lacks."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from collector_receiver.http_services import OtlpHttp
+
+MAX_HEAD_BYTES = 262_144
+KEEP_ALIVE_SECONDS = 75  # longer than exporters pause between two batches
+
+
+class HttpServer:
+    """One listening HTTP server on the running loop."""
+
+    def __init__(self, app: OtlpHttp, listener: socket.socket) -> None:
+        self._listener = listener
+        self._config = uvicorn.Config(
+            app,
+            http=_BoundedProtocol,
+            lifespan="off",
+            ws="none",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+        self._server = _Server(self._config)
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return when connections are accepted."""
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        ready = asyncio.create_task(self._server.ready.wait())
+        await asyncio.wait({self._serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._serving.done():
+            self._serving.result()
+
+    async def stop(self, timeout_seconds: float) -> None:
+        """Close the port, finish running requests, at most `timeout_seconds`. Safe to call again."""
+        # uvicorn asks for whole seconds, but only hands them to asyncio.
+        config: Any = self._config
+        config.timeout_graceful_shutdown = timeout_seconds
+        self._server.should_exit = True
+        self._server.force_exit = timeout_seconds == 0
+        if self._serving is not None:
+            await asyncio.shield(self._serving)
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and leaves signals to the receiver."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+class _BoundedProtocol(HttpToolsProtocol):
+    """Ends connections whose request line and headers never end: the parser would keep all of them."""
+
+    _reading_head = True
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._reading_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._reading_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._reading_head = False

@@ -1,0 +1,176 @@
+"""OTLP/HTTP: reads the body, calls `Ingest`, encodes the answer. Status codes are chosen only here.
+
+A plain ASGI application: three paths need no framework, which would cost as much as the server itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+
+from collector_receiver.grpc_services import PROJECT_KEY_METADATA
+from collector_receiver.http_body import ClientGone, IncomingBody, Receive, read_body
+from collector_receiver.ingest import Ingest
+from collector_receiver.refusals import IngestRefused, TooLarge, TryAgain, Unauthenticated
+from collector_receiver.signals import LOGS, TRACES, Encoding, Signal
+
+READ_SECONDS = 30.0
+DISCARD_SECONDS = 5.0
+
+MEDIA_TYPES: Mapping[str, Encoding] = {"application/x-protobuf": "protobuf", "application/json": "json"}
+CONTENT_ENCODINGS = ("", "identity", "gzip")
+SIGNALS: Mapping[str, Signal[Any] | None] = {"/v1/traces": TRACES, "/v1/logs": LOGS, "/v1/metrics": None}
+
+Scope: TypeAlias = Mapping[str, Any]
+Send: TypeAlias = Any
+
+
+class Answer(NamedTuple):
+    """One response."""
+
+    status: int
+    message: Message
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class OtlpHttp:
+    """The ASGI application. Belongs to the loop of `ingest`."""
+
+    def __init__(self, ingest: Ingest, *, max_request_size: int) -> None:
+        self._ingest = ingest
+        self._max_request_size = max_request_size
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; nothing at all when the client has gone."""
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name, value)
+        media_type = _text(headers, b"content-type").partition(";")[0].strip().lower()
+        # Who asks in an unknown type is answered in the readable one.
+        encoding = MEDIA_TYPES.get(media_type, "json")
+        body = IncomingBody(receive)
+        try:
+            answer = await self._answer(scope, headers, media_type, encoding, body)
+            if not body.complete and b"expect" not in headers:
+                await _discard(body)
+        except ClientGone:
+            return
+        await _send(send, answer, encoding, close=not body.complete)
+
+    async def _answer(
+        self,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        media_type: str,
+        encoding: Encoding,
+        incoming: IncomingBody,
+    ) -> Answer:
+        path = scope["path"]
+        if path not in SIGNALS:
+            return _error(404, grpc.StatusCode.UNIMPLEMENTED, f"send to one of {', '.join(SIGNALS)}")
+        if scope["method"] != "POST":
+            return _error(405, grpc.StatusCode.UNIMPLEMENTED, "send with POST", (b"allow", b"POST"))
+        if media_type not in MEDIA_TYPES:
+            message = f"Content-Type must be {' or '.join(MEDIA_TYPES)}"
+            return _error(415, grpc.StatusCode.INVALID_ARGUMENT, message)
+        compression = _text(headers, b"content-encoding").strip().lower()
+        if compression not in CONTENT_ENCODINGS:
+            message = "Content-Encoding must be gzip, or absent"
+            return _error(415, grpc.StatusCode.INVALID_ARGUMENT, message, (b"accept-encoding", b"gzip"))
+        try:
+            body = await self._read(headers, incoming, gzip=compression == "gzip")
+        except TimeoutError:
+            return _error(408, grpc.StatusCode.DEADLINE_EXCEEDED, "the body did not arrive in time")
+        except IngestRefused as refused:
+            self._ingest.count_refusal(refused)
+            return _refusal(refused)
+        return await self._export(SIGNALS[path], body, headers, encoding)
+
+    async def _read(self, headers: Mapping[bytes, bytes], incoming: IncomingBody, *, gzip: bool) -> bytes:
+        declared = _text(headers, b"content-length")
+        # Counted while it arrives; `Ingest.export` counts it again, without a pause in between.
+        place = self._ingest.admission.enter(0)
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await read_body(
+                    incoming,
+                    declared_bytes=int(declared) if declared.isdecimal() else None,
+                    gzip=gzip,
+                    max_bytes=self._max_request_size,
+                    place=place,
+                )
+        finally:
+            place.leave()
+
+    async def _export(
+        self, signal: Signal[Any] | None, body: bytes, headers: Mapping[bytes, bytes], encoding: Encoding
+    ) -> Answer:
+        if signal is None:
+            self._ingest.counters.ignored["metrics"] += 1
+            return Answer(200, ExportMetricsServiceResponse())
+        key = headers.get(PROJECT_KEY_METADATA.encode())
+        try:
+            answer = await self._ingest.export(
+                body,
+                project_key=None if key is None else key.decode("latin-1"),
+                signal=signal,
+                encoding=encoding,
+            )
+        except IngestRefused as refused:
+            return _refusal(refused)
+        return Answer(200, answer)
+
+
+def _refusal(refused: IngestRefused) -> Answer:
+    message = str(refused)
+    if isinstance(refused, TryAgain):
+        seconds = max(1, round(refused.retry_after_seconds))
+        status = Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message=message)
+        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=seconds)))
+        return Answer(503, status, ((b"retry-after", str(seconds).encode()),))
+    if isinstance(refused, TooLarge):
+        return _error(413, grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+    if isinstance(refused, Unauthenticated):
+        return _error(401, grpc.StatusCode.UNAUTHENTICATED, message)
+    return _error(400, grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+def _error(status: int, code: grpc.StatusCode, message: str, *headers: tuple[bytes, bytes]) -> Answer:
+    return Answer(status, Status(code=code.value[0], message=message), headers)
+
+
+def _text(headers: Mapping[bytes, bytes], name: bytes) -> str:
+    return headers.get(name, b"").decode("latin-1")
+
+
+async def _discard(body: IncomingBody) -> None:
+    try:
+        async with asyncio.timeout(DISCARD_SECONDS):
+            await body.discard_rest()
+    except TimeoutError:
+        return
+
+
+async def _send(send: Send, answer: Answer, encoding: Encoding, *, close: bool) -> None:
+    """`close`: a part of the request is still to come, so the connection cannot take another one."""
+    if encoding == "json":
+        media_type, body = (
+            b"application/json",
+            json_format.MessageToJson(answer.message, indent=None).encode(),
+        )
+    else:
+        media_type, body = b"application/x-protobuf", answer.message.SerializeToString()
+    headers = [(b"content-type", media_type), (b"content-length", str(len(body)).encode()), *answer.headers]
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,217 @@
+"""OTLP/JSON to messages: the same as protobuf for whatever is valid, one error for whatever is not."""
+
+import base64
+import contextlib
+import json
+
+import pytest
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
+from collector_receiver.otlp_json import MAX_PARTS, NotOtlpJson, from_json
+
+IDS = ("traceId", "spanId", "parentSpanId")
+
+
+def hexadecimal(node):
+    if isinstance(node, list):
+        return [hexadecimal(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: base64.b64decode(value).hex() if key in IDS else hexadecimal(value)
+        for key, value in node.items()
+    }
+
+
+def as_json(request):
+    return json.dumps(
+        hexadecimal(json_format.MessageToDict(request, use_integers_for_enums=True)), allow_nan=False
+    ).encode()
+
+
+def span_of(**fields):
+    """The span of a request whose JSON has these fields in its only span."""
+    body = {"resourceSpans": [{"scopeSpans": [{"spans": [fields]}]}]}
+    request = from_json(ExportTraceServiceRequest, json.dumps(body).encode())
+    return request.resource_spans[0].scope_spans[0].spans[0]
+
+
+texts = st.text(max_size=5)
+scalars = st.one_of(
+    st.builds(AnyValue),
+    st.builds(AnyValue, string_value=texts),
+    st.builds(AnyValue, bool_value=st.booleans()),
+    st.builds(AnyValue, int_value=st.integers(-(2**63), 2**63 - 1)),
+    st.builds(AnyValue, double_value=st.floats(allow_nan=False)),
+    st.builds(AnyValue, bytes_value=st.binary(max_size=5)),
+)
+any_values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.builds(AnyValue, array_value=st.builds(ArrayValue, values=st.lists(inner, max_size=3))),
+        st.builds(
+            AnyValue,
+            kvlist_value=st.builds(
+                KeyValueList, values=st.lists(st.builds(KeyValue, key=texts, value=inner), max_size=3)
+            ),
+        ),
+    ),
+    max_leaves=5,
+)
+attributes = st.lists(st.builds(KeyValue, key=texts, value=any_values), max_size=3)
+spans = st.builds(
+    Span,
+    trace_id=st.binary(max_size=17),
+    span_id=st.binary(max_size=8),
+    parent_span_id=st.binary(max_size=8),
+    name=texts,
+    kind=st.integers(0, 7),
+    flags=st.integers(0, 2**32 - 1),
+    start_time_unix_nano=st.integers(0, 2**64 - 1),
+    attributes=attributes,
+    events=st.lists(st.builds(Span.Event, name=texts, attributes=attributes), max_size=2),
+    links=st.lists(st.builds(Span.Link, trace_id=st.binary(max_size=16)), max_size=2),
+)
+requests = st.lists(spans, max_size=3).map(
+    lambda items: ExportTraceServiceRequest(
+        resource_spans=[ResourceSpans(scope_spans=[ScopeSpans(spans=items)])]
+    )
+)
+
+
+@given(requests)
+def test_json_gives_the_same_message_as_protobuf(request):
+    assert from_json(ExportTraceServiceRequest, as_json(request)) == request
+
+
+def test_ids_are_hexadecimal_in_either_case():
+    span = span_of(traceId="5B8EFFF798038103D269B633813FC60C", spanId="eee19b7ec3c1b174")
+
+    assert span.trace_id == bytes.fromhex("5b8efff798038103d269b633813fc60c")
+    assert span.span_id == bytes.fromhex("eee19b7ec3c1b174")
+
+
+@pytest.mark.parametrize("time", [1_544_712_660_000_000_123, "1544712660000000123"])
+def test_64_bit_numbers_are_numbers_or_text(time):
+    assert span_of(startTimeUnixNano=time).start_time_unix_nano == 1_544_712_660_000_000_123
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("NaN", "nan"), ("-Infinity", "-inf"), (1, "1.0"), ("2.5", "2.5")]
+)
+def test_doubles_may_be_words(written, meant):
+    span = span_of(attributes=[{"key": "x", "value": {"doubleValue": written}}])
+
+    assert str(span.attributes[0].value.double_value) == meant
+
+
+@pytest.mark.parametrize("text", ["_-8=", "_-8", "/+8=", "/+8"])
+def test_bytes_are_base64_in_both_alphabets(text):
+    span = span_of(attributes=[{"key": "x", "value": {"bytesValue": text}}])
+
+    assert span.attributes[0].value.bytes_value == b"\xff\xef"
+
+
+def test_what_is_unknown_null_or_in_snake_case_is_ignored():
+    span = span_of(name=None, new={"a": [1]}, start_time_unix_nano="x", status={"code": 2, "new": 1})
+
+    assert (span.name, span.start_time_unix_nano, span.status.code) == ("", 0, 2)
+
+
+def test_an_empty_object_is_an_empty_request():
+    assert from_json(ExportTraceServiceRequest, b" {} \n") == ExportTraceServiceRequest()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("traceId", "not hex"),
+        ("traceId", 5),
+        ("traceId", "abc"),
+        ("name", 5),
+        ("name", ["a"]),
+        ("kind", "SPAN_KIND_SERVER"),
+        ("kind", True),
+        ("kind", 1.5),
+        ("kind", 2**31),
+        ("startTimeUnixNano", -1),
+        ("startTimeUnixNano", "1_000"),
+        ("startTimeUnixNano", "9" * 21),
+        ("startTimeUnixNano", 2**64),
+        ("attributes", {}),
+        ("attributes", [None]),
+        ("attributes", "text"),
+        ("status", []),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_field_and_not_shown(field, value):
+    with pytest.raises(NotOtlpJson, match=r"must be|out of range") as error:
+        span_of(**{field: value})
+
+    assert field in str(error.value)
+    assert len(str(error.value)) < 60
+
+
+def nested(levels):
+    value = {"stringValue": "bottom"}
+    for _ in range(levels):
+        value = {"arrayValue": {"values": [value]}}
+    return [{"key": "x", "value": value}]
+
+
+def test_values_nest_as_deep_as_in_protobuf():
+    """What is stored is read by protobuf's reader, so nothing may be nested deeper than that takes."""
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add().scope_spans.add().spans.append(span_of(attributes=nested(47)))
+    assert ExportTraceServiceRequest.FromString(request.SerializeToString()) == request
+
+    with pytest.raises(NotOtlpJson, match="nested too deeply"):
+        span_of(attributes=nested(48))
+    too_deep = span_of(attributes=nested(47))
+    too_deep.attributes[0].value.array_value.values.append(too_deep.attributes[0].value)
+    request.resource_spans[0].scope_spans[0].spans.append(too_deep)
+    with pytest.raises(DecodeError):
+        ExportTraceServiceRequest.FromString(request.SerializeToString())
+
+
+@pytest.mark.parametrize("part", [b"{}", b"[]"])
+def test_countless_parts_are_refused_before_they_are_parsed(part):
+    body = b'{"resourceSpans":[' + b",".join([part] * MAX_PARTS) + b"]}"
+
+    with pytest.raises(NotOtlpJson, match="send smaller batches"):
+        from_json(ExportTraceServiceRequest, body)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["resourceLogs", "scopeLogs", "logRecords", "attributes", "key", "value", "body", "traceId"]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=15,
+)
+
+
+@given(json_values)
+def test_whatever_json_holds_there_is_one_error(value):
+    with contextlib.suppress(NotOtlpJson):
+        from_json(ExportLogsServiceRequest, json.dumps(value).encode())
+
+
+@given(st.binary(max_size=50) | st.text(alphabet='{}[]":,0\\ud8e-', max_size=30).map(str.encode))
+def test_whatever_the_bytes_there_is_one_error(body):
+    with contextlib.suppress(NotOtlpJson):
+        from_json(ExportLogsServiceRequest, body)
