@@ -24,6 +24,7 @@ from collector_receiver.profile_event import EVENT_NAME
 from collector_receiver.projects import Sending
 from collector_receiver.refusals import Undecodable
 from collector_receiver.translation import Destination, Translated, Translator
+from collector_receiver.wire_scan import MAX_MESSAGES, Malformed, TooManyMessages, check_messages
 
 Encoding: TypeAlias = Literal["protobuf", "json"]
 SignalName: TypeAlias = Literal["traces", "logs"]
@@ -58,7 +59,7 @@ def parse_protobuf(body: bytes) -> ExportTraceServiceRequest:
 
     Raises:
         Undecodable: not protobuf, not UTF-8 where text belongs, nested deeper than protobuf's 100 levels, or
-            more resources and scopes than any real request has.
+            more messages, resources or scopes than any real request has.
     """
     return _checked_traces(_from_protobuf(ExportTraceServiceRequest, body))
 
@@ -79,8 +80,14 @@ def _parse_logs_json(body: bytes) -> ExportLogsServiceRequest:
 
 def _from_protobuf(kind: type[Request], body: bytes) -> Request:
     try:
+        check_messages(kind, body)
         return kind.FromString(body)
-    except DecodeError:
+    except TooManyMessages:
+        raise Undecodable(
+            "too_many_messages",
+            f"more than {MAX_MESSAGES} attributes, values and other parts; send smaller batches",
+        ) from None
+    except (DecodeError, Malformed):
         raise Undecodable("undecodable", f"the body is not an {kind.DESCRIPTOR.name} in protobuf") from None
 
 
