@@ -79,7 +79,7 @@ class Receiver:
         return Addresses(grpc=f"{shown_host}:{bound_port}", http=http_address)
 
     async def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
-        """Refuse new requests, finish running ones, then close the port; each at most `timeout_seconds`.
+        """Refuse new requests, finish running ones, then close the ports; each at most `timeout_seconds`.
 
         In this order, because gRPC itself answers a call that reaches a closing server with CANCELLED: it may
         be repeated as well, but says neither why nor when. So while requests run, we answer.
@@ -87,9 +87,10 @@ class Receiver:
         self.ingest.refuse_new_requests()
         await self._health.enter_graceful_shutdown()
         await self.ingest.drain(timeout_seconds)
-        await self._server.stop(timeout_seconds)
+        ports = [self._server.stop(timeout_seconds)]
         if self._http is not None:
-            await self._http.stop(timeout_seconds)
+            ports.append(self._http.stop(timeout_seconds))
+        await asyncio.gather(*ports)
         await self.ingest.close()
 
 

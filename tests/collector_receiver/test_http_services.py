@@ -1,6 +1,7 @@
 """A real HTTP client against a real receiver: answers, status codes and content types of OTLP/HTTP."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 import zlib
@@ -340,8 +341,9 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_no_trace(re
         b"content-length: 1000\r\n\r\n{"
     )
     await writer.drain()
-    while not receiver.ingest.admission._bytes_in_flight:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while not receiver.ingest.admission._bytes_in_flight:
+            await asyncio.sleep(0.01)
 
     writer.close()
 
@@ -360,6 +362,23 @@ async def test_a_body_that_never_comes_is_given_up(receiver, monkeypatch):
     )
 
     assert b" 408 " in await asyncio.wait_for(reader.readline(), 20)
+    writer.close()
+
+
+async def test_stopping_does_not_wait_for_a_body_that_never_comes(receiver):
+    reader, writer = await connect(receiver)
+    writer.write(
+        b"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: 1000\r\n\r\n{"
+    )
+    async with asyncio.timeout(20):
+        while not receiver.ingest.admission._bytes_in_flight:
+            await asyncio.sleep(0.01)
+
+        await receiver.stop(0.2)
+
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
     writer.close()
 
 
