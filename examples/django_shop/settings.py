@@ -18,7 +18,7 @@ DATABASES = {
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
-USE_TZ = True
+TIME_ZONE = "UTC"
 
 SUPPLIER_URL = os.environ.get("SUPPLIER_URL", "http://127.0.0.1:8081")
 LOGGING = {
