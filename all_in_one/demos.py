@@ -11,9 +11,10 @@ GUNICORN = (
     *("gunicorn", "--bind", f"{LOOPBACK}:{{port}}", "--worker-class", "gthread", "--workers", "2"),
     *("--threads", "4", "--graceful-timeout", "5", "--no-control-socket"),
 )
+# After 5 silent seconds uvicorn would kill a worker, and on a busy machine imports alone take longer.
 UVICORN = (
     *("uvicorn", "--host", LOOPBACK, "--port", "{port}", "--workers", "2"),
-    *("--timeout-graceful-shutdown", "5", "--no-access-log"),
+    *("--timeout-worker-healthcheck", "60", "--timeout-graceful-shutdown", "5", "--no-access-log"),
 )
 VERSION = "1.0.0"
 
