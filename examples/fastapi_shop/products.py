@@ -68,9 +68,12 @@ def product(product: FoundProduct, database: Database) -> ProductPage:
 
 
 @router.get("/products/{product_id}/prices")
-async def volume_prices(product: FoundProduct) -> dict[int, Decimal]:
-    """What one piece costs by quantity. Works it out on the event loop, and everybody else waits."""
-    return dict(prices.volume_prices(product.price_cents))
+async def price_list(product: FoundProduct) -> dict[str, dict[int, Decimal]]:
+    """What one piece costs by country and quantity. Worked out on the event loop: everybody else waits."""
+    return {
+        country: dict(prices.volume_prices(product.price_cents * (100 + vat) // 100))
+        for country, vat in prices.VAT_PERCENT.items()
+    }
 
 
 @router.get("/products/{product_id}/availability")

@@ -7,6 +7,7 @@ from shop.timing import measured
 STEPS = ((10, Decimal("0.02")), (50, Decimal("0.05")), (100, Decimal("0.08")), (250, Decimal("0.11")))
 LARGEST_QUANTITY = 10_000
 SHOWN = (1, 10, 50, 100, 250, 500, 1_000, 10_000)
+VAT_PERCENT = {"AT": 20, "DE": 19, "FR": 20, "IT": 22, "NL": 21}
 CENT = Decimal("0.01")
 
 

@@ -36,7 +36,7 @@ def client(start) -> TestClient:
 def test_every_page_answers(client) -> None:
     assert [product["id"] for product in client.get("/").json()] == list(range(240, 216, -1))
     assert len(client.get("/products/17").json()["also_bought"]) == 6
-    assert client.get("/products/17/prices").json()["10000"] == "124.69"
+    assert client.get("/products/17/prices").json()["DE"]["1"] == "166.71"
     assert client.get("/products/17/availability").json()["stock"].keys() == {"north", "south", "west"}
     assert len(client.get("/orders").json()) == 100
     assert client.get("/orders/7/invoice").json()["average"]
