@@ -18,8 +18,8 @@ help: ## list the verbs
 
 setup: $(BIN)/.dev-installed ## make .venv with everything for development and tests
 
-run: $(BIN)/.run-installed ## start the platform with a demo shop under load (DEMO=flask|none)
-	@$(BIN)/python -m all_in_one --data $(DATA_DIR) --demo $(DEMO)
+run: $(BIN)/.run-installed ## start the platform with a demo shop under load (DEMO=flask|django|fastapi|none)
+	@$(BIN)/python -m all_in_one --data $(DATA_DIR) --demo "$(DEMO)"
 
 check: setup ## format, lint, import rules, types
 	$(BIN)/ruff format --check --quiet .

@@ -1,4 +1,4 @@
-"""`python -m all_in_one [--data DIR] [--demo flask|none]`: the whole platform on this machine, until Ctrl-C.
+"""`python -m all_in_one [--data DIR] [--demo flask|django|fastapi|none]`: the whole platform, until Ctrl-C.
 
 Exit codes: 0 stopped on request, 1 a service failed, 2 it could not begin (settings, ports, data directory,
 or the database that MONGODB_URL names).
@@ -11,6 +11,7 @@ import sys
 
 from all_in_one.console import Console
 from all_in_one.data_directory import DataDirectoryNotAvailable, claimed
+from all_in_one.demos import DEMOS
 from all_in_one.interrupts import Interrupts
 from all_in_one.launch import SERVICE_FAILED, choose_addresses, run
 from all_in_one.launch_settings import BadSettings, LaunchSettings
@@ -19,6 +20,7 @@ from profile_store.contracts import StoreError
 from profile_store.embedded_mongodb import EmbeddedMongoDBError
 
 CANNOT_BEGIN = 2
+NO_DEMO = "none"
 
 
 def main() -> int:
@@ -30,21 +32,24 @@ def main() -> int:
         "--data", metavar="DIR", help="where data and logs stay (default: DATA_DIR or ./data)"
     )
     parser.add_argument(
-        "--demo", choices=["flask", "none"], default="none", help="a demo shop with visitors (default: none)"
+        "--demo",
+        choices=[*DEMOS, NO_DEMO],
+        default=NO_DEMO,
+        help="a demo shop with visitors, in this framework (default: none)",
     )
     arguments = parser.parse_args()
-    with_demo = arguments.demo == "flask"
+    demo = DEMOS.get(arguments.demo)
     console = Console(sys.stdout)
     interrupts = Interrupts()
     interrupts.install()
     try:
-        settings = LaunchSettings.from_environment(with_demo=with_demo)
+        settings = LaunchSettings.from_environment(with_demo=demo is not None)
         data = settings.data_directory(arguments.data)
         with claimed(data):
-            addresses = choose_addresses(settings, with_demo=with_demo)
+            addresses = choose_addresses(settings, with_demo=demo is not None)
             kept = "" if settings.store.mongodb_url else f"data in {data}, "
             console.line(f"otel-pyinstrument: {kept}logs in {data / 'logs'}")
-            return run(settings, addresses, console, interrupts, data=data, with_demo=with_demo)
+            return run(settings, addresses, console, interrupts, data=data, demo=demo)
     except (BadSettings, DataDirectoryNotAvailable, PortsNotAvailable, StoreError) as problem:
         sys.stderr.write(f"all_in_one cannot start:\n{problem}\n")
         return CANNOT_BEGIN

@@ -1,4 +1,4 @@
-"""The demo shop's visitors, a bounded number: `python -m all_in_one.demo_load http://127.0.0.1:8080`."""
+"""A demo shop's visitors, a bounded number: `python -m all_in_one.demo_load flask http://127.0.0.1:8080`."""
 
 from __future__ import annotations
 
@@ -14,38 +14,60 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 TIMEOUT_SECONDS = 30
-FIRST_PAGE = "/products/17"
+FIRST_PAGE = "GET /products/17"
 FIRST_VISITS = 6
 """Two seconds: whichever worker exports first, every second, the first profile is one of the slow page."""
 REPORT_EVERY = 200
+WEBSOCKET = "WEBSOCKET"
+WEBSOCKET_QUESTIONS = 3
+
+PAGES = {
+    "GET /": 4,
+    "GET /products/{product}": 3,
+    "GET /orders": 2,
+    "GET /products/{product}/availability": 2,
+    "GET /orders/{order}/invoice": 2,
+}
+"""Those of every shop, and how often each is visited."""
+FASTAPI_PAGES = {
+    "GET /products/{product}/prices": 2,
+    "GET /orders.csv": 1,
+    "POST /orders/{order}/confirmation": 1,
+    f"{WEBSOCKET} /stock": 1,
+}
+SHOPS = {"flask": PAGES, "django": PAGES, "fastapi": PAGES | FASTAPI_PAGES}
 
 
-def paths(seed: int) -> Iterator[str]:
-    """An endless walk through the shop, beginning at its slow page; the same one for the same seed."""
+def walk(shop: str, seed: int) -> Iterator[str]:
+    """An endless walk through a shop ("GET /orders"), beginning at its slow page.
+
+    The same one for the same seed.
+    """
     choose = random.Random(seed)  # noqa: S311 - a walk, not a secret
+    pages = SHOPS[shop]
     yield from [FIRST_PAGE] * FIRST_VISITS
     while True:
         product, order = choose.randint(1, 240), choose.randint(1, 1_500)
-        yield choose.choices(
-            [
-                "/",
-                f"/products/{product}",
-                "/orders",
-                f"/products/{product}/availability",
-                f"/orders/{order}/invoice",
-            ],
-            weights=[4, 3, 2, 2, 2],
-        )[0]
+        (page,) = choose.choices(list(pages), weights=list(pages.values()))
+        yield page.format(product=product, order=order)
 
 
-def visit(address: str, *, per_second: float, requests: int, seed: int = 1) -> Counter[str]:
-    """Ask for `requests` pages, one after the other and never faster than `per_second`; counts by status."""
+def visit(shop: str, address: str, *, per_second: float, requests: int, seed: int = 1) -> Counter[str]:
+    """Ask for `requests` pages, one after the other and never faster than `per_second`; counts by status.
+
+    A websocket counts as 101.
+    """
     target = urlsplit(address)
     answers: Counter[str] = Counter()
     begin = time.monotonic()
-    for number, path in zip(range(requests), paths(seed), strict=False):
+    for number, page in zip(range(requests), walk(shop, seed), strict=False):
         time.sleep(max(0.0, begin + number / per_second - time.monotonic()))
-        answers[_ask(target.hostname or "127.0.0.1", target.port or 80, path)] += 1
+        method, path = page.split(" ")
+        if method == WEBSOCKET:
+            answer = _converse(f"ws://{target.netloc}{path}")
+        else:
+            answer = _ask(target.hostname or "127.0.0.1", target.port or 80, method, path)
+        answers[answer] += 1
         if (number + 1) % REPORT_EVERY == 0:
             print_counts(answers)
     return answers
@@ -60,20 +82,28 @@ def print_counts(answers: Counter[str]) -> None:
 
 def main() -> None:
     """Visit until the bound is reached, SIGTERM or Ctrl-C."""
-    parser = argparse.ArgumentParser(description="Visit the demo shop.")
+    parser = argparse.ArgumentParser(description="Visit a demo shop.")
+    parser.add_argument("shop", choices=SHOPS, help="which one it is")
     parser.add_argument("address", help="the shop, for example http://127.0.0.1:8080")
     parser.add_argument("--per-second", type=float, default=3.0)
     parser.add_argument("--requests", type=int, default=1_000)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        print_counts(visit(arguments.address, per_second=arguments.per_second, requests=arguments.requests))
+        print_counts(
+            visit(
+                arguments.shop,
+                arguments.address,
+                per_second=arguments.per_second,
+                requests=arguments.requests,
+            )
+        )
 
 
-def _ask(host: str, port: int, path: str) -> str:
+def _ask(host: str, port: int, method: str, path: str) -> str:
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
     try:
-        connection.request("GET", path)
+        connection.request(method, path)
         response = connection.getresponse()
         response.read()
         return str(response.status)
@@ -81,6 +111,21 @@ def _ask(host: str, port: int, path: str) -> str:
         return type(error).__name__
     finally:
         connection.close()
+
+
+def _converse(address: str) -> str:
+    """A websocket on which some products are asked for, one after the other."""
+    from websockets.exceptions import WebSocketException
+    from websockets.sync.client import connect
+
+    try:
+        with connect(address, open_timeout=TIMEOUT_SECONDS, proxy=None) as connection:
+            for product in range(1, WEBSOCKET_QUESTIONS + 1):
+                connection.send(str(product))
+                connection.recv(timeout=TIMEOUT_SECONDS)
+    except (OSError, WebSocketException) as error:
+        return type(error).__name__
+    return "101"
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from pathlib import Path
 from all_in_one import services
 from all_in_one.console import Console
 from all_in_one.database import Database, running_database
+from all_in_one.demos import Demo
 from all_in_one.first_profile import FirstProfileWatch
 from all_in_one.interrupts import Interrupts, StopWanted
 from all_in_one.launch_settings import LaunchSettings
-from all_in_one.ports import choose
+from all_in_one.ports import LOOPBACK, choose
 from all_in_one.services import Addresses
 from all_in_one.supervisor import ServiceFailed, Supervisor
 from analysis_api.settings import is_loopback
@@ -37,8 +38,8 @@ def choose_addresses(settings: LaunchSettings, *, with_demo: bool) -> Addresses:
     }
     if with_demo:
         wanted |= {
-            "SHOP_PORT": (services.LOOPBACK, server.shop_port),
-            "SUPPLIER_PORT": (services.LOOPBACK, 0),
+            "SHOP_PORT": (LOOPBACK, server.shop_port),
+            "SUPPLIER_PORT": (LOOPBACK, 0),
         }
     ports = choose(wanted)
     return Addresses(
@@ -58,7 +59,7 @@ def run(
     interrupts: Interrupts,
     *,
     data: Path,
-    with_demo: bool,
+    demo: Demo | None,
 ) -> int:
     """Run everything until a stop signal (0) or until a service fails (1); nothing runs any more on return.
 
@@ -71,13 +72,13 @@ def run(
         with running_database(settings.store, console, interrupts, data=data) as database:
             supervisor = Supervisor(console, interrupts, logs=data / "logs")
             plan = services.platform_services(settings, addresses, mongodb_url=database.url, data=data)
-            if with_demo:
-                plan += services.demo_services(addresses, data=data)
+            if demo:
+                plan += services.demo_services(demo, addresses, data=data)
             try:
                 for service in plan:
                     supervisor.start(service)
-                console.line("\n" + "\n".join(next_steps(addresses, with_demo=with_demo)))
-                _watch(supervisor, database, addresses, console, interrupts, expects_profile=with_demo)
+                console.line("\n" + "\n".join(next_steps(addresses, with_demo=demo is not None)))
+                _watch(supervisor, database, addresses, console, interrupts, expects_profile=demo is not None)
             except StopWanted:
                 pass
             except ServiceFailed as failure:

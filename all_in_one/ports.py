@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
 
+LOOPBACK = "127.0.0.1"
 TAKEN = (errno.EADDRINUSE, errno.EACCES)
 
 

@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from all_in_one.demos import Demo
 from all_in_one.launch_settings import LaunchSettings
-from all_in_one.ports import accepts_connections
+from all_in_one.ports import LOOPBACK, accepts_connections
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-LOOPBACK = "127.0.0.1"
-DEMO_VERSION = "1.0.0"
 LOAD_PER_SECOND = 3
 LOAD_REQUESTS = 10_000
-FOREIGN_SETTINGS = ("OTEL_", "GUNICORN_CMD_ARGS", "FLASK_", "SHOP_", "SUPPLIER_URL")
+FOREIGN_SETTINGS = (
+    *("OTEL_", "GUNICORN_CMD_ARGS", "FLASK_", "DJANGO_", "UVICORN_", "WEB_CONCURRENCY"),
+    *("SHOP_", "SUPPLIER_URL"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ def platform_services(
     ]
 
 
-def demo_services(addresses: Addresses, *, data: Path) -> list[Service]:
+def demo_services(demo: Demo, addresses: Addresses, *, data: Path) -> list[Service]:
     """The supplier, the shop as a user would run it, and its visitors, in the order to start them."""
     supplier = f"http://{LOOPBACK}:{addresses.supplier_port}"
     shop = f"http://{LOOPBACK}:{addresses.shop_port}"
@@ -125,12 +127,13 @@ def demo_services(addresses: Addresses, *, data: Path) -> list[Service]:
         ),
         Service(
             name="shop",
-            command=shop_command(addresses.shop_port),
+            command=demo.command(addresses.shop_port),
             environment=clean_environment()
-            | {"SHOP_DATABASE": str(data / "demo" / "shop.sqlite3"), "SUPPLIER_URL": supplier}
-            | shop_telemetry(addresses.otlp_endpoint),
+            | {"SHOP_DATABASE": str(data / "demo" / f"{demo.service_name}.sqlite3"), "SUPPLIER_URL": supplier}
+            | demo.telemetry(addresses.otlp_endpoint)
+            | dict(demo.environment),
             directory=CHECKOUT / "examples",
-            address=shop,
+            address=f"{shop} ({demo.title})",
             is_ready=lambda: accepts_connections(LOOPBACK, addresses.shop_port),
             remedy=without_demo,
             stop_seconds=20.0,
@@ -138,7 +141,7 @@ def demo_services(addresses: Addresses, *, data: Path) -> list[Service]:
         Service(
             name="visitors",
             command=[
-                *(sys.executable, "-m", "all_in_one.demo_load", shop),
+                *(sys.executable, "-m", "all_in_one.demo_load", demo.name, shop),
                 *("--per-second", str(LOAD_PER_SECOND), "--requests", str(LOAD_REQUESTS)),
             ],
             environment=clean_environment(),
@@ -149,30 +152,6 @@ def demo_services(addresses: Addresses, *, data: Path) -> list[Service]:
             stop_seconds=10.0,
         ),
     ]
-
-
-def shop_command(port: int) -> list[str]:
-    """The shop in gunicorn, started by `opentelemetry-instrument`; to be run in `examples/`."""
-    return [
-        *("opentelemetry-instrument", "gunicorn", "--bind", f"{LOOPBACK}:{port}"),
-        *("--worker-class", "gthread", "--workers", "2", "--threads", "4", "--graceful-timeout", "5"),
-        "--no-control-socket",
-        "flask_shop.app:app",
-    ]
-
-
-def shop_telemetry(otlp_endpoint: str) -> dict[str, str]:
-    """What a user would export before the shop's command. Every request of the demo is profiled."""
-    return {
-        "OTEL_SERVICE_NAME": "flask-shop",
-        "OTEL_RESOURCE_ATTRIBUTES": f"service.version={DEMO_VERSION},deployment.environment.name=demo",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint,
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-        "OTEL_BSP_SCHEDULE_DELAY": "1000",
-        "OTEL_PYTHON_EXCLUDED_URLS": "health",
-        "OTEL_PYINSTRUMENT_RATE": "1",
-        "OTEL_PYINSTRUMENT_CPU_BUDGET": "1",
-    }
 
 
 def clean_environment() -> dict[str, str]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from flask import Flask
 
 from flask_shop import database, timing, views
+from shop import data
+from shop.timing import wanted
 
 
 def create_app() -> Flask:
@@ -17,9 +19,9 @@ def create_app() -> Flask:
     app = Flask(__name__)
     app.config["DATABASE"] = Path(os.environ.get("SHOP_DATABASE", "shop.sqlite3")).absolute()
     app.config["SUPPLIER_URL"] = os.environ.get("SUPPLIER_URL", "http://127.0.0.1:8081")
-    database.prepare(app.config["DATABASE"])
+    data.prepare(app.config["DATABASE"])
     app.teardown_appcontext(database.close)
-    if os.environ.get("SHOP_SERVER_TIMING") == "1":
+    if wanted():
         timing.report(app)
     app.register_blueprint(views.shop)
     return app

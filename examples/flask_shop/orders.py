@@ -33,6 +33,11 @@ class Order:
         """The order's price."""
         return sum(item.total_cents for item in self.items)
 
+    @property
+    def pieces(self) -> int:
+        """How many pieces were ordered."""
+        return sum(item.quantity for item in self.items)
+
 
 def load_latest_orders(limit: int = 100) -> list[Order]:
     """The latest orders, each with its items."""

@@ -2,15 +2,11 @@
 
 from flask import Blueprint, Response, abort, current_app, jsonify, render_template
 
-from flask_shop import catalogue, orders, pricing, recommendations, supplier
+from flask_shop import catalogue, orders, supplier
+from shop import baskets, prices
 
 shop = Blueprint("shop", __name__)
-
-
-@shop.app_template_filter("euro")
-def euro(cents: int) -> str:
-    """1234 -> "12.34 €"."""
-    return f"{cents / 100:,.2f} €"
+shop.add_app_template_filter(prices.euro)
 
 
 @shop.get("/")
@@ -26,8 +22,8 @@ def product(product_id: int) -> str:
     return render_template(
         "product.html",
         product=found,
-        prices=pricing.volume_prices(found),
-        also_bought=catalogue.products_by_id(recommendations.also_bought(product_id)),
+        prices=prices.volume_prices(found.price_cents),
+        also_bought=catalogue.products_by_id(baskets.also_bought(product_id, orders.load_baskets())),
     )
 
 
@@ -48,7 +44,8 @@ def latest_orders() -> str:
 def invoice(order_id: int) -> str:
     """The invoice of one order."""
     order = orders.find_order(order_id) or abort(404)
-    return render_template("invoice.html", order=order, average=pricing.average_piece_price(order))
+    average = prices.average_piece_price(order.total_cents, order.pieces)
+    return render_template("invoice.html", order=order, average=average)
 
 
 @shop.get("/health")

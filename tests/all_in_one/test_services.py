@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from all_in_one.__main__ import main
+from all_in_one.demos import DEMOS, FLASK
 from all_in_one.launch import next_steps
 from all_in_one.launch_settings import BadSettings, LaunchSettings
 from all_in_one.services import Addresses, clean_environment, demo_services, platform_services
@@ -22,24 +24,55 @@ ADDRESSES = Addresses(
 )
 
 
-def test_the_shells_otel_variables_do_not_reach_the_demo(monkeypatch) -> None:
+@pytest.mark.parametrize("demo", DEMOS.values(), ids=DEMOS)
+def test_the_shells_otel_variables_do_not_reach_the_demo(demo, monkeypatch) -> None:
     # Given a shell that is set up for somebody's own service
-    monkeypatch.setenv("OTEL_SERVICE_NAME", "billing")
-    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret")
-    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--bind 0.0.0.0:80")
+    foreign = {
+        "OTEL_SERVICE_NAME": "billing",
+        "OTEL_SDK_DISABLED": "true",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret",
+        "GUNICORN_CMD_ARGS": "--bind 0.0.0.0:80",
+        "UVICORN_HOST": "0.0.0.0",
+        "WEB_CONCURRENCY": "50",
+        "DJANGO_SETTINGS_MODULE": "billing.settings",
+    }
+    for name, value in foreign.items():
+        monkeypatch.setenv(name, value)
 
     # When the environments are made
-    demo = demo_services(ADDRESSES, data=Path("/data"))
-    shop = next(service for service in demo if service.name == "shop").environment
+    services = demo_services(demo, ADDRESSES, data=Path("/data"))
+    shop = next(service for service in services if service.name == "shop").environment
 
     # Then none of it is left, and the demo has its own
-    assert shop["OTEL_SERVICE_NAME"] == "flask-shop"
+    assert shop["OTEL_SERVICE_NAME"] == f"{demo.name}-shop"
     assert shop["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:4317"
-    for service in demo:
-        assert not {"OTEL_SDK_DISABLED", "OTEL_EXPORTER_OTLP_HEADERS", "GUNICORN_CMD_ARGS"} & set(
-            service.environment
-        )
+    for service in services:
+        assert not set(foreign.items()) & set(service.environment.items())
+        assert not {"OTEL_SDK_DISABLED", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY"} & set(service.environment)
+
+
+@pytest.mark.parametrize("demo", DEMOS.values(), ids=DEMOS)
+def test_each_demo_is_started_as_a_user_would_and_its_line_says_what_it_is(demo) -> None:
+    shop = demo_services(demo, ADDRESSES, data=Path("/data"))[1]
+
+    assert shop.command[0] == "opentelemetry-instrument"
+    assert shop.command[-1].startswith(f"{demo.name}_shop.")
+    assert any("8080" in argument for argument in shop.command)
+    assert shop.address.startswith("http://127.0.0.1:8080 (")
+    assert demo.name in shop.address.lower()
+    assert shop.environment["SHOP_DATABASE"] == f"/data/demo/{demo.name}-shop.sqlite3"
+
+
+def test_an_unknown_demo_is_refused_with_the_list(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["all_in_one", "--demo", "rails"])
+
+    with pytest.raises(SystemExit) as end:
+        main()
+
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert "'rails'" in told
+    assert all(name in told for name in (*DEMOS, "none"))
 
 
 def test_what_stays_on_this_machine_passes_no_proxy(monkeypatch) -> None:
@@ -149,7 +182,7 @@ def test_only_what_a_browser_can_open_is_called_so() -> None:
 def test_the_platform_goes_on_without_visitors_and_supplier_only() -> None:
     services = platform_services(
         LaunchSettings.from_environment(), ADDRESSES, mongodb_url="mongodb://x", data=Path("/data")
-    ) + demo_services(ADDRESSES, data=Path("/data"))
+    ) + demo_services(FLASK, ADDRESSES, data=Path("/data"))
 
     assert [service.name for service in services if service.without_it] == ["supplier", "visitors"]
 

@@ -158,6 +158,27 @@ def test_from_the_start_to_the_first_profile_and_back_to_nothing_twice(start, tm
     assert again.end() == 0
 
 
+@pytest.mark.parametrize(
+    ("demo", "endpoint"),
+    [("django", r"GET /?products/<int:product_id>"), ("fastapi", r"GET /products/\{product_id\}")],
+)
+def test_the_other_demos_start_show_a_profile_and_stop(demo, endpoint, start) -> None:
+    # Given a start with another shop
+    run = start("--demo", demo)
+    line = run.wait_for_line(r"shop +http://127\.0\.0\.1:\d+ \((.*)\)")
+    assert demo in line[1].lower()
+
+    # When its slow page was visited, then its first profile is announced
+    assert re.fullmatch(endpoint, run.wait_for_line("first profile received: (.*)")[1])
+
+    # And Ctrl-C stops everything
+    processes = descendants(run.process.pid)
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 0
+    assert "killed" not in run.output
+    assert not any(map(is_alive, processes))
+
+
 def test_nothing_outlives_a_killed_parent_and_the_next_start_works(start) -> None:
     # Given everything running
     run = start("--demo", "flask")

@@ -1,4 +1,4 @@
-"""One slow request of an untouched Flask app, from gunicorn to the flame graph in the browser."""
+"""Slow requests of untouched apps (Flask, Django, FastAPI), from their server to API and flame graph."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
+from statistics import median
 from urllib.parse import quote, urlsplit
 
 import pytest
 
 from all_in_one import services
 from all_in_one.console import Console
+from all_in_one.demos import DJANGO, FASTAPI, FLASK, Demo
 from all_in_one.interrupts import Interrupts
 from all_in_one.launch import choose_addresses
 from all_in_one.launch_settings import LaunchSettings
@@ -48,7 +52,7 @@ class Answer:
     @property
     def timings(self) -> dict[str, float]:
         """What the shop measured itself, in milliseconds."""
-        header = dict(self.headers)["Server-Timing"]
+        header = {name.lower(): value for name, value in self.headers}["server-timing"]
         return {name: float(ms) for name, ms in re.findall(r"(\w+);dur=([\d.]+)", header)}
 
 
@@ -115,17 +119,17 @@ class Platform:
         self.supervisor = supervisor
         self._directory = directory
 
-    def start_shop(self, *, endpoint: str = "", **environment: str) -> Site:
+    def start_shop(self, demo: Demo = FLASK, *, endpoint: str = "", **environment: str) -> Site:
         """The demo's own shop and supplier, sending to `endpoint` or straight to the receiver."""
         addresses = choose_addresses(LaunchSettings.from_environment(), with_demo=True)
         number = addresses.shop_port
-        supplier, shop, _ = services.demo_services(addresses, data=self._directory / str(number))
+        supplier, shop, _ = services.demo_services(demo, addresses, data=self._directory / str(number))
         target = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint or self.addresses.otlp_endpoint}
         self.supervisor.start(replace(supplier, name=f"supplier-{number}"))
         self.supervisor.start(
             replace(shop, name=f"shop-{number}", environment={**shop.environment, **target, **environment})
         )
-        site = Site(shop.address)
+        site = Site(f"http://127.0.0.1:{number}")
         wait_for(lambda: site.get("/health").status == 200)
         return site
 
@@ -296,6 +300,108 @@ def test_the_same_through_a_standard_collector_with_the_shipped_configuration(
     collector = start_collector(f"127.0.0.1:{platform.addresses.otlp_grpc_port}")
 
     prove_first_light(platform, open_page, endpoint=f"http://{collector.grpc_endpoint}")
+
+
+def details_of(api: Api, demo: Demo, answers: list[Answer]) -> list[dict]:
+    """The record of each answer, when all have arrived."""
+    project = wait_for(lambda: api.project_id(demo.service_name))
+
+    def arrived() -> dict[str, str]:
+        return {item["trace_id"]: item["id"] for item in api.records(project)}
+
+    wait_for(lambda: arrived().keys() >= {answer.trace_id for answer in answers})
+    ids = arrived()
+    return [
+        api.data(f"/performance/records/{ids[answer.trace_id]}?project_key={project}") for answer in answers
+    ]
+
+
+def share_in_trees(details: list[dict], function: str) -> float:
+    """What the function took of a request, by its tree; the median of these."""
+    return median(
+        seconds_in(detail["function_calls"][0], function) / detail["profile"]["duration"]
+        for detail in details
+    )
+
+
+def share_by_the_shops_clock(answers: list[Answer], function: str) -> float:
+    """What the function took of a request, by the shop's own measurement; the median of these."""
+    return median(answer.timings[function] / answer.timings["total"] for answer in answers)
+
+
+def in_turns(sites: list[Site], paths: list[str], *, rounds: int = 6) -> list[list[Answer]]:
+    """The answers of each site; every page is asked in each round, on every site after the other."""
+    for site, path in product(sites, paths * 2):
+        site.get(path)
+    answers: list[list[Answer]] = [[] for _ in sites]
+    for _ in range(rounds):
+        for path in paths:
+            for site, given in zip(sites, answers, strict=True):
+                given.append(site.get(path))
+    return answers
+
+
+def test_djangos_views_carry_their_true_shares_and_its_orm_its_queries(platform) -> None:
+    # Given the slow page, asked in turns without profiling and with all of it
+    plain = platform.start_shop(DJANGO, SHOP_SERVER_TIMING="1", OTEL_PYINSTRUMENT_ENABLED="false")
+    shop = platform.start_shop(DJANGO, SHOP_SERVER_TIMING="1")
+    unprofiled, profiled = in_turns([plain, shop], [SLOW_PAGE])
+
+    # And one page of each other kind
+    orders, availability = shop.get("/orders"), shop.get("/products/17/availability")
+
+    # When the records have arrived
+    *slow, orders, availability = details_of(platform.api, DJANGO, [*profiled, orders, availability])
+
+    # Then the planted functions have the shares that they have without a profiler
+    for function in PLANTED:
+        true = share_by_the_shops_clock(unprofiled, function)
+        assert share_in_trees(slow, function) == pytest.approx(true, abs=TOLERANCE), function
+
+    # And the statement that the template repeats is one group, with the line of the model
+    groups = {query["count"]: query["caller"] for query in orders["database_queries"]}
+    assert groups.keys() == {1, 100}
+    assert groups[100].startswith("Order.lines (django_shop/models.py:")
+
+    # And the async view stands above the calls that it made in threads
+    assert len(availability["external_calls"]) == 3
+    view, calls = (share_in_trees([availability], function) for function in ("availability", "pieces"))
+    assert 0.75 < calls <= view <= 1
+
+
+IN_A_THREAD = "/products/17"
+ON_THE_LOOP = "/products/17/prices"
+FASTAPI_PLANTED = {IN_A_THREAD: "score_baskets", ON_THE_LOOP: "volume_prices"}
+
+
+def test_fastapis_endpoints_carry_their_true_shares_on_the_loop_and_in_threads(platform) -> None:
+    # Given a def and an async endpoint, asked in turns without profiling and with all of it
+    one_process = replace(FASTAPI, server=("uvicorn", "--host", "127.0.0.1", "--port", "{port}"))
+    plain = platform.start_shop(one_process, SHOP_SERVER_TIMING="1", OTEL_PYINSTRUMENT_ENABLED="false")
+    shop = platform.start_shop(FASTAPI, SHOP_SERVER_TIMING="1", OTEL_PYINSTRUMENT_MAX_CONCURRENT="16")
+    paths = list(FASTAPI_PLANTED)
+    unprofiled, profiled = in_turns([plain, shop], paths)
+
+    # And many at once
+    with ThreadPoolExecutor(4) as visitors:
+        at_once = list(visitors.map(shop.get, paths * 8))
+
+    # When the records have arrived
+    details = details_of(platform.api, FASTAPI, profiled + at_once)
+    alone, together = details[: len(profiled)], details[len(profiled) :]
+
+    for number, (path, function) in enumerate(FASTAPI_PLANTED.items()):
+        # Then the planted function of each has the share that it has without a profiler
+        true = share_by_the_shops_clock(unprofiled[number::2], function)
+        assert share_in_trees(alone[number::2], function) == pytest.approx(true, abs=TOLERANCE), path
+
+        # And under concurrency the one that the shop measured in those very requests
+        true = share_by_the_shops_clock(at_once[number::2], function)
+        assert share_in_trees(together[number::2], function) == pytest.approx(true, abs=TOLERANCE), path
+
+        # And no tree holds the work of the other endpoint
+        (other,) = set(FASTAPI_PLANTED.values()) - {function}
+        assert not any(seconds_in(detail["function_calls"][0], other) for detail in details[number::2])
 
 
 REQUESTS = 2_000

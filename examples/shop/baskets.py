@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 
-from flask_shop import orders
-from flask_shop.timing import measured
+from shop.timing import measured
 
 
-def also_bought(product_id: int, *, limit: int = 6) -> list[int]:
-    """Ids of the products that customers bought with this one, the closest first."""
-    baskets = orders.load_baskets()
+def also_bought(product_id: int, baskets: list[list[int]], *, limit: int = 6) -> list[int]:
+    """Ids of the products that customers bought with this one, the closest first.
+
+    `baskets` are the product ids of every order.
+    """
     own = [basket for basket in baskets if product_id in basket]
     with measured("score_baskets"):
         scores = score_baskets(own, baskets)
