@@ -24,9 +24,9 @@ _KEY_HEADER = "x-project-key"
 _KEY_ATTRIBUTE = "project.key"
 _DESCRIPTION = """\
 Run this where the service runs, with the service's environment variables. It sets OpenTelemetry up as
-opentelemetry-instrument does, checks each step on the way of a profile, sends one profiled test request as the service
-(endpoint GET /otel-pyinstrument/verify), and finds it again on the platform. What the service's own code configures is
-not seen. `opentelemetry-instrument ... otel-pyinstrument verify` works too, with the same options."""
+opentelemetry-instrument does, checks each step on the way of a profile, sends one profiled test request as
+the service (endpoint GET /otel-pyinstrument/verify), and finds it again on the platform. What the service's
+own code configures is not seen. `opentelemetry-instrument ... otel-pyinstrument verify` works too."""
 _EPILOG = "Exit code: 0 when nothing is wrong, 1 when something is, 2 when the command was used wrongly."
 
 
@@ -48,8 +48,8 @@ def add_to(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--project",
         metavar="PROJECT",
-        help="key, id or name of the project there (default: the project's key from the environment, else the "
-        "service's name)",
+        help="key, id or name of the project there (default: the project's key from the environment, else "
+        "the service's name)",
     )
     parser.add_argument(
         "--token-file",
@@ -78,8 +78,8 @@ def run(options: argparse.Namespace) -> int:
         code = 130
     sys.stdout.flush()
     sys.stderr.flush()
-    # Exporters that auto-instrumentation has made would retry at exit what could not be delivered, for minutes
-    # where nobody listens; what matters has been exported.
+    # Exporters that auto-instrumentation has made would retry at exit what could not be delivered; what
+    # matters has been exported.
     os._exit(code)
 
 
@@ -161,9 +161,7 @@ def _say_who_sends(report: Report, pipeline: Pipeline) -> None:
     if keys := _sent_keys(pipeline):
         report.ok("project key", f"sent with {' and '.join(keys)}, and the endpoint took it")
     else:
-        report.note(
-            "project key", "none is sent: a receiver in open mode takes the service's name as project"
-        )
+        report.note("project key", "none is sent; a receiver in open mode goes by the service's name")
 
 
 def _sent_keys(pipeline: Pipeline) -> dict[str, str]:
@@ -203,12 +201,10 @@ def _platform(options: argparse.Namespace, settings: Settings) -> Platform | Non
 def _web_address(text: str) -> str:
     try:
         parts = urlsplit(text.strip())
-        usable = (
-            parts.scheme in {"http", "https"} and parts.hostname and not parts.username and parts.port != 0
-        )
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or not text.isprintable():
+    if not usable or "@" in text or not text.isprintable():
         raise argparse.ArgumentTypeError("expected an address like http://127.0.0.1:8000")
     return text.strip().rstrip("/")
 

@@ -26,8 +26,8 @@ _MOST_CLOCK_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 1.0
 _OTHER_WAYS = (
-    "Does the endpoint belong to this platform, and the key to this project (--project names another)? Behind a "
-    "Collector, look at its log, or wait longer with --timeout."
+    "Does the endpoint belong to this platform, and the key to this project (--project names another)? "
+    "Behind a Collector, look at its log, or wait longer with --timeout."
 )
 
 

@@ -25,7 +25,7 @@ def check_versions(report: Report) -> None:
     except metadata.PackageNotFoundError:
         report.unchecked_because("versions", f"{PACKAGE} is not installed as a package (pip install)")
         return
-    check_python(report, sys.version_info[:3], declared.get("Requires-Python", "") or "")
+    check_python(report, sys.version_info[:3], declared["Requires-Python"])
     fitting: list[str] = []
     for text in requirements:
         try:

@@ -32,9 +32,7 @@ class Listener(NamedTuple):
     detail: str = ""
 
 
-def listener_at(
-    host: str, port: int, *, timeout_seconds: float = 3.0, ca_file: str | None = None
-) -> Listener:
+def listener_at(host: str, port: int, *, timeout_seconds: float, ca_file: str | None = None) -> Listener:
     """What listens there. Opens up to three connections and never raises."""
     try:
         first = _answer_to_http2(host, port, timeout_seconds)
@@ -44,12 +42,13 @@ def listener_at(
         return Listener(Speaks.REFUSED, str(error.strerror or error))
     except (OSError, UnicodeError) as error:
         return Listener(Speaks.SILENT, str(getattr(error, "strerror", None) or error))
-    if first.startswith(b"HTTP/1"):
-        return Listener(Speaks.HTTP1)
     if len(first) >= _FRAME_HEADER_BYTES and first[3] == _SETTINGS and first[5:9] == b"\0\0\0\0":
         return Listener(Speaks.HTTP2)
+    # Before HTTP/1: some servers with TLS answer plain bytes with an HTTP/1 page about the mistake.
     if _speaks_tls(host, port, timeout_seconds):
         return Listener(Speaks.TLS, _distrust(host, port, timeout_seconds, ca_file))
+    if first.startswith(b"HTTP/1"):
+        return Listener(Speaks.HTTP1)
     return Listener(Speaks.UNKNOWN if first else Speaks.SILENT)
 
 

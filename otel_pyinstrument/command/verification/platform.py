@@ -129,7 +129,7 @@ class Platform:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise PlatformFailed(
                 f"{self.shown} is not the platform's address: /api/v1 answers {status} and not in its way",
-                "Correct --platform-url or OTEL_PYINSTRUMENT_PLATFORM_URL; it is the address of the web interface.",
+                "Give the address of the web interface: --platform-url or OTEL_PYINSTRUMENT_PLATFORM_URL.",
             ) from None
         if status == 200 and isinstance(data, dict):
             return cast("dict[str, Any]", data)

@@ -51,7 +51,7 @@ class _Keep(SpanProcessor):
 def make_profiled_request(provider: TracerProvider, *, interval_seconds: float) -> ProfiledRequest:
     """A server span as of a request that a caller has sampled, with some work in it, profiled by force.
 
-    Its trace id is one that samplers by ratio take at any ratio above 0. Takes 0.1 seconds or eight intervals.
+    Its trace id is one that samplers by ratio take at any ratio above 0. Takes 0.1 seconds or longer.
     """
     keep = _Keep()
     provider.add_span_processor(keep)

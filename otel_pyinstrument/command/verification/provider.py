@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any, NamedTuple
 
 from opentelemetry import trace
@@ -43,7 +43,7 @@ def check_settings(report: Report, log: CapturedLog) -> Settings:
     elif not complaints:
         report.ok(
             "settings",
-            f"rate {settings.rate:g}, CPU budget {settings.cpu_budget:g}, a sample each {settings.interval:g} ms",
+            f"rate {settings.rate:g}, CPU budget {settings.cpu_budget:g}, interval {settings.interval:g} ms",
         )
     return settings
 
@@ -88,12 +88,13 @@ def check_provider(report: Report, log: CapturedLog) -> TracerProvider | None:
 
 
 def _auto_instrument() -> None:
-    from opentelemetry.instrumentation.auto_instrumentation import initialize
+    # An import by name: the package has neither stubs nor py.typed.
+    loaded: Any = import_module("opentelemetry.instrumentation.auto_instrumentation")
 
     # opentelemetry-instrument puts the working directory on the path too.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    initialize()
+    loaded.initialize()
 
 
 def _why_no_provider(kind: str, said: list[str]) -> tuple[str, str]:

@@ -11,6 +11,11 @@ _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 
+_DOUBTFUL = frozenset(
+    {"", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL", "CANCELLED", "400", "426", "505"}
+)
+"""Codes that need not come from an OTLP receiver."""
+
 _KEY_REMEDY = (
     f"Set {_HEADERS}=x-project-key=<the project's key>, or OTEL_RESOURCE_ATTRIBUTES=project.key=<key> "
     "behind a Collector that several projects share; other backends name their header in their documentation."
@@ -26,12 +31,8 @@ class Advice(NamedTuple):
 
 def advice(destination: Destination, answer: Answer, listener: Listener | None) -> Advice:
     """For an answer that was not delivered. `listener` is who was found there, None when nobody looked."""
-    if destination.protocol == "grpc":
-        known = _GRPC.get(answer.code)
-    else:
-        known = _HTTP.get(answer.code)
-    spoke = answer.code not in {"", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL", "CANCELLED"}
-    if not spoke and listener is not None:
+    known = (_GRPC if destination.protocol == "grpc" else _HTTP).get(answer.code)
+    if answer.code in _DOUBTFUL and listener is not None:
         by_listener = _by_listener(destination, listener)
         if by_listener is not None:
             return by_listener
@@ -77,8 +78,8 @@ def _by_listener(destination: Destination, listener: Listener) -> Advice | None:
     if listener.speaks in {Speaks.HTTP1, Speaks.HTTP2} and destination.has_tls:
         return Advice(
             f"{place} does not speak TLS",
-            f"Write http:// instead of https:// in {_ENDPOINT}; an address without either means TLS for gRPC, "
-            "unless OTEL_EXPORTER_OTLP_INSECURE=true.",
+            f"Write http:// in front of the address in {_ENDPOINT}; https:// means TLS, and for gRPC so "
+            "does an address without either, unless OTEL_EXPORTER_OTLP_INSECURE=true.",
         )
     if listener.speaks in {Speaks.SILENT, Speaks.UNKNOWN}:
         return Advice(
@@ -99,18 +100,21 @@ def _about_tls(destination: Destination, listener: Listener, place: str) -> Advi
     if listener.detail:
         return Advice(
             f"the certificate of {place} is not trusted ({listener.detail})",
-            "Set OTEL_EXPORTER_OTLP_CERTIFICATE to the file of the certificate authority that signed it, and use "
-            "a host name that stands in it.",
+            "Set OTEL_EXPORTER_OTLP_CERTIFICATE to the file of the authority that signed it, and use a "
+            "host name that stands in it.",
         )
     return None
 
 
 _TEMPORARY = "Look at its log; when it is only busy, wait and try again."
 
+_UNKNOWN_SENDER = Advice("the receiver does not know who sends: project key missing or wrong", _KEY_REMEDY)
+_BEHIND_A_PROXY = Advice(
+    "a proxy answers, but not the receiver behind it", "Start the receiver, or correct the proxy."
+)
+
 _GRPC = {
-    "UNAUTHENTICATED": Advice(
-        "the receiver does not know who sends: project key missing or wrong", _KEY_REMEDY
-    ),
+    "UNAUTHENTICATED": _UNKNOWN_SENDER,
     "PERMISSION_DENIED": Advice(
         "the receiver knows the sender and does not allow it",
         f"Ask who runs it for permission to send traces, or use another key or token in {_HEADERS}.",
@@ -136,7 +140,7 @@ _GRPC = {
 
 _HTTP = {
     "400": Advice("the receiver cannot read the request", "Look at its log."),
-    "401": Advice("the receiver does not know who sends: project key missing or wrong", _KEY_REMEDY),
+    "401": _UNKNOWN_SENDER,
     "403": Advice(
         "the receiver knows the sender and does not allow it",
         f"Ask who runs it for permission to send traces, or use another key or token in {_HEADERS}.",
@@ -149,7 +153,8 @@ _HTTP = {
     "405": Advice("a web server answers, but this path takes no POST", f"Correct {_ENDPOINT}."),
     "413": Advice(
         "the request is too large for the receiver",
-        "Lower OTEL_PYINSTRUMENT_MAX_REQUEST_BYTES, or raise the limit there (max_request_body_size of a Collector).",
+        "Lower OTEL_PYINSTRUMENT_MAX_REQUEST_BYTES, or raise the limit there (max_request_body_size in a "
+        "Collector).",
     ),
     "415": Advice(
         "the receiver takes no protobuf, or no compression", "Unset OTEL_EXPORTER_OTLP_COMPRESSION."
@@ -157,11 +162,7 @@ _HTTP = {
     "429": Advice(
         "the receiver limits how much it takes", "Wait, lower OTEL_PYINSTRUMENT_RATE, or raise its limit."
     ),
-    "502": Advice(
-        "a proxy answers, but not the receiver behind it", "Start the receiver, or correct the proxy."
-    ),
+    "502": _BEHIND_A_PROXY,
     "503": Advice("the receiver answers that it cannot take anything now", _TEMPORARY),
-    "504": Advice(
-        "a proxy answers, but not the receiver behind it", "Start the receiver, or correct the proxy."
-    ),
+    "504": _BEHIND_A_PROXY,
 }
