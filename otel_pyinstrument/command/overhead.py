@@ -211,8 +211,8 @@ def _notes(
         notes.append("with these settings no request was profiled; `otel-pyinstrument config` prints them")
     else:
         notes.append(
-            "a process starts with the CPU budget of 10 busy seconds, so a short run profiles, and costs, more "
-            "than a service that has run for a while"
+            "a process starts with the CPU budget of 10 busy seconds, so a short run profiles, "
+            "and costs, more than a service that has run for a while"
         )
     if ours.cpu_milliseconds.median * options.requests < 500:
         notes.append("a run took less than half a second of CPU time: --requests would make it steadier")

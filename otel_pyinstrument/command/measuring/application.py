@@ -48,9 +48,7 @@ def load_application(target: str, *, directory: str, interface: Interface | None
             "--app-dir"
         ) from error
     if not callable(found):
-        raise ApplicationNotFound(
-            f"{target} is {type(found).__name__}, not an application that can be called"
-        )
+        raise ApplicationNotFound(f"{target} is {type(found).__name__}, which cannot be called")
     return Application(found, interface or detected_interface(found))
 
 

@@ -17,6 +17,7 @@ class CapturedLog(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._messages: list[str] = []
+        self._seen: set[str] = set()
 
     def __enter__(self) -> CapturedLog:
         for name in _LOGGERS:
@@ -41,10 +42,11 @@ class CapturedLog(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             text = f"{text}: {type(error).__name__}: {error}"
-        if text not in self._messages:
+        if text not in self._seen:
+            self._seen.add(text)
             self._messages.append(text)
 
     def take(self) -> list[str]:
-        """The messages since the last call, without repetitions."""
+        """The messages since the last call, each only the first time."""
         taken, self._messages = self._messages, []
         return taken

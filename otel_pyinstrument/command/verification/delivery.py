@@ -96,7 +96,6 @@ def check_endpoint(
 def check_export(report: Report, log: CapturedLog, pipeline: Pipeline, settings: Settings) -> bool:
     """Have the provider export as it does in the service; whether nobody complained."""
     log.take()
-    report.progress("exporting the test request ...")
     pipeline.provider.force_flush()
     if settings.event == "log":
         flush = getattr(_logs.get_logger_provider(), "force_flush", None)

@@ -21,6 +21,7 @@ from otel_pyinstrument.transport import private_names
 
 _DISABLED_INSTRUMENTATIONS = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 _ENTRY_POINT = "pyinstrument"
+_NO_RULES = "no rules are asked for"
 
 
 class Pipeline(NamedTuple):
@@ -34,7 +35,10 @@ class Pipeline(NamedTuple):
 def check_settings(report: Report, log: CapturedLog) -> Settings:
     """Our own settings from environment and file, as the service would read them."""
     settings = read_settings(os.environ, {})
-    complaints = log.take()
+    said = log.take()
+    complaints = [text for text in said if _NO_RULES not in text]
+    for hint in set(said) - set(complaints):
+        report.note("settings", hint)
     for complaint in complaints:
         report.problem("settings", complaint, "Correct it; `otel-pyinstrument config` shows what holds now.")
     reason = _why_nothing_is_profiled(settings)
