@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -48,11 +49,15 @@ def start_platform(tmp_path, monkeypatch, mongodb_url, mongodb_database):
 
 
 @pytest.fixture
-async def project_key(mongodb_url, mongodb_database) -> str:
+def project_key(mongodb_url, mongodb_database) -> str:
     """The key of a project that exists."""
-    settings = StoreSettings(MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)
-    async with open_store(settings) as store:
-        return (await store.create_project("checkout")).key
+
+    async def create() -> str:
+        settings = StoreSettings(MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)
+        async with open_store(settings) as store:
+            return (await store.create_project("checkout")).project_key
+
+    return asyncio.run(create())
 
 
 def verify(*arguments: str, command: tuple[str, ...] = (), **variables: str):

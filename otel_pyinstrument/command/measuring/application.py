@@ -44,8 +44,8 @@ def load_application(target: str, *, directory: str, interface: Interface | None
     except Exception as error:
         # Whatever the user's own code raises while it is loaded.
         raise ApplicationNotFound(
-            f"{target} in {directory}: {type(error).__name__}: {error}. Correct it, or name its directory with "
-            "--app-dir"
+            f"{target} in {directory}: {type(error).__name__}: {error}. Correct it, or name its directory "
+            "with --app-dir"
         ) from error
     if not callable(found):
         raise ApplicationNotFound(f"{target} is {type(found).__name__}, which cannot be called")

@@ -14,6 +14,8 @@ from otel_pyinstrument.transport.signals import signal_named
 
 _CERTIFICATES = ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "grpc": 443}
+INVALID_METADATA = "Invalid metadata"
+"""What gRPC says of headers that it cannot send, without asking any server."""
 _RETRY_INFO = "google.rpc.retryinfo-bin"
 
 
@@ -117,9 +119,8 @@ def _send_by_grpc(exporter: Any, method: str, body: bytes, timeout_seconds: floa
         trailers = failed.trailing_metadata() or ()
         asked_to_retry = any(name == _RETRY_INFO for name, _ in trailers)
         return Answer(False, failed.code().name, failed.details() or "", asked_to_retry)
-    except ValueError as error:
-        # Metadata that gRPC does not take; its message names no value.
-        return Answer(False, "", f"OTEL_EXPORTER_OTLP_HEADERS cannot be sent: {error}")
+    except (TypeError, ValueError):
+        return Answer(False, "", INVALID_METADATA)
     finally:
         channel.close()
     partial: Any = ExportTraceServiceResponse.FromString(answer).partial_success

@@ -33,9 +33,9 @@ class Listener(NamedTuple):
 
 
 def listener_at(host: str, port: int, *, timeout_seconds: float, ca_file: str | None = None) -> Listener:
-    """What listens there. Opens up to three connections and never raises."""
+    """What listens there. Opens up to four connections and never raises."""
     try:
-        first = _answer_to_http2(host, port, timeout_seconds)
+        first = _answer_to(_HTTP2_PREFACE, host, port, timeout_seconds)
     except socket.gaierror as error:
         return Listener(Speaks.UNRESOLVED, str(error.strerror or error))
     except ConnectionRefusedError as error:
@@ -47,22 +47,36 @@ def listener_at(host: str, port: int, *, timeout_seconds: float, ca_file: str | 
     # Before HTTP/1: some servers with TLS answer plain bytes with an HTTP/1 page about the mistake.
     if _speaks_tls(host, port, timeout_seconds):
         return Listener(Speaks.TLS, _distrust(host, port, timeout_seconds, ca_file))
-    if first.startswith(b"HTTP/1"):
+    if first.startswith(b"HTTP/1") or _speaks_http1(host, port, timeout_seconds):
         return Listener(Speaks.HTTP1)
-    return Listener(Speaks.UNKNOWN if first else Speaks.SILENT)
+    return Listener(Speaks.UNKNOWN)
 
 
-def _answer_to_http2(host: str, port: int, timeout_seconds: float) -> bytes:
-    """The first bytes that come back; empty when none do, or the connection is closed."""
+def _answer_to(sent: bytes, host: str, port: int, timeout_seconds: float) -> bytes:
+    """The first bytes that come back; empty when the connection is closed without any.
+
+    Raises:
+        OSError: no connection, or no answer in time.
+    """
     with socket.create_connection((host, port), timeout_seconds) as connection:
         received = b""
         try:
-            connection.sendall(_HTTP2_PREFACE)
+            connection.sendall(sent)
             while len(received) < _FRAME_HEADER_BYTES and (more := connection.recv(256)):
                 received += more
-        except OSError:
+        except ConnectionError:
             pass
         return received
+
+
+def _speaks_http1(host: str, port: int, timeout_seconds: float) -> bool:
+    request = f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    try:
+        return _answer_to(request.encode("ascii", "replace"), host, port, timeout_seconds).startswith(
+            b"HTTP/1"
+        )
+    except OSError:
+        return False
 
 
 def _speaks_tls(host: str, port: int, timeout_seconds: float) -> bool:

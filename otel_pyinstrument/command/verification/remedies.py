@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from otel_pyinstrument.command.verification.destination import Answer, Destination
+from otel_pyinstrument.command.verification.destination import INVALID_METADATA, Answer, Destination
 from otel_pyinstrument.command.verification.listener import Listener, Speaks
 
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -32,8 +32,13 @@ class Advice(NamedTuple):
 def advice(destination: Destination, answer: Answer, listener: Listener | None) -> Advice:
     """For an answer that was not delivered. `listener` is who was found there, None when nobody looked."""
     known = (_GRPC if destination.protocol == "grpc" else _HTTP).get(answer.code)
+    if answer.detail == INVALID_METADATA:
+        return Advice(
+            f"{_HEADERS} holds a name or value that gRPC cannot send",
+            "Write name=value, with commas between pairs; names have no spaces, and values are ASCII.",
+        )
     if answer.code in _DOUBTFUL and listener is not None:
-        by_listener = _by_listener(destination, listener)
+        by_listener = _by_listener(destination, answer, listener)
         if by_listener is not None:
             return by_listener
     said = f": {answer.detail}" if answer.detail else ""
@@ -50,7 +55,7 @@ def advice(destination: Destination, answer: Answer, listener: Listener | None) 
     )
 
 
-def _by_listener(destination: Destination, listener: Listener) -> Advice | None:
+def _by_listener(destination: Destination, answer: Answer, listener: Listener) -> Advice | None:
     place = f"{destination.host}:{destination.port}"
     is_grpc = destination.protocol == "grpc"
     if listener.speaks is Speaks.UNRESOLVED:
@@ -64,7 +69,7 @@ def _by_listener(destination: Destination, listener: Listener) -> Advice | None:
             f"Start the receiver or Collector there, or correct {_ENDPOINT}; the usual port is {usual}.",
         )
     if listener.speaks is Speaks.TLS:
-        return _about_tls(destination, listener, place)
+        return _about_tls(destination, answer, listener, place)
     if listener.speaks is Speaks.HTTP1 and is_grpc:
         return Advice(
             f"{place} speaks HTTP/1, not gRPC",
@@ -91,7 +96,7 @@ def _by_listener(destination: Destination, listener: Listener) -> Advice | None:
     return None
 
 
-def _about_tls(destination: Destination, listener: Listener, place: str) -> Advice | None:
+def _about_tls(destination: Destination, answer: Answer, listener: Listener, place: str) -> Advice | None:
     if not destination.has_tls:
         return Advice(
             f"{place} speaks TLS, and the exporter does not",
@@ -102,6 +107,13 @@ def _about_tls(destination: Destination, listener: Listener, place: str) -> Advi
             f"the certificate of {place} is not trusted ({listener.detail})",
             "Set OTEL_EXPORTER_OTLP_CERTIFICATE to the file of the authority that signed it, and use a "
             "host name that stands in it.",
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in answer.detail:
+        # requests: variables of the environment win over what a session was given.
+        return Advice(
+            f"the certificate of {place} is not trusted by the exporter",
+            "REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE win over OTEL_EXPORTER_OTLP_CERTIFICATE: unset them, or "
+            "add the certificate to the file that they name.",
         )
     return None
 
