@@ -207,7 +207,9 @@ def _notes(
         )
     ours = next(row for row in rows if row.name == "ours")
     if not ours.profiled_share:
-        notes.append("with these settings no request was profiled; `otel-pyinstrument config` prints them")
+        notes.append(
+            "no request was chosen to be profiled with these settings; `otel-pyinstrument config` prints them"
+        )
     else:
         notes.append(
             "a process starts with the CPU budget of 10 busy seconds, so a short run profiles, "
