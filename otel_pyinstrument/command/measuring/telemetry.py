@@ -68,10 +68,9 @@ class Telemetry:
 
     def __init__(self, contender: str) -> None:
         settings = read_settings(os.environ, {})
-        for field in fields(Settings):
-            # What the application does in code must not find other settings than those that are measured.
-            if contender != "otel":
-                os.environ.pop(variable_of(field.name), None)
+        for name in _NOT_MEASURED:
+            # For what the application may install in code: that must not lead out of the process either.
+            os.environ.pop(variable_of(name), None)
         loaded: Any = import_module("opentelemetry.instrumentation.auto_instrumentation")
         loaded.initialize()
         provider = trace.get_tracer_provider()

@@ -95,12 +95,20 @@ def hangs(environ, start_response):
 number = 7
 """
 
+IN_CODE = """
+from otel_pyinstrument import PyinstrumentInstrumentor
+from shop_flask import app
+
+PyinstrumentInstrumentor().instrument(rate=1, cpu_budget=1)
+"""
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     (tmp_path / "shop_flask.py").write_text(FLASK)
     (tmp_path / "shop_fastapi.py").write_text(FASTAPI)
     (tmp_path / "shop_plain.py").write_text(PLAIN)
+    (tmp_path / "shop_in_code.py").write_text(IN_CODE)
     return tmp_path
 
 
@@ -253,6 +261,12 @@ def test_nothing_of_profiling_or_tracing_runs_in_the_plain_contender(plan, monke
 
     assert once(plan("plain", "shop_flask:app")).profiled == 0
     assert once(plan("otel", "shop_flask:app")).profiled == 0
+
+
+def test_an_application_that_switches_profiling_on_in_code_does_not_spoil_the_comparison(plan) -> None:
+    assert once(plan("plain", "shop_in_code:app")).profiled == 0
+    assert once(plan("otel", "shop_in_code:app")).profiled == 0
+    assert once(plan("ours_every_request", "shop_in_code:app")).profiled == 8
 
 
 def test_the_effective_settings_come_from_environment_and_file(plan, directory, monkeypatch) -> None:
