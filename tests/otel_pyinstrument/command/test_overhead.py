@@ -304,9 +304,10 @@ def test_exceptions_are_counted_on_one_line_each(plan) -> None:
     assert once(plan("otel", "shop_plain:raises")).failures == {"/: RuntimeError: never answers": 8}
 
 
-def test_a_run_that_hangs_is_ended(plan) -> None:
+def test_a_run_that_hangs_is_ended(plan, directory, monkeypatch) -> None:
     from otel_pyinstrument.command.measuring.rounds import RunFailed
 
+    monkeypatch.chdir(directory)
     with pytest.raises(RunFailed, match="not done after 3 s"):
         measure_once(plan("plain", "shop_plain:hangs"), limit_seconds=3)
 
