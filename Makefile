@@ -8,7 +8,7 @@ DEMO ?= flask
 DATA_DIR ?= data
 TESTS ?= tests
 WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
-DEBIAN_PACKAGES := chromium fonts-wqy-microhei libcurl4 libssl3
+DEBIAN_PACKAGES := chromium fonts-wqy-microhei libcurl4 libssl3 openssl
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check format test test-interpreters test-lowest run bench collector lock debian-packages clean

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from otel_pyinstrument import environment_variables
 from otel_pyinstrument.configuration_file import BadConfigurationFile, read_configuration_file
+from otel_pyinstrument.masking import MASK, masked_url
 from otel_pyinstrument.path_patterns import PathPatterns
 
 _logger = getLogger(__name__)
@@ -119,7 +120,7 @@ def resolve_settings(environ: Mapping[str, str], arguments: Mapping[str, Any]) -
                 values[name] = read(given)
                 origins[name] = origin
             except (TypeError, ValueError, OverflowError) as error:
-                shown = "***" if name in _SECRETS else str(given)[:_SHOWN_CHARACTERS]
+                shown = _shown_given(given, name)
                 default = getattr(defaults, name)
                 _logger.warning("%s%s: %s; using the default %s", label, shown, error, shown_value(default))
                 origins[name] = f"default, because the value in {origin} is bad"
@@ -151,7 +152,15 @@ def shown_value(value: object, name: str = "") -> str:
         value = ",".join(cast("tuple[str, ...]", value))
     if not value:
         return "none"
-    return "***" if name in _SECRETS else str(value)
+    return MASK if name in _SECRETS else str(value)
+
+
+def _shown_given(given: object, name: str) -> str:
+    """A bad value, cut, without what may be secret in it."""
+    if name in _SECRETS:
+        return MASK
+    text = str(given)
+    return (masked_url(text) if name == "platform_url" else text)[:_SHOWN_CHARACTERS]
 
 
 class _File(NamedTuple):

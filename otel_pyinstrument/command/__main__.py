@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from otel_pyinstrument.command import config
+from otel_pyinstrument.command import config, overhead, verify
 from otel_pyinstrument.version import __version__
 
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (config,):
+    for command in (config, verify, overhead):
         command.add_to(commands)
     options = parser.parse_args(arguments)
     return options.run(options)

@@ -99,6 +99,20 @@ def endpoint_of(exporter: object) -> str:
     return str(getattr(exporter, "_endpoint"))  # noqa: B009 - pyright forbids the private attribute
 
 
+def sends_without_tls(exporter: object) -> bool:
+    """Whether a gRPC exporter was told to use no TLS."""
+    return bool(getattr(exporter, "_insecure", False))
+
+
+def headers_of(exporter: object) -> dict[str, str]:
+    """The headers or metadata that go with each request, by name in lower case. They may be secret."""
+    headers: Any = getattr(exporter, "_headers", None) or getattr(
+        getattr(exporter, "_client", None), "_headers", None
+    )
+    pairs: Any = headers.items() if hasattr(headers, "items") else headers or ()
+    return {str(name).lower(): str(value) for name, value in pairs}
+
+
 def timeout_seconds_of(exporter: object) -> float:
     for owner in (exporter, getattr(exporter, "_client", None)):
         timeout = getattr(owner, "_timeout", None)

@@ -120,7 +120,6 @@ def test_an_empty_variable_counts_as_not_set(empty: str, caplog: pytest.LogCaptu
         ("INCLUDE", "/a,get /b"),
         ("PLATFORM_URL", "127.0.0.1:8000"),
         ("PLATFORM_URL", "file:///etc/passwd"),
-        ("PLATFORM_URL", "http://user:secret@shop.example"),
     ],
 )
 def test_a_bad_value_warns_once_with_name_value_and_default(
@@ -136,6 +135,15 @@ def test_a_bad_value_warns_once_with_name_value_and_default(
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith(f"OTEL_PYINSTRUMENT_{variable}={value[:80]}: expected ")
     assert record.getMessage().endswith(f"using the default {default}")
+
+
+def test_a_password_in_an_address_that_is_refused_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    settings = read_settings({"OTEL_PYINSTRUMENT_PLATFORM_URL": "http://user:secret@shop.example"}, {})
+
+    assert settings == Settings()
+    (record,) = caplog.records
+    assert record.getMessage().startswith("OTEL_PYINSTRUMENT_PLATFORM_URL=http://shop.example: expected ")
+    assert "secret" not in record.getMessage()
 
 
 def test_a_bad_argument_does_not_fall_back_to_the_environment(caplog: pytest.LogCaptureFixture) -> None:

@@ -54,6 +54,19 @@ def test_what_is_wrong_is_said_and_fails_the_command(
     assert "default, because the value in environment (OTEL_PYINSTRUMENT_RATE) is bad" in printed.out
 
 
+def test_a_password_in_an_address_that_is_refused_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_PYINSTRUMENT_PLATFORM_URL", "http://ada:hunter2@platform.example")
+
+    code = main(["config"])
+
+    printed = capsys.readouterr()
+    assert code == 1
+    assert "OTEL_PYINSTRUMENT_PLATFORM_URL=http://platform.example: expected an address" in printed.err
+    assert "hunter2" not in printed.out + printed.err
+
+
 def test_the_installed_command_names_its_subcommands() -> None:
     run = subprocess.run(
         [str(Path(sys.executable).with_name("otel-pyinstrument")), "--help"],
@@ -63,7 +76,7 @@ def test_the_installed_command_names_its_subcommands() -> None:
         check=True,
     )
 
-    assert "config" in run.stdout
+    assert all(name in run.stdout for name in ("config", "verify", "overhead"))
     assert run.stderr == ""
 
 
