@@ -36,12 +36,19 @@ class Guard:
         try:
             return function(*arguments)
         except Exception as error:
-            if came_from_signal_handler(error):
-                raise
-            self._trip(hook, error)
-            if self._reraise:
+            if not self.caught(hook, error):
                 raise
             return None
+
+    def caught(self, hook: str, error: Exception) -> bool:
+        """For hooks that run for every span, and save the call above: False when `error` must be raised again.
+
+        Such a hook asks `tripped` itself.
+        """
+        if came_from_signal_handler(error):
+            return False
+        self._trip(hook, error)
+        return not self._reraise
 
     def report(self, hook: str, error: BaseException) -> None:
         """Log `error` once per hook: for a failure that spoilt one profile and nothing else. Any thread."""

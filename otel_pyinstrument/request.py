@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Any
 
 from opentelemetry.sdk.trace import Span as RecordingSpan
 from opentelemetry.trace import Span, StatusCode, get_current_span
@@ -187,9 +188,20 @@ def request_of(span: Span) -> Request | None:
     return getattr(span, _REQUEST, None)
 
 
-def is_decided(span: Span) -> bool:
-    """Whether `span` belongs to something that was, or was not, chosen to be profiled as a whole."""
-    return hasattr(span, _REQUEST)
+def inherit_request(span: Span, parent: Span) -> bool:
+    """Make `span` belong to what `parent` belongs to, which was chosen to be profiled as a whole, or was not.
+
+    False when `parent` belongs to nothing.
+    """
+    # Attributes by name and no functions: this runs for every span, under the profile hook.
+    child: Any = span
+    known: Any = parent
+    try:
+        child.otel_pyinstrument_request = known.otel_pyinstrument_request
+    except AttributeError:
+        return False
+    child.otel_pyinstrument_visit = None
+    return True
 
 
 def attach_request(span: Span, request: Request | None) -> None:
@@ -202,14 +214,13 @@ def attach_visit(span: Span, visit: Visit) -> None:
     setattr(span, _VISIT, visit)
 
 
-def visit_of(span: Span) -> Visit | None:
-    """The visit whose root span `span` is."""
-    return getattr(span, _VISIT, None)
-
-
-def concerns_us(span: Span) -> bool:
-    """Whether there is something to do when `span` ends."""
-    return visit_of(span) is not None or request_of(span) is not None
+def belongings(span: Span) -> tuple[Request | None, Visit | None]:
+    """The profile that `span` adds to, and the visit whose root it is; see `inherit_request` for the style."""
+    known: Any = span
+    try:
+        return known.otel_pyinstrument_request, known.otel_pyinstrument_visit
+    except AttributeError:
+        return None, None
 
 
 def failed(span: RecordingSpan) -> bool:
