@@ -91,6 +91,7 @@ class ChildSpans:
         self._groups: dict[Kind, Group] = {}
         self._groups_by_text: dict[tuple[str, str], Group] = {}
         self._recent: deque[_Counted] = deque(maxlen=_RECENT_SPANS)
+        self._waiting: list[tuple[Span, Group, Mapping[str, Any]]] = []
         self._closed = False
 
     def add(self, span: Span) -> None:
@@ -104,28 +105,45 @@ class ChildSpans:
         group = self._groups_by_text[text] if text is not None and text in self._groups_by_text else None
         if group is not None and span.kind is SpanKind.CLIENT:
             with self._lock:
-                if not self._closed:
-                    self._count(span, group, attributes)
+                self._add_to(group, span, attributes)
             return
         kind = _kind_of(span, attributes)
         if kind is None:
             return
         with self._lock:
-            if not self._closed:
-                group = self._groups[kind] if kind in self._groups else self._new_group(kind)
-                if text is not None and len(self._groups_by_text) < MAX_GROUPS:
-                    self._groups_by_text[text] = group
-                self._count(span, group, attributes)
+            if self._closed:
+                return
+            group = self._groups[kind] if kind in self._groups else self._new_group(kind)
+            if text is not None and len(self._groups_by_text) < MAX_GROUPS:
+                self._groups_by_text[text] = group
+            self._add_to(group, span, attributes)
 
     def close(self) -> list[Group]:
         """The groups, and no more changes to them."""
         with self._lock:
             self._closed = True
+            self._measure_waiting()
             self._recent.clear()
             self._groups_by_text.clear()
             return [group for group in self._groups.values() if group.count]
 
-    def _count(self, span: Span, group: Group, attributes: Mapping[str, Any]) -> None:
+    def _add_to(self, group: Group, span: Span, attributes: Mapping[str, Any]) -> None:
+        if self._closed:
+            return
+        group.count += 1
+        if group.name and (group.count <= _ALWAYS_LOCATED or group.count & (group.count - 1) == 0):
+            _locate(group, span.get_span_context().span_id)
+        self._waiting.append((span, group, attributes))
+        if len(self._waiting) >= _RECENT_SPANS:
+            self._measure_waiting()
+
+    def _measure_waiting(self) -> None:
+        """What needs no more than the ended spans: if they are not too many, when the hook is gone."""
+        for span, group, attributes in self._waiting:
+            self._measure(span, group, attributes)
+        self._waiting.clear()
+
+    def _measure(self, span: Span, group: Group, attributes: Mapping[str, Any]) -> None:
         start_ns, end_ns = span.start_time or 0, span.end_time or 0
         failed = span.status.status_code is StatusCode.ERROR
         duration_ns = end_ns - start_ns if end_ns > start_ns else 0
@@ -133,7 +151,6 @@ class ChildSpans:
         if self._recent and self._recent[-1].end_ns > start_ns:
             counted = self._without_its_parts(counted)
             duration_ns = counted.duration_ns
-        group.count += 1
         group.duration_ns += duration_ns
         group.failed += failed
         if duration_ns > group.max_duration_ns:
@@ -141,8 +158,6 @@ class ChildSpans:
         if "cache.hit" in attributes and group.category == CACHE:
             group.hits += attributes["cache.hit"] is True
             group.misses += attributes["cache.hit"] is False
-        if group.name and (group.count <= _ALWAYS_LOCATED or group.count & (group.count - 1) == 0):
-            _locate(group, span.get_span_context().span_id)
         self._recent.append(counted)
 
     def _new_group(self, kind: Kind) -> Group:
