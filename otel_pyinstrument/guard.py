@@ -41,9 +41,9 @@ class Guard:
             return None
 
     def caught(self, hook: str, error: Exception) -> bool:
-        """For hooks that run for every span, and save the call above: False when `error` must be raised again.
+        """For hooks that run for every span: instead of `call`, which they save. They ask `tripped` themselves.
 
-        Such a hook asks `tripped` itself.
+        False when `error` must be raised again.
         """
         if came_from_signal_handler(error):
             return False

@@ -12,6 +12,7 @@ from opentelemetry.trace import Span, StatusCode, get_current_span
 
 from otel_pyinstrument import native
 from otel_pyinstrument.call_tree import CallTreeBuilder
+from otel_pyinstrument.endpoint import attributes_of
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.facts.request_facts import RequestFacts
 from otel_pyinstrument.frames import identifier_of
@@ -215,7 +216,7 @@ def attach_visit(span: Span, visit: Visit) -> None:
 
 
 def belongings(span: Span) -> tuple[Request | None, Visit | None]:
-    """The profile that `span` adds to, and the visit whose root it is; see `inherit_request` for the style."""
+    """The profile that `span` adds to, and the visit whose root it is. Also for every span."""
     known: Any = span
     try:
         return known.otel_pyinstrument_request, known.otel_pyinstrument_visit
@@ -227,7 +228,7 @@ def failed(span: RecordingSpan) -> bool:
     """Whether the request failed on the server's side: an error status, or HTTP 500 and above."""
     if span.status.status_code is StatusCode.ERROR:
         return True
-    attributes = span.attributes or {}
+    attributes = attributes_of(span)
     status = attributes.get("http.status_code") or attributes.get("http.response.status_code")
     return isinstance(status, int) and status >= 500
 

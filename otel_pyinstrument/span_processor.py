@@ -112,7 +112,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         is_local = span.parent is not None and not span.parent.is_remote
         if not forced and (is_local or span.kind is not SpanKind.SERVER):
             return
-        around = request_of(get_current_span())
+        around = None if parent_context is None else request_of(get_current_span())
         if around is not None and not around.is_finished:
             # A second instrumentation of the same request, which took the remote parent once more.
             attach_request(span, around)

@@ -1,7 +1,7 @@
 """What profiling costs: CPU time of whole applications, as a ratio to OpenTelemetry alone in the same run.
 
     make bench
-    .venv/bin/python -m benchmarks.overhead [--quick] [--python 3.11 3.13] [--application flask] [--only default otel]
+    .venv/bin/python -m benchmarks.overhead --python 3.13 --application flask --only otel default
 
 Contenders other than ours and bare pyinstrument live in `.bench/<version>`, which `make bench` makes.
 Without `--python` the interpreter that runs this is measured. Nothing leaves the machine.

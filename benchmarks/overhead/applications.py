@@ -80,42 +80,13 @@ def fastapi_loop(*, profiled: bool) -> Visit:
         app.add_middleware(ProfileASGI)
     loop = asyncio.new_event_loop()
 
-    async def one(number: int) -> None:
-        path = f"/quotes/{number}"
-        scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "GET",
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(b"host", b"localhost"), (b"user-agent", b"benchmark")],
-            "client": ("127.0.0.1", 50_000),
-            "server": ("127.0.0.1", 80),
-        }
-        statuses: list[int] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                statuses.append(message["status"])
-
-        await app(scope, receive, send)
-        if statuses != [200]:
-            raise AssertionError(f"the application answered {statuses}")
-
     async def visits(count: int) -> None:
         numbers = iter(range(count))
 
         async def visitor() -> None:
             for number in numbers:
                 # A task for each request, as every server makes it.
-                await asyncio.create_task(one(number))
+                await asyncio.create_task(_visit_asgi(app, f"/quotes/{number}"))
 
         await asyncio.gather(*(visitor() for _ in range(CONCURRENT)))
 
@@ -127,6 +98,35 @@ APPLICATIONS: dict[str, Callable[..., Visit]] = {
     "django": django_page,
     "fastapi": fastapi_loop,
 }
+
+
+async def _visit_asgi(app: Any, path: str) -> None:
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"localhost"), (b"user-agent", b"benchmark")],
+        "client": ("127.0.0.1", 50_000),
+        "server": ("127.0.0.1", 80),
+    }
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    await app(scope, receive, send)
+    if statuses != [200]:
+        raise AssertionError(f"the application answered {statuses}")
 
 
 def _visits_of_wsgi(app: Any, path: str) -> Visit:

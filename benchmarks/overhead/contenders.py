@@ -19,7 +19,7 @@ BASE = "otel"
 class Contender:
     """`distribution`: what has to be installed. `environment`: beside what all have.
 
-    `apart`: it has an environment of its own, because it replaces parts of OpenTelemetry where it is installed.
+    `apart`: in an environment of its own, because it replaces parts of OpenTelemetry where it is installed.
     """
 
     name: str
@@ -90,7 +90,8 @@ def environment_of(
     inherited = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith(("OTEL_", "PYINSTRUMENT_", "DD_", "SENTRY_", "SPLUNK_", "DJANGO_"))
+        # PYTHON...: without compiled modules on disk a start would be dominated by compiling ours.
+        if not key.startswith(("OTEL_", "PYTHON", "PYINSTRUMENT_", "DD_", "SENTRY_", "SPLUNK_", "DJANGO_"))
     }
     return inherited | {
         "PYTHONHASHSEED": "0",

@@ -47,7 +47,9 @@ class Interpreter:
         """What `make bench` has made for Python `version`."""
         python = _python_of(version)
         if not python.exists():
-            sys.exit(f"Python {version} has no environment for benchmarks yet: make .bench/{version}/.installed")
+            sys.exit(
+                f"Python {version} has no environment for benchmarks yet: make .bench/{version}/.installed"
+            )
         return cls.at(python)
 
     def for_contender(self, contender: Contender) -> Interpreter | None:

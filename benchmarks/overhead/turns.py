@@ -44,7 +44,7 @@ class Measured:
     decisions: dict[str, int] = field(default_factory=dict[str, int])
 
     def ratio_to(self, base: Measured) -> tuple[float, float]:
-        """Sum to sum, because what is rare (a profile, a garbage collection) counts; and its standard error."""
+        """Sum to sum, because what is rare (a profile, say) counts too; and its standard error."""
         ratio = sum(self.cpu_seconds) / sum(base.cpu_seconds)
         rest = [
             mine - ratio * theirs for mine, theirs in zip(self.cpu_seconds, base.cpu_seconds, strict=True)
@@ -114,8 +114,9 @@ def compare(
     try:
         measured: dict[str, Measured] = {}
         for contender, interpreter in contenders.items():
-            worker = workers[contender.name] = _Worker(interpreter, application, contender, ports)
-            measured[contender.name] = Measured(version=worker.answer()["version"])
+            workers[contender.name] = _Worker(interpreter, application, contender, ports)
+        for name, worker in workers.items():
+            measured[name] = Measured(version=worker.answer()["version"])
         trial = workers[BASE].turn(100)
         requests = max(math.ceil(turn_seconds / trial["cpu_seconds"] * 100), 5)
         for number in range(rounds):
@@ -127,7 +128,9 @@ def compare(
                 of.estimated_seconds.append(answer["estimated_seconds"])
                 of.resident_bytes, of.decisions = answer["resident_bytes"], answer["decisions"]
             if sys.stderr.isatty():
-                print(f"\r{application}: round {number + 1} of {rounds} ", end="", file=sys.stderr, flush=True)
+                print(
+                    f"\r{application}: round {number + 1} of {rounds} ", end="", file=sys.stderr, flush=True
+                )
         return measured, requests
     finally:
         for worker in workers.values():

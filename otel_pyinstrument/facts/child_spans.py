@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import SpanKind, StatusCode
 
+from otel_pyinstrument.endpoint import attributes_of
 from otel_pyinstrument.facts.callers import Caller, nearest_caller
 from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.statements import CACHE_SYSTEMS, shown_sql
@@ -60,7 +61,7 @@ class Group:
 
 
 class _Counted(NamedTuple):
-    """A span that was counted and may turn out to be part of a later one. What is rarely asked is not kept."""
+    """A span that was counted and may turn out to be part of a later one."""
 
     span: Span
     start_ns: int
@@ -100,7 +101,7 @@ class ChildSpans:
         Runs under the profile hook, where every call costs twice: hence few calls, here and below. The many
         queries of an N+1 page find their group by their text.
         """
-        attributes = _attributes_of(span)
+        attributes = attributes_of(span)
         text = _database_text(attributes)
         group = self._groups_by_text[text] if text is not None and text in self._groups_by_text else None
         if group is not None and span.kind is SpanKind.CLIENT:
@@ -214,6 +215,7 @@ def _locate(group: Group, span_id: int) -> None:
         group.call_sites.append(CallSite(caller, span_id))
 
 
+<<<<<<< HEAD
 def _attributes_of(span: Span) -> dict[str, Any]:
     """A plain dict: each missing name would cost an exception in the SDK's own mapping."""
     attributes: Any = span.attributes
@@ -225,6 +227,8 @@ def _attributes_of(span: Span) -> dict[str, Any]:
         return dict(attributes or {})
 
 
+=======
+>>>>>>> d485438 (Give the benchmark's contenders environments of their own, and test that it runs)
 def _database_text(attributes: Mapping[str, Any]) -> tuple[str, str] | None:
     """Product and statement as they were given; None for anything else, and for what is too long to keep."""
     for system_name, statement_name in (("db.system", "db.statement"), ("db.system.name", "db.query.text")):
