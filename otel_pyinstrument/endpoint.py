@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from opentelemetry.sdk.trace import Span
 
+from otel_pyinstrument.guard import came_from_signal_handler
+
 _PARAMETER = re.compile(r"<[^<>]*>|\{[^{}]*\}")
 _IDENTIFIER = re.compile(r"\d+|[0-9a-fA-F-]{16,}|.*\d.*\d.*\d.*|.{33,}", re.DOTALL)
 _MAX_SEGMENTS = 8
@@ -51,7 +53,9 @@ def attributes_of(span: Span) -> Mapping[str, Any]:
     attributes: Any = span.attributes
     try:
         return attributes.copy()
-    except AttributeError:
+    except AttributeError as error:
+        if came_from_signal_handler(error):
+            raise
         return dict(attributes or {})
 
 

@@ -41,7 +41,7 @@ class Guard:
             return None
 
     def caught(self, hook: str, error: Exception) -> bool:
-        """For hooks that run for every span: instead of `call`, which they save. They ask `tripped` themselves.
+        """For hooks that run for every span, and save `call`. They ask `tripped` themselves.
 
         False when `error` must be raised again.
         """

@@ -28,6 +28,7 @@ MAX_HOPS = 200
 
 _REQUEST = "otel_pyinstrument_request"
 _VISIT = "otel_pyinstrument_visit"
+_UNDECIDED = object()
 
 
 class Request:
@@ -194,14 +195,11 @@ def inherit_request(span: Span, parent: Span) -> bool:
 
     False when `parent` belongs to nothing.
     """
-    # Attributes by name and no functions: this runs for every span, under the profile hook.
-    child: Any = span
-    known: Any = parent
-    try:
-        child.otel_pyinstrument_request = known.otel_pyinstrument_request
-    except AttributeError:
+    # `getattr` with a default, because a signal handler's AttributeError must pass; this runs for every span.
+    request = getattr(parent, _REQUEST, _UNDECIDED)
+    if request is _UNDECIDED:
         return False
-    child.otel_pyinstrument_visit = None
+    setattr(span, _REQUEST, request)
     return True
 
 
@@ -217,11 +215,7 @@ def attach_visit(span: Span, visit: Visit) -> None:
 
 def belongings(span: Span) -> tuple[Request | None, Visit | None]:
     """The profile that `span` adds to, and the visit whose root it is. Also for every span."""
-    known: Any = span
-    try:
-        return known.otel_pyinstrument_request, known.otel_pyinstrument_visit
-    except AttributeError:
-        return None, None
+    return getattr(span, _REQUEST, None), getattr(span, _VISIT, None)
 
 
 def failed(span: RecordingSpan) -> bool:

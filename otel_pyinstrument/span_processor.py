@@ -78,10 +78,11 @@ class ProfilingSpanProcessor(SpanProcessor):
                 raise
 
     def _on_ending(self, span: Span) -> None:
-        if not self._ending_hook_works or self._guard.tripped:
+        request, visit = belongings(span)
+        if (request is None and visit is None) or not self._ending_hook_works or self._guard.tripped:
             return
         try:
-            self._end(span)
+            self._end(span, request, visit)
         except Exception as error:
             if not self._guard.caught("on_ending", error):
                 raise
@@ -144,8 +145,9 @@ class ProfilingSpanProcessor(SpanProcessor):
             self.gate.begin_hook(slot)
         return request
 
-    def _end(self, span: Span, timestamp: int | None = None) -> None:
-        request, visit = belongings(span)
+    def _end(
+        self, span: Span, request: Request | None, visit: Visit | None, timestamp: int | None = None
+    ) -> None:
         if visit is None:
             if request is not None:
                 request.facts.child_ended(span)
@@ -208,7 +210,7 @@ class ProfilingSpanProcessor(SpanProcessor):
 
         def end(end_time: int | None = None) -> None:
             end_time = time.time_ns() if end_time is None else end_time
-            self._guard.call("end", self._end, span, end_time)
+            self._guard.call("end", self._end, span, *belongings(span), end_time)
             original(end_time)
 
         span.end = end

@@ -119,12 +119,12 @@ def _print_targets(measured: dict[str, Measured]) -> None:
     if "all" in measured and "pyinstrument" in measured:
         ratio, _ = measured["all"].ratio_to(measured["pyinstrument"])
         _print_target("ours, every request: CPU ratio to bare pyinstrument", ratio, 1.05)
-    for name in ("half", "all"):
-        if name in measured:
-            mine = measured[name]
-            cost = sum(mine.cpu_seconds) - sum(base.cpu_seconds)
-            off = abs(sum(mine.estimated_seconds) / cost - 1) if cost > 0 else math.nan
-            _print_target(f"{BY_NAME[name].title}: the gate's estimate is off by", off, 0.3)
+    if "tenth" in measured:
+        # Where all requests are profiled there is nothing that the gate could compare them with.
+        mine = measured["tenth"]
+        cost = sum(mine.cpu_seconds) - sum(base.cpu_seconds)
+        off = abs(sum(mine.estimated_seconds) / cost - 1) if cost > 0 else math.nan
+        _print_target(f"{BY_NAME['tenth'].title}: the gate's estimate is off by", off, 0.3)
     if "default" in measured:
         more = (measured["default"].resident_bytes - base.resident_bytes) / 1e6
         _print_target("ours, default settings: resident MB more", more, 15)

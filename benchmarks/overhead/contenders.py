@@ -46,7 +46,7 @@ CONTENDERS = (
     _ours("not_chosen", "no request chosen", rate="1e-9", slow_rate="0", error_rate="0"),
     _ours("no_budget", "every request refused for the budget", rate="1", cpu_budget="1e-9"),
     _ours("default", "default settings"),
-    _ours("half", "every second request", rate="0.5", cpu_budget="1", max_concurrent="100"),
+    _ours("tenth", "one request in ten", rate="0.1", cpu_budget="1", max_concurrent="100"),
     _ours("all", "every request", rate="1", cpu_budget="1", max_concurrent="100"),
     Contender("pyinstrument", "bare pyinstrument, every request, same interval", "pyinstrument"),
     Contender("pyroscope", "Pyroscope, 100 Hz", "pyroscope-io"),

@@ -215,20 +215,6 @@ def _locate(group: Group, span_id: int) -> None:
         group.call_sites.append(CallSite(caller, span_id))
 
 
-<<<<<<< HEAD
-def _attributes_of(span: Span) -> dict[str, Any]:
-    """A plain dict: each missing name would cost an exception in the SDK's own mapping."""
-    attributes: Any = span.attributes
-    try:
-        return attributes.copy()
-    except AttributeError as error:
-        if came_from_signal_handler(error):
-            raise
-        return dict(attributes or {})
-
-
-=======
->>>>>>> d485438 (Give the benchmark's contenders environments of their own, and test that it runs)
 def _database_text(attributes: Mapping[str, Any]) -> tuple[str, str] | None:
     """Product and statement as they were given; None for anything else, and for what is too long to keep."""
     for system_name, statement_name in (("db.system", "db.statement"), ("db.system.name", "db.query.text")):
