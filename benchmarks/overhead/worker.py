@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.overhead.applications import APPLICATIONS
 from benchmarks.overhead.contenders import BY_NAME, switch_on
 
-WARM_UP_REQUESTS = 30
+WARM_UP_REQUESTS = 60
 
 
 def work(application: str, name: str) -> None:
