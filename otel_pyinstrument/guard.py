@@ -36,19 +36,19 @@ class Guard:
         try:
             return function(*arguments)
         except Exception as error:
-            if not self.caught(hook, error):
+            if came_from_signal_handler(error):
                 raise
+            self.failed(hook, error)
             return None
 
-    def caught(self, hook: str, error: Exception) -> bool:
-        """For hooks that run for every span, and save `call`. They ask `tripped` themselves.
+    def failed(self, hook: str, error: Exception) -> None:
+        """Switch off because of `error`: for hooks that run for every span and cannot afford `call`.
 
-        False when `error` must be raised again.
+        They ask `tripped` themselves, and let pass what came from a signal handler.
         """
-        if came_from_signal_handler(error):
-            return False
         self._trip(hook, error)
-        return not self._reraise
+        if self._reraise:
+            raise error
 
     def report(self, hook: str, error: BaseException) -> None:
         """Log `error` once per hook: for a failure that spoilt one profile and nothing else. Any thread."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
 
 from opentelemetry.sdk.trace import Span as RecordingSpan
 from opentelemetry.trace import Span, StatusCode, get_current_span

@@ -16,7 +16,7 @@ from otel_pyinstrument import private_names
 from otel_pyinstrument.endpoint import endpoint_of
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate, Visit
-from otel_pyinstrument.guard import Guard
+from otel_pyinstrument.guard import Guard, came_from_signal_handler
 from otel_pyinstrument.installed import FORCED_KEY
 from otel_pyinstrument.profile_event import ProfileEvent
 from otel_pyinstrument.recording import Recording
@@ -74,8 +74,9 @@ class ProfilingSpanProcessor(SpanProcessor):
             if not inherit_request(span, get_current_span(parent_context)):
                 self._start(span, parent_context)
         except Exception as error:
-            if not self._guard.caught("on_start", error):
+            if came_from_signal_handler(error):
                 raise
+            self._guard.failed("on_start", error)
 
     def _on_ending(self, span: Span) -> None:
         request, visit = belongings(span)
@@ -84,8 +85,9 @@ class ProfilingSpanProcessor(SpanProcessor):
         try:
             self._end(span, request, visit)
         except Exception as error:
-            if not self._guard.caught("on_ending", error):
+            if came_from_signal_handler(error):
                 raise
+            self._guard.failed("on_ending", error)
 
     def shutdown(self) -> None:
         """Profile nothing from now on. Hooks on other threads go at their next sample."""
