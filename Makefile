@@ -8,6 +8,7 @@ DEMO ?= flask
 DATA_DIR ?= data
 TESTS ?= tests
 WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
+BENCH_PYTHONS ?= 3.11 3.13
 DEBIAN_PACKAGES := chromium fonts-wqy-microhei libcurl4 libssl3 openssl
 
 .DEFAULT_GOAL := help
@@ -55,8 +56,11 @@ LOWEST := $(VENV)/lowest
 # What depends on a newer OpenTelemetry, or on the protobuf that belongs to it, follows.
 UNPINNED := ^(opentelemetry|pyinstrument|wrapt|protobuf|fastapi|starlette|grpcio|googleapis|httpx2)
 
-bench: setup ## run the benchmarks, one after the other, and print their tables
+bench: setup $(BENCH_PYTHONS:%=.bench/%/.installed) ## run the benchmarks and print their tables (BENCH_PYTHONS="3.11 3.13")
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	@echo "== benchmarks/overhead: CPU time as a ratio to OpenTelemetry alone, about 6 minutes for each Python"
+	@echo "   $(BENCH_PYTHONS): every contender has turns in a process of its own; keep the machine idle meanwhile"
+	@$(BIN)/python -m benchmarks.overhead --python $(BENCH_PYTHONS)
 
 collector: ## build the standard OpenTelemetry Collector that the tests use (needs Go)
 	@$(PYTHON) tests/collector/build.py
@@ -75,7 +79,7 @@ debian-packages:
 	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; fi
 
 clean: ## remove what the other verbs made, but not data/
-	rm -rf $(VENV) .venv-*/ web/static web/node_modules .coverage* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-*/ .bench web/static web/node_modules .coverage* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/uv: requirements/bootstrap.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv was found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -88,6 +92,23 @@ $(BIN)/.%-installed: requirements/%.txt pyproject.toml $(WEB_SOURCES) | $(BIN)/u
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/$*.txt
 	@echo "installing this checkout (builds the web assets)"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+# The contenders of the benchmarks patch much, so they live apart from .venv; Splunk's distro replaces parts of
+# OpenTelemetry, so it also lives apart from the others.
+.PRECIOUS: .bench/%/.installed
+.bench/%/.installed: requirements/dev.txt benchmarks/contenders.txt benchmarks/contenders-apart.txt | $(BIN)/uv
+	@echo "installing the contenders of benchmarks/contenders*.txt for Python $* into .bench/"
+	@for place in $* $*-splunk; do \
+		PATH="$$PATH:$$(printf '%s:' ~/.pyenv/versions/$**/bin)" $(BIN)/uv venv --quiet --clear --python $* .bench/$$place || \
+			{ echo "make: Python $* was not found; choose others: make bench BENCH_PYTHONS=\"3.11\"" >&2; exit 1; }; \
+		$(BIN)/uv pip install --quiet --python .bench/$$place/bin/python -r requirements/dev.txt && \
+		$(BIN)/uv pip install --quiet --python .bench/$$place/bin/python --no-deps --editable . || exit 1; \
+	done
+	@$(BIN)/uv pip install --quiet --python .bench/$*/bin/python -r benchmarks/contenders.txt || \
+		echo "make: not all contenders could be installed; the tables name them as absent" >&2
+	@$(BIN)/uv pip install --quiet --python .bench/$*-splunk/bin/python -r benchmarks/contenders-apart.txt || \
+		echo "make: Splunk could not be installed; the tables name it as absent" >&2
 	@touch $@
 
 SHELL := /bin/bash

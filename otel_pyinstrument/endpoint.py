@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from opentelemetry.sdk.trace import Span
 
+from otel_pyinstrument.guard import came_from_signal_handler
+
 _PARAMETER = re.compile(r"<[^<>]*>|\{[^{}]*\}")
 _IDENTIFIER = re.compile(r"\d+|[0-9a-fA-F-]{16,}|.*\d.*\d.*\d.*|.{33,}", re.DOTALL)
 _MAX_SEGMENTS = 8
@@ -31,8 +33,7 @@ def endpoint_of(span: Span, *, with_path: bool = True) -> Endpoint:
     Where only the path is known (plain WSGI and ASGI, FastAPI's own telemetry), it is reduced to a template.
     `with_path`: False where nobody asks for the path, which takes time to find.
     """
-    attributes: Mapping[str, Any] = span.attributes or {}
-    # Present names first: looking for one that is missing costs three times as much.
+    attributes = attributes_of(span)
     method = attributes.get("http.method") or attributes.get("http.request.method")
     route = attributes.get("http.route")
     if isinstance(route, str) and isinstance(method, str) and route and method:
@@ -45,6 +46,17 @@ def endpoint_of(span: Span, *, with_path: bool = True) -> Endpoint:
         route = rest if first in _METHODS and rest != path else ""
     key = endpoint_key(method, route) if route else f"{method} {path_template(path or span.name)}"
     return Endpoint(key, method, path or route)
+
+
+def attributes_of(span: Span) -> Mapping[str, Any]:
+    """A plain dict: in the SDK's own mapping each name that is missing costs an exception."""
+    attributes: Any = span.attributes
+    try:
+        return attributes.copy()
+    except AttributeError as error:
+        if came_from_signal_handler(error):
+            raise
+        return dict(attributes or {})
 
 
 def _path(attributes: Mapping[str, Any]) -> str:

@@ -155,7 +155,7 @@ class Gate:
             visit.alone = presence[0] == 1
             # The number that both must still have at the end of a request that nothing else touched.
             visit.untouched = (presence[1], self._hooks_ever)
-            if self._estimate.every_thread_pays and self._held_slots():
+            if self._slots and self._estimate.every_thread_pays and self._held_slots():
                 visit.untouched = (presence[1], -1)
         visit.thread = thread
         visit.cpu = self._thread_seconds()

@@ -38,10 +38,17 @@ class Guard:
         except Exception as error:
             if came_from_signal_handler(error):
                 raise
-            self._trip(hook, error)
-            if self._reraise:
-                raise
+            self.failed(hook, error)
             return None
+
+    def failed(self, hook: str, error: Exception) -> None:
+        """Switch off because of `error`: for hooks that run for every span and cannot afford `call`.
+
+        They ask `tripped` themselves, and let pass what came from a signal handler.
+        """
+        self._trip(hook, error)
+        if self._reraise:
+            raise error
 
     def report(self, hook: str, error: BaseException) -> None:
         """Log `error` once per hook: for a failure that spoilt one profile and nothing else. Any thread."""

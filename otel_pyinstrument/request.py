@@ -11,6 +11,7 @@ from opentelemetry.trace import Span, StatusCode, get_current_span
 
 from otel_pyinstrument import native
 from otel_pyinstrument.call_tree import CallTreeBuilder
+from otel_pyinstrument.endpoint import attributes_of
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.facts.request_facts import RequestFacts
 from otel_pyinstrument.frames import identifier_of
@@ -26,6 +27,7 @@ MAX_HOPS = 200
 
 _REQUEST = "otel_pyinstrument_request"
 _VISIT = "otel_pyinstrument_visit"
+_UNDECIDED = object()
 
 
 class Request:
@@ -187,9 +189,17 @@ def request_of(span: Span) -> Request | None:
     return getattr(span, _REQUEST, None)
 
 
-def is_decided(span: Span) -> bool:
-    """Whether `span` belongs to something that was, or was not, chosen to be profiled as a whole."""
-    return hasattr(span, _REQUEST)
+def inherit_request(span: Span, parent: Span) -> bool:
+    """Make `span` belong to what `parent` belongs to, which was chosen to be profiled as a whole, or was not.
+
+    False when `parent` belongs to nothing.
+    """
+    # `getattr` with a default, because a signal handler's AttributeError must pass; this runs for every span.
+    request = getattr(parent, _REQUEST, _UNDECIDED)
+    if request is _UNDECIDED:
+        return False
+    setattr(span, _REQUEST, request)
+    return True
 
 
 def attach_request(span: Span, request: Request | None) -> None:
@@ -202,21 +212,16 @@ def attach_visit(span: Span, visit: Visit) -> None:
     setattr(span, _VISIT, visit)
 
 
-def visit_of(span: Span) -> Visit | None:
-    """The visit whose root span `span` is."""
-    return getattr(span, _VISIT, None)
-
-
-def concerns_us(span: Span) -> bool:
-    """Whether there is something to do when `span` ends."""
-    return visit_of(span) is not None or request_of(span) is not None
+def belongings(span: Span) -> tuple[Request | None, Visit | None]:
+    """The profile that `span` adds to, and the visit whose root it is. Also for every span."""
+    return getattr(span, _REQUEST, None), getattr(span, _VISIT, None)
 
 
 def failed(span: RecordingSpan) -> bool:
     """Whether the request failed on the server's side: an error status, or HTTP 500 and above."""
     if span.status.status_code is StatusCode.ERROR:
         return True
-    attributes = span.attributes or {}
+    attributes = attributes_of(span)
     status = attributes.get("http.status_code") or attributes.get("http.response.status_code")
     return isinstance(status, int) and status >= 500
 

@@ -16,8 +16,8 @@ from opentelemetry.trace import SpanKind, get_current_span
 from otel_pyinstrument import private_names
 from otel_pyinstrument.endpoint import endpoint_of
 from otel_pyinstrument.engine import Engine
-from otel_pyinstrument.gate import Gate
-from otel_pyinstrument.guard import Guard
+from otel_pyinstrument.gate import Gate, Visit
+from otel_pyinstrument.guard import Guard, came_from_signal_handler
 from otel_pyinstrument.installed import FORCED_KEY
 from otel_pyinstrument.profile_event import ProfileEvent
 from otel_pyinstrument.recording import Recording
@@ -25,11 +25,10 @@ from otel_pyinstrument.request import (
     Request,
     attach_request,
     attach_visit,
-    concerns_us,
+    belongings,
     failed,
-    is_decided,
+    inherit_request,
     request_of,
-    visit_of,
     wall_seconds,
 )
 from otel_pyinstrument.settings import Settings
@@ -70,12 +69,27 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._pid = os.getpid()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        if not self._off:
-            self._guard.call("on_start", self._start, span, parent_context)
+        if self._off:
+            return
+        try:
+            # First what holds for nearly all spans: they begin below one that was, or was not, chosen.
+            if not inherit_request(span, get_current_span(parent_context)):
+                self._start(span, parent_context)
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+            self._guard.failed("on_start", error)
 
     def _on_ending(self, span: Span) -> None:
-        if self._ending_hook_works and concerns_us(span):
-            self._guard.call("on_ending", self._end, span)
+        request, visit = belongings(span)
+        if (request is None and visit is None) or not self._ending_hook_works or self._guard.tripped:
+            return
+        try:
+            self._end(span, request, visit)
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+            self._guard.failed("on_ending", error)
 
     def shutdown(self) -> None:
         """Profile nothing from now on. Hooks on other threads go at their next sample."""
@@ -101,22 +115,16 @@ class ProfilingSpanProcessor(SpanProcessor):
 
     def _start(self, span: Span, parent_context: Context | None) -> None:
         forced = get_value(FORCED_KEY, parent_context) is True
-        if span.parent is not None and not span.parent.is_remote:
-            parent = get_current_span(parent_context)
-            if is_decided(parent):
-                attach_request(span, request_of(parent))
-                return
-            if not forced:
-                return
-        elif span.kind is not SpanKind.SERVER and not forced:
+        is_local = span.parent is not None and not span.parent.is_remote
+        if not forced and (is_local or span.kind is not SpanKind.SERVER):
             return
-        around = request_of(get_current_span())
+        around = None if parent_context is None else request_of(get_current_span())
         if around is not None and not around.is_finished:
             # A second instrumentation of the same request, which took the remote parent once more.
             attach_request(span, around)
             return
         attach_request(span, self._admit(span, forced=forced))
-        if not self._ending_hook_works and concerns_us(span):
+        if not self._ending_hook_works and belongings(span) != (None, None):
             self._wrap_end(span)
 
     def _admit(self, span: Span, *, forced: bool) -> Request | None:
@@ -144,13 +152,15 @@ class ProfilingSpanProcessor(SpanProcessor):
             self.gate.begin_hook(slot)
         return request
 
-    def _end(self, span: Span, timestamp: int | None = None) -> None:
-        request = request_of(span)
-        if request is not None and request.root_span_id != span.get_span_context().span_id:
-            request.facts.child_ended(span)
+    def _end(
+        self, span: Span, request: Request | None, visit: Visit | None, timestamp: int | None = None
+    ) -> None:
+        if visit is None:
+            if request is not None:
+                request.facts.child_ended(span)
             return
         recording = None if request is None else request.finish()
-        cost_seconds = self._leave(span, timestamp, request, recording)
+        cost_seconds = self._leave(span, timestamp, visit, request, recording)
         if request is None or recording is None:
             return
         if recording.facts.failure is not None:
@@ -172,12 +182,14 @@ class ProfilingSpanProcessor(SpanProcessor):
             self._append(event, span)
 
     def _leave(
-        self, span: Span, timestamp: int | None, request: Request | None, recording: Recording | None
+        self,
+        span: Span,
+        timestamp: int | None,
+        visit: Visit,
+        request: Request | None,
+        recording: Recording | None,
     ) -> float:
         """Tell the gate how the visit went; the profile's cost in seconds of CPU time."""
-        visit = visit_of(span)
-        if visit is None:
-            return 0.0
         seconds = wall_seconds(span, timestamp)
         if request is None or recording is None:
             return self.gate.leave(visit, seconds=seconds, failed=failed(span))
@@ -205,7 +217,7 @@ class ProfilingSpanProcessor(SpanProcessor):
 
         def end(end_time: int | None = None) -> None:
             end_time = time.time_ns() if end_time is None else end_time
-            self._guard.call("end", self._end, span, end_time)
+            self._guard.call("end", self._end, span, *belongings(span), end_time)
             original(end_time)
 
         span.end = end

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import SpanKind, StatusCode
 
+from otel_pyinstrument.endpoint import attributes_of
 from otel_pyinstrument.facts.callers import Caller, nearest_caller
 from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.statements import CACHE_SYSTEMS, shown_sql
@@ -27,6 +28,7 @@ MAX_GROUPS = 300
 _MAX_CALLERS = 3
 _ALWAYS_LOCATED = 3
 _RECENT_SPANS = 64
+_MAX_KEPT_CHARACTERS = 2_000
 
 
 Kind: TypeAlias = "tuple[str, str, str]"
@@ -61,14 +63,24 @@ class Group:
 class _Counted(NamedTuple):
     """A span that was counted and may turn out to be part of a later one."""
 
-    span_id: int
-    parent_id: int
+    span: Span
     start_ns: int
     end_ns: int
     duration_ns: int
-    scope: str
     failed: bool
     group: Group
+
+    @property
+    def span_id(self) -> int:
+        return self.span.get_span_context().span_id
+
+    @property
+    def parent_id(self) -> int:
+        return self.span.parent.span_id if self.span.parent else 0
+
+    @property
+    def scope(self) -> str:
+        return self.span.instrumentation_scope.name if self.span.instrumentation_scope else ""
 
 
 class ChildSpans:
@@ -78,44 +90,68 @@ class ChildSpans:
         # Reentrant: a finalizer may end a span while another is being counted on the same thread.
         self._lock = threading.RLock()
         self._groups: dict[Kind, Group] = {}
+        self._groups_by_text: dict[tuple[str, str], Group] = {}
         self._recent: deque[_Counted] = deque(maxlen=_RECENT_SPANS)
+        self._waiting: list[tuple[Span, Group, Mapping[str, Any]]] = []
         self._closed = False
 
     def add(self, span: Span) -> None:
         """Count `span`, which ends on this thread now: its caller is still on the stack.
 
-        Runs under the profile hook, where every call costs twice: hence few calls, here and below.
+        Runs under the profile hook, where every call costs twice: hence few calls, here and below. The many
+        queries of an N+1 page find their group by their text.
         """
-        attributes = _attributes_of(span)
+        attributes = attributes_of(span)
+        text = _database_text(attributes)
+        group = self._groups_by_text[text] if text is not None and text in self._groups_by_text else None
+        if group is not None and span.kind is SpanKind.CLIENT:
+            with self._lock:
+                self._add_to(group, span, attributes)
+            return
         kind = _kind_of(span, attributes)
         if kind is None:
             return
         with self._lock:
-            if not self._closed:
-                self._count(span, kind, attributes)
+            if self._closed:
+                return
+            group = self._groups[kind] if kind in self._groups else self._new_group(kind)
+            if text is not None and len(self._groups_by_text) < MAX_GROUPS:
+                self._groups_by_text[text] = group
+            self._add_to(group, span, attributes)
 
     def close(self) -> list[Group]:
         """The groups, and no more changes to them."""
         with self._lock:
             self._closed = True
+            self._measure_waiting()
             self._recent.clear()
+            self._groups_by_text.clear()
             return [group for group in self._groups.values() if group.count]
 
-    def _count(self, span: Span, kind: Kind, attributes: Mapping[str, Any]) -> None:
-        group = self._groups[kind] if kind in self._groups else self._new_group(kind)
+    def _add_to(self, group: Group, span: Span, attributes: Mapping[str, Any]) -> None:
+        if self._closed:
+            return
+        group.count += 1
+        if group.name and (group.count <= _ALWAYS_LOCATED or group.count & (group.count - 1) == 0):
+            _locate(group, span.get_span_context().span_id)
+        self._waiting.append((span, group, attributes))
+        if len(self._waiting) >= _RECENT_SPANS:
+            self._measure_waiting()
+
+    def _measure_waiting(self) -> None:
+        """What needs no more than the ended spans: if they are not too many, when the hook is gone."""
+        for span, group, attributes in self._waiting:
+            self._measure(span, group, attributes)
+        self._waiting.clear()
+
+    def _measure(self, span: Span, group: Group, attributes: Mapping[str, Any]) -> None:
         start_ns, end_ns = span.start_time or 0, span.end_time or 0
-        parent, scope = span.parent, span.instrumentation_scope
         failed = span.status.status_code is StatusCode.ERROR
-        span_id = span.get_span_context().span_id
-        parent_id = parent.span_id if parent else 0
         duration_ns = end_ns - start_ns if end_ns > start_ns else 0
-        counted = _Counted(
-            span_id, parent_id, start_ns, end_ns, duration_ns, scope.name if scope else "", failed, group
-        )
+        counted = _Counted(span, start_ns, end_ns, duration_ns, failed, group)
         if self._recent and self._recent[-1].end_ns > start_ns:
             counted = self._without_its_parts(counted)
             duration_ns = counted.duration_ns
-        group.count += 1
         group.duration_ns += duration_ns
         group.failed += failed
         if duration_ns > group.max_duration_ns:
@@ -123,8 +159,6 @@ class ChildSpans:
         if "cache.hit" in attributes and group.category == CACHE:
             group.hits += attributes["cache.hit"] is True
             group.misses += attributes["cache.hit"] is False
-        if group.name and (group.count <= _ALWAYS_LOCATED or group.count & (group.count - 1) == 0):
-            _locate(group, span_id)
         self._recent.append(counted)
 
     def _new_group(self, kind: Kind) -> Group:
@@ -181,15 +215,15 @@ def _locate(group: Group, span_id: int) -> None:
         group.call_sites.append(CallSite(caller, span_id))
 
 
-def _attributes_of(span: Span) -> dict[str, Any]:
-    """A plain dict: each missing name would cost an exception in the SDK's own mapping."""
-    attributes: Any = span.attributes
-    try:
-        return attributes.copy()
-    except AttributeError as error:
-        if came_from_signal_handler(error):
-            raise
-        return dict(attributes or {})
+def _database_text(attributes: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Product and statement as they were given; None for anything else, and for what is too long to keep."""
+    for system_name, statement_name in (("db.system", "db.statement"), ("db.system.name", "db.query.text")):
+        if system_name in attributes and statement_name in attributes:
+            system, statement = attributes[system_name], attributes[statement_name]
+            # `isinstance` is a call that the hook sees, `type` is not.
+            if type(system) is str and type(statement) is str and len(statement) <= _MAX_KEPT_CHARACTERS:
+                return system, statement
+    return None
 
 
 def _kind_of(span: Span, attributes: Mapping[str, Any]) -> Kind | None:

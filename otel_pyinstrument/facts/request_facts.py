@@ -34,11 +34,8 @@ class RequestFacts:
 
     def __init__(self) -> None:
         self._children = ChildSpans()
+        self.child_ended = self._children.add
         self._start = usage()
-
-    def child_ended(self, span: Span) -> None:
-        """Count a span of the request that ends on the calling thread."""
-        self._children.add(span)
 
     def finish(self, span: Span) -> FinishedFacts:
         """Take the last figures. `span` is the request's own; on the thread that ends it."""
