@@ -199,7 +199,8 @@ class Gate:
             if slot is not None:
                 comparable = comparable and alone
                 if slot.holds_thread:
-                    hooked_seconds = self._end_hook(slot) + elsewhere_seconds
+                    here = max(self._end_hook(slot), cpu if comparable else 0.0)
+                    hooked_seconds = here + elsewhere_seconds
                 return self._settle(slot, history, hooked_seconds, cpu if comparable else None)
             untouched = hooks == self._hooks_ever or not self._estimate.every_thread_pays
             if alone and untouched and not visit.first:

@@ -174,6 +174,7 @@ class Segment:
 
     def resume(self) -> None:
         """The unit's turn begins: sample it, and credit the wait. Own thread."""
+        began = time.thread_time()
         try:
             with self._lock:
                 if not self._open or self._hooked:
@@ -185,6 +186,7 @@ class Segment:
                     self._end_early(None, at=now)
                 elif private_names.hook_is_ours_to_share():
                     self._hook()
+                    self._hooked_cpu = began
                 else:
                     self._give_way()
         except Exception as error:
@@ -371,9 +373,9 @@ class Segment:
         if not self._hooked:
             return
         self._hooked = False  # before the work: a sample may come here in the middle of it
-        self._hooked_cpu_seconds += time.thread_time() - self._hooked_cpu
         try:
             intact = private_names.unsubscribe(self._sampler, self._on_sample)
+            self._hooked_cpu_seconds += time.thread_time() - self._hooked_cpu
         except BaseException:
             self._hooked = True  # the next sample tries again
             raise

@@ -160,12 +160,13 @@ class ProfilingSpanProcessor(SpanProcessor):
                 request.facts.child_ended(span)
             return
         recording = None if request is None else request.finish()
-        cost_seconds = self._leave(span, timestamp, visit, request, recording)
         if request is None or recording is None:
+            self._leave(span, timestamp, visit, request, recording)
             return
         if recording.facts.failure is not None:
             self._guard.report("sampling", recording.facts.failure)
         finished = request.facts.finish(span)
+        cost_seconds = self._leave(span, timestamp, visit, request, recording)
         self.gate.hold(recording, recording.node_count)
         event = ProfileEvent(
             recording,
