@@ -48,6 +48,8 @@ def endpoint_of(attributes: Attributes, span_name: str) -> Endpoint:
     if not method:
         return Endpoint(name, "", path)
     route = first_text(attributes, HTTP_ROUTE, limit=MAX_ENDPOINT_CHARACTERS)
+    if route and route[0] not in "/^*":
+        route = f"/{route}"  # Django's routes have none in front
     if not route and not path:
         return Endpoint(name if name.startswith(method) else f"{method} {name}", method, path)
     return Endpoint(f"{method} {route or path_template(path)}", method, path)

@@ -62,7 +62,8 @@ def runtime(detail: RecordDetail) -> Runtime:
         python_version=(text(record.resource, "process.runtime.version") if is_python else "")
         or known.python,
         framework_version=known.framework,
-        server_info=host if port is None else f"{host}:{port}",
+        # Starlette's net.host.name has the port in it already.
+        server_info=host if port is None or host.endswith(f":{port}") else f"{host}:{port}",
     )
 
 

@@ -14,6 +14,14 @@ def test_both_generations_of_names_give_the_same_endpoint(attributes):
 
 
 @pytest.mark.parametrize(
+    ("route", "shown"),
+    [("orders/<int:id>", "/orders/<int:id>"), ("/orders", "/orders"), (r"^orders/(\d+)$", r"^orders/(\d+)$")],
+)
+def test_routes_of_django_get_their_slash(route, shown):
+    assert endpoint_of({"http.method": "GET", "http.route": route}, "GET").name == f"GET {shown}"
+
+
+@pytest.mark.parametrize(
     ("path", "template"),
     [
         ("/", "/"),

@@ -259,6 +259,11 @@ def test_process_facts_come_from_the_resource(make):
     assert (version_info(detail).app_version, version_info(detail).git_commit) == ("1.2.0", "0a1b2c")
 
 
+def test_a_host_that_has_its_port_gets_no_second_one(make):
+    detail = make.detail(attributes={"net.host.name": "127.0.0.1:8080", "net.host.port": 8080})
+    assert runtime(detail).server_info == "127.0.0.1:8080"
+
+
 def test_the_runtime_of_another_language_is_no_python_version(make):
     detail = make.detail(resource={"telemetry.sdk.language": "java", "process.runtime.version": "21"})
     assert runtime(detail).python_version == ""
