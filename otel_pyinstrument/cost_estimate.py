@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 _PRIOR_SLOWDOWN = 1.8
-_STEPS_SLOWDOWN = 2.3
+_STEPS_SLOWDOWN = 3.0
 _PRIOR_SECONDS = 0.02
 _MEMORY = 0.99
 _MAX_RATIO = 8.0
@@ -26,7 +26,7 @@ class CostEstimate:
     slowdown of 1.8 is assumed (Django and Flask pages: 1.7 to 2.0).
 
     On an event loop a request is hardly ever alone, so that there is nothing to compare: for its steps a
-    slowdown of 2.3 is assumed (FastAPI with 8 requests at a time).
+    slowdown of 3 is assumed (a FastAPI page 2.3, steps that do nothing but call 4 to 6).
 
     From Python 3.12 on the hook slows all threads: there the CPU time of the other threads while any hook
     is installed counts too, at a slowdown of 1.8 (call-heavy loops: 1.5 to 1.8 on 3.13, 2.3 on 3.12).

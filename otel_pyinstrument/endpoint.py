@@ -15,6 +15,9 @@ _PARAMETER = re.compile(r"<[^<>]*>|\{[^{}]*\}")
 _IDENTIFIER = re.compile(r"\d+|[0-9a-fA-F-]{16,}|.*\d.*\d.*\d.*|.{33,}", re.DOTALL)
 _MAX_SEGMENTS = 8
 _MAX_CHARACTERS = 200
+_MAX_PATH_CHARACTERS = 2_000
+_OTHER = "_OTHER"
+"""The method that semantic conventions give for one that is not known."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "HTTP"})
 
 
@@ -35,7 +38,11 @@ def endpoint_of(span: Span, *, with_path: bool = True) -> Endpoint:
     """
     attributes = attributes_of(span)
     method = attributes.get("http.method") or attributes.get("http.request.method")
+    if isinstance(method, str) and method not in _METHODS:
+        method = _OTHER
     route = attributes.get("http.route")
+    if isinstance(route, str):
+        route = route[:_MAX_CHARACTERS]
     if isinstance(route, str) and isinstance(method, str) and route and method:
         return Endpoint(endpoint_key(method, route), method, (with_path and _path(attributes)) or route)
     path = _path(attributes)
@@ -43,8 +50,12 @@ def endpoint_of(span: Span, *, with_path: bool = True) -> Endpoint:
     if not isinstance(method, str) or not method:
         method = first if first in _METHODS else ""
     if not isinstance(route, str) or not route:
-        route = rest if first in _METHODS and rest != path else ""
-    key = endpoint_key(method, route) if route else f"{method} {path_template(path or span.name)}"
+        route = rest[:_MAX_CHARACTERS] if first in _METHODS and rest != path else ""
+    key = (
+        endpoint_key(method, route)
+        if route
+        else f"{method} {path_template(path or span.name[:_MAX_CHARACTERS])}"
+    )
     return Endpoint(key, method, path or route)
 
 
@@ -62,7 +73,7 @@ def attributes_of(span: Span) -> Mapping[str, Any]:
 def _path(attributes: Mapping[str, Any]) -> str:
     path = attributes.get("http.target") or attributes.get("url.path")
     # Without the query string, which http.target has.
-    return path.partition("?")[0] if isinstance(path, str) else ""
+    return path[:_MAX_PATH_CHARACTERS].partition("?")[0] if isinstance(path, str) else ""
 
 
 @lru_cache(maxsize=2048)

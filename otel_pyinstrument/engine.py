@@ -7,7 +7,7 @@ from types import FrameType
 
 from otel_pyinstrument import native, private_names
 from otel_pyinstrument.call_tree import CallTreeBuilder
-from otel_pyinstrument.classification import classifier_of_running_unit
+from otel_pyinstrument.classification import SameRequest, classifier_of_running_unit
 from otel_pyinstrument.segment import Segment
 from otel_pyinstrument.settings import Settings
 
@@ -26,11 +26,11 @@ class Engine:
         self._open: list[Segment] = []
 
     def open(
-        self, same_request: Callable[[], bool], ended_early: Callable[[], None] | None = None
+        self, same_request: SameRequest, ended_early: Callable[[], None] | None = None
     ) -> Segment | None:
         """Start sampling what is running; None when that would be wrong or disturb another profiler.
 
-        `same_request` tells, inside the hook, whether the code that is running belongs to this request.
+        `same_request` tells, inside the hook, whether a span belongs to this request.
         """
         segment = self._segment(same_request, ended_early=ended_early)
         if segment is None or (segment.sees_others and self._thread_is_full()):
@@ -39,7 +39,7 @@ class Engine:
         return segment
 
     def open_hop(
-        self, same_request: Callable[[], bool], entry: FrameType, builder: CallTreeBuilder
+        self, same_request: SameRequest, entry: FrameType, builder: CallTreeBuilder
     ) -> Segment | None:
         """Sample what runs below `entry`, for a request that waits for it elsewhere, into `builder`."""
         segment = self._segment(same_request, builder=builder, entry=entry)
@@ -61,7 +61,7 @@ class Engine:
 
     def _segment(
         self,
-        same_request: Callable[[], bool],
+        same_request: SameRequest,
         *,
         builder: CallTreeBuilder | None = None,
         entry: FrameType | None = None,

@@ -169,14 +169,16 @@ class Gate:
         failed: bool,
         slot: Slot | None = None,
         hooked_seconds: float = 0.0,
+        switching_seconds: float = 0.0,
         elsewhere_seconds: float = 0.0,
         comparable: bool = True,
     ) -> float:
         """At the end of the request, after the hook is gone: what the profile cost in CPU seconds.
 
         `seconds` is the wall time. Of a profiled request, with its released `slot`: `hooked_seconds` is the
-        CPU time under its hooks, of which `elsewhere_seconds` on other threads than the first, and
-        `comparable` is False when sampling ended early.
+        CPU time under its hooks, of which `elsewhere_seconds` on other threads than the first,
+        `switching_seconds` that of installing and removing them around steps, and `comparable` is False when
+        sampling ended early.
         """
         if visit.done:
             return 0.0
@@ -201,7 +203,10 @@ class Gate:
                 if slot.holds_thread:
                     here = max(self._end_hook(slot), cpu if comparable else 0.0)
                     hooked_seconds = here + elsewhere_seconds
-                return self._settle(slot, history, hooked_seconds, cpu if comparable else None)
+                usual = history.usual_cpu_seconds
+                if comparable and usual is not None:
+                    self._estimate.compare(cpu, usual)
+                return self._settle(slot, hooked_seconds, switching_seconds)
             untouched = hooks == self._hooks_ever or not self._estimate.every_thread_pays
             if alone and untouched and not visit.first:
                 history.clean_count += 1
@@ -335,13 +340,8 @@ class Gate:
         others_here = any(other.thread == slot.thread and other.holds_thread for other in self._held_slots())
         return self._estimate.hook_ends(slot.thread, slot.cpu_end, others_here=others_here)
 
-    def _settle(
-        self, slot: Slot, history: EndpointHistory, hooked_seconds: float, comparable_seconds: float | None
-    ) -> float:
-        usual = history.usual_cpu_seconds
-        if comparable_seconds is not None and usual is not None:
-            self._estimate.compare(comparable_seconds, usual)
-        cost = self._estimate.cost_of(hooked_seconds, held_thread=slot.holds_thread)
+    def _settle(self, slot: Slot, hooked_seconds: float, switching_seconds: float) -> float:
+        cost = switching_seconds + self._estimate.cost_of(hooked_seconds, held_thread=slot.holds_thread)
         self._hook_seconds += cost
         self._budget.spend(cost)
         return cost

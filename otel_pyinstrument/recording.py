@@ -16,12 +16,14 @@ from otel_pyinstrument.grafting import graft
 class RecordingFacts:
     """`truncated`: a limit or a failure ended sampling early. `interrupted`: another profiler did.
 
-    `cpu_seconds` is what the request itself used, `hooked_cpu_seconds` what its threads used under the hook.
+    `cpu_seconds` is what the request itself used, `hooked_cpu_seconds` what its threads used under the hook,
+    `switching_cpu_seconds` what it took to install and remove the hook around the steps of an event loop.
     """
 
     duration_seconds: float
     cpu_seconds: float
     hooked_cpu_seconds: float
+    switching_cpu_seconds: float
     sample_count: int
     truncated: bool
     interrupted: bool
@@ -33,6 +35,7 @@ class RecordingFacts:
             self,
             cpu_seconds=self.cpu_seconds + part.cpu_seconds,
             hooked_cpu_seconds=self.hooked_cpu_seconds + part.hooked_cpu_seconds,
+            switching_cpu_seconds=self.switching_cpu_seconds + part.switching_cpu_seconds,
             sample_count=self.sample_count + part.sample_count,
             truncated=self.truncated or part.truncated,
             interrupted=self.interrupted or part.interrupted,

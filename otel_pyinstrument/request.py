@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 
 from opentelemetry.sdk.trace import Span as RecordingSpan
-from opentelemetry.trace import Span, StatusCode, get_current_span
+from opentelemetry.trace import Span, StatusCode
 
 from otel_pyinstrument import native
 from otel_pyinstrument.call_tree import CallTreeBuilder
+from otel_pyinstrument.classification import SameRequest
 from otel_pyinstrument.endpoint import attributes_of
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.facts.request_facts import RequestFacts
@@ -174,12 +175,13 @@ class Request:
             facts = recording.facts
             self._parts = facts if self._parts is None else self._parts.with_part(facts)
 
-    def _same_request(self) -> Callable[[], bool]:
+    def _same_request(self) -> SameRequest:
         """Weak: a request that is dropped without a word must free its slot at once."""
         request = weakref.ref(self)
 
-        def same_request() -> bool:
-            return request_of(get_current_span()) is request()
+        def same_request(span: Span) -> bool:
+            own = request()
+            return own is not None and request_of(span) is own
 
         return same_request
 

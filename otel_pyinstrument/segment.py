@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_NODES = 20_000
 MAX_DEPTH = 2_000
+MAX_TURNS = 2_000
+"""Steps of a request on an event loop: beyond that it streams, and tiny steps cost more than they tell."""
 
 _SHORTEST_INTERVAL_SECONDS = 1e-4
 _NEARLY = 0.9
@@ -81,13 +83,15 @@ class Segment:
         self._unfollow: Callable[[], None] = lambda: None
         self._cpu_seconds = 0.0
         self._hooked_cpu_seconds = 0.0
+        self._switching_cpu_seconds = 0.0
+        self._turns = 0
         self.place_without_samples: Sequence[str] = ()
         """Where the time goes when the segment is too short for a sample."""
 
     @property
     def is_open(self) -> bool:
         """Whether this segment still samples, or its hook is still there."""
-        return self._open or self._hooked
+        return (self._open or self._hooked) and not self._classifier.is_gone
 
     @property
     def owner(self) -> int:
@@ -118,8 +122,12 @@ class Segment:
         self._start_codes = [call.f_code for call in calls]
         self._start = self._last = time.perf_counter()
         self._open = True
-        self._hook()
-        self._unfollow = self._classifier.follow(self, self._max_duration_seconds)
+        try:
+            self._hook()
+            self._unfollow = self._classifier.follow(self, self._max_duration_seconds)
+        except BaseException:
+            self.stop()
+            raise
 
     def close(self) -> Recording | None:
         """End sampling and hand over what was recorded; None when that has happened before. Any thread.
@@ -153,6 +161,7 @@ class Segment:
             duration_seconds=end - self._start,
             cpu_seconds=min(self._cpu_seconds, end - self._start),  # read a moment after the end
             hooked_cpu_seconds=max(self._hooked_cpu_seconds, self._cpu_seconds),
+            switching_cpu_seconds=self._switching_cpu_seconds,
             sample_count=self._sample_count,
             truncated=self._truncated or self.builder.truncated,
             interrupted=self._interrupted,
@@ -179,14 +188,15 @@ class Segment:
             with self._lock:
                 if not self._open or self._hooked:
                     return
+                self._turns += 1
                 now = time.perf_counter()
                 self._add_waiting(now, samples=0)
                 self._add_pause(now)
-                if now - self._start >= self._max_duration_seconds:
+                if now - self._start >= self._max_duration_seconds or self._turns > MAX_TURNS:
                     self._end_early(None, at=now)
                 elif private_names.hook_is_ours_to_share():
                     self._hook()
-                    self._hooked_cpu = began
+                    self._switching_cpu_seconds += time.thread_time() - began
                 else:
                     self._give_way()
         except Exception as error:
@@ -199,12 +209,15 @@ class Segment:
         try:
             with self._lock:
                 self._first_turn = False
-                if self._open and self._hooked:
+                if not self._hooked:
+                    return
+                if self._open:
                     self._count_cpu(ours=self._waiting_below is None)
                     self._paused_since = time.perf_counter()
-                    self._unhook()
-                    if self._interrupted:
-                        self._give_way()
+                self._unhook()
+                self._switching_cpu_seconds += time.thread_time() - self._cpu
+                if self._interrupted:
+                    self._give_way()
         except Exception as error:
             if came_from_signal_handler(error):
                 raise
@@ -212,13 +225,18 @@ class Segment:
 
     def reach_limit(self) -> None:
         """The maximum duration is over, while the unit waits perhaps. Own thread."""
-        with self._lock:
-            if self._open:
-                now = time.perf_counter()
-                if not self._hooked:
-                    self._add_waiting(now, samples=0)
-                    self._add_pause(now)
-                self._end_early(None, at=now)
+        try:
+            with self._lock:
+                if self._open:
+                    now = time.perf_counter()
+                    if not self._hooked:
+                        self._add_waiting(now, samples=0)
+                        self._add_pause(now)
+                    self._end_early(None, at=now)
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+            self._end_early(error)
 
     def _give_way(self) -> None:
         """Another profiler has taken the thread."""
@@ -306,7 +324,10 @@ class Segment:
             if self._first_turn and place.ours and now - self._last < self._interval_seconds:
                 return
             if not place.ours and self._classifier.knows_turns and not self._first_turn:
-                return  # inside `resume` or `pause`: left to the next sample
+                # Inside `resume` or `pause`, or after an exception that has ended the loop.
+                if now - self._start >= self._max_duration_seconds:
+                    self._end_early(None)
+                return
             ours = place.ours
             self._add_pending(0.0)
             self._pending = (place.stack[self._skip :], now - self._last)
@@ -374,8 +395,8 @@ class Segment:
             return
         self._hooked = False  # before the work: a sample may come here in the middle of it
         try:
-            intact = private_names.unsubscribe(self._sampler, self._on_sample)
             self._hooked_cpu_seconds += time.thread_time() - self._hooked_cpu
+            intact = private_names.unsubscribe(self._sampler, self._on_sample)
         except BaseException:
             self._hooked = True  # the next sample tries again
             raise

@@ -200,6 +200,7 @@ class ProfilingSpanProcessor(SpanProcessor):
             failed=failed(span),
             slot=request.slot,
             hooked_seconds=recording.facts.hooked_cpu_seconds,
+            switching_seconds=recording.facts.switching_cpu_seconds,
             elsewhere_seconds=request.elsewhere_cpu_seconds,
             comparable=not recording.facts.truncated and not recording.facts.interrupted,
         )

@@ -8,10 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from otel_pyinstrument.loop_steps import Stepped
+
+SameRequest: TypeAlias = "Callable[[Span], bool]"
+"""Whether a span, which is the current one somewhere, belongs to the request."""
 
 AWAIT = "[await]\0\x000"
 """The identifier of a leaf: the unit was suspended here. In the format of the sampler's entries."""
@@ -55,6 +60,11 @@ class Classifier(Protocol):
         """Whether `follow` tells when it is the unit's turn, so that the hook is there only then."""
         ...
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the unit can never run again."""
+        ...
+
     def follow(self, stepped: Stepped, max_duration_seconds: float) -> Callable[[], None]:
         """From now on tell `stepped` of the unit's turns; the result ends that, on any thread."""
         ...
@@ -64,16 +74,14 @@ class AlwaysItsTurn:
     """For units whose turns nobody tells of."""
 
     knows_turns = False
+    is_gone = False
 
     def follow(self, stepped: Stepped, max_duration_seconds: float) -> Callable[[], None]:
         return lambda: None
 
 
-def classifier_of_running_unit(same_request: Callable[[], bool]) -> Classifier | None:
-    """The strategy for what is running now; None when it is no unit that could be told from others.
-
-    `same_request` says whether the code that is running belongs to the request: other tasks of it do.
-    """
+def classifier_of_running_unit(same_request: SameRequest) -> Classifier | None:
+    """The strategy for what is running now; None when it is no unit that could be told from others."""
     if "asyncio" in sys.modules:
         from otel_pyinstrument.classification.tasks import TaskClassifier, running_loop
 

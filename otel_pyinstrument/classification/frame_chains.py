@@ -12,6 +12,11 @@ _WITHOUT_LINK = frozenset(
     {"async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper"}
 )
 """Awaitables of the interpreter that do not say in Python what they wait for."""
+_LINKS = {
+    "coroutine": ("cr_frame", "cr_await"),
+    "generator": ("gi_frame", "gi_yieldfrom"),
+    "async_generator": ("ag_frame", "ag_await"),
+}
 _LINKED = _WITHOUT_LINK | {"coroutine", "async_generator"}
 
 
@@ -57,12 +62,12 @@ def frame_of(coroutine: Any) -> FrameType | None:
 
 
 def _frame_and_awaited(awaitable: Any) -> tuple[FrameType | None, Any]:
-    for prefix, link in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
-        if hasattr(awaitable, link):
-            return getattr(awaitable, f"{prefix}_frame"), getattr(awaitable, link)
-    if type(awaitable).__name__ in _WITHOUT_LINK:
-        return None, _what_it_holds(awaitable)
-    return None, None
+    # By type: what the application awaits may do anything when it is asked for an attribute.
+    kind = type(awaitable).__name__
+    if kind in _LINKS:
+        frame, link = _LINKS[kind]
+        return getattr(awaitable, frame, None), getattr(awaitable, link, None)
+    return None, _what_it_holds(awaitable) if kind in _WITHOUT_LINK else None
 
 
 def _what_it_holds(awaitable: object) -> object:

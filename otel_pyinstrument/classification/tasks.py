@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from contextvars import Context
 from types import FrameType
 from typing import Any
 
-from otel_pyinstrument.classification import AWAIT, Place
+from opentelemetry.trace import get_current_span
+
+from otel_pyinstrument.classification import AWAIT, Place, SameRequest
 from otel_pyinstrument.classification.frame_chains import (
     frame_of,
     outer_call_count,
@@ -17,7 +18,7 @@ from otel_pyinstrument.classification.frame_chains import (
     suspended_calls,
 )
 from otel_pyinstrument.guard import came_from_signal_handler
-from otel_pyinstrument.loop_steps import LoopSteps, Stepped
+from otel_pyinstrument.loop_steps import Stepped, can_be_followed, follow
 from otel_pyinstrument.private_names import frame_identifier
 
 
@@ -44,12 +45,10 @@ class TaskClassifier:
         self,
         task: asyncio.Task[Any],
         loop: asyncio.AbstractEventLoop,
-        steps: LoopSteps,
-        same_request: Callable[[], bool],
+        same_request: SameRequest,
     ) -> None:
         self._task = task
         self._loop = loop
-        self._steps = steps
         self._same_request = same_request
         self._greenlet: Callable[[], Any] | None = None
         if "greenlet" in sys.modules:
@@ -59,18 +58,27 @@ class TaskClassifier:
 
     @classmethod
     def of_current_task(
-        cls, loop: asyncio.AbstractEventLoop, same_request: Callable[[], bool]
+        cls, loop: asyncio.AbstractEventLoop, same_request: SameRequest
     ) -> TaskClassifier | None:
         """None inside a callback of the loop: that is nobody's for longer than this moment.
 
         None, too, on a loop that cannot be followed.
         """
         task = asyncio.current_task(loop)
-        steps = LoopSteps.of(loop)
-        return None if task is None or steps is None else cls(task, loop, steps, same_request)
+        return None if task is None or not can_be_followed(loop) else cls(task, loop, same_request)
 
     def follow(self, stepped: Stepped, max_duration_seconds: float) -> Callable[[], None]:
-        return self._steps.follow(self._task, stepped, self._belongs, max_duration_seconds)
+        return follow(
+            self._loop,
+            self._task,
+            stepped,
+            belongs=self._same_request,
+            max_duration_seconds=max_duration_seconds,
+        )
+
+    @property
+    def is_gone(self) -> bool:
+        return self._loop.is_closed()
 
     def place(self, stack: list[str]) -> Place:
         task = asyncio.current_task(self._loop)
@@ -78,7 +86,7 @@ class TaskClassifier:
             below = self._from_coroutine(self._task, stack)
             return Place(below, True) if below else Place([AWAIT], False)
         awaiting = list(map(frame_identifier, suspended_calls(self._task.get_coro())))
-        if task is not None and self._same_request():
+        if task is not None and self._same_request(get_current_span()):
             below = self._from_coroutine(task, stack)
             return Place(awaiting + (below or [AWAIT]), bool(below))
         return Place([*awaiting, AWAIT], False)
@@ -88,16 +96,12 @@ class TaskClassifier:
         if task is self._task:
             return self._calls_from_coroutine(self._task)
         awaiting = suspended_calls(self._task.get_coro())
-        if task is not None and self._same_request():
+        if task is not None and self._same_request(get_current_span()):
             return awaiting + self._calls_from_coroutine(task)
         return awaiting
 
     def is_running(self) -> bool:
         return running_loop() is self._loop and asyncio.current_task(self._loop) is self._task
-
-    def _belongs(self, context: Context) -> bool:
-        # A copy, because a task that is running has entered its context.
-        return context.copy().run(self._same_request)
 
     def _from_coroutine(self, task: asyncio.Task[Any], stack: list[str]) -> list[str]:
         frame = frame_of(task.get_coro())

@@ -82,3 +82,15 @@ def test_a_hostile_path_makes_a_short_template(path: str) -> None:
 
 def test_parameters_of_all_frameworks_are_the_same() -> None:
     assert endpoint_key("GET", "/a/<int:id>/b") == endpoint_key("GET", "a/{id}/b") == "GET /a/{}/b"
+
+
+def test_what_is_kept_of_a_hostile_request_is_short() -> None:
+    # Given a request with a path and a method of a megabyte
+    span = span_with("GET", http__method="X" * 1_000_000, url__path="/" + "a" * 1_000_000)
+
+    endpoint = endpoint_of(span)
+
+    # Then nothing of that length is remembered
+    assert endpoint.method == "_OTHER"
+    assert len(endpoint.key) < 300
+    assert len(endpoint.path) <= 2_000

@@ -41,6 +41,7 @@ def recording() -> Recording:
             duration_seconds=0.5,
             cpu_seconds=0.25,
             hooked_cpu_seconds=0.25,
+            switching_cpu_seconds=0.0,
             sample_count=1,
             truncated=False,
             interrupted=False,
