@@ -145,7 +145,18 @@ NOT_OF_THIS_VERSION = {"_export"}
 
 PUBLIC = {
     *("append", "extend", "pop", "popitem", "get", "keys", "items", "add", "copy", "split", "startswith"),
-    *("removeprefix", "start", "join", "is_alive", "sleep", "monotonic", "debug", "warning", "modules"),
+    *(
+        "removeprefix",
+        "lower",
+        "start",
+        "join",
+        "is_alive",
+        "sleep",
+        "monotonic",
+        "debug",
+        "warning",
+        "modules",
+    ),
     *("Thread", "local", "SIGTERM", "opmap", "version_info", "getprofile", "_getframe", "name", "error"),
     *(
         "co_code",
