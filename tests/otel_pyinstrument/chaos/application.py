@@ -306,7 +306,9 @@ def logger_provider(backend: Backend) -> object:
 
     provider = LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(
-        BatchLogRecordProcessor(OTLPLogExporter(endpoint=f"{backend.http()}/v1/logs"))
+        BatchLogRecordProcessor(
+            OTLPLogExporter(endpoint=f"{backend.http()}/v1/logs"), schedule_delay_millis=60_000
+        )
     )
     _logs.set_logger_provider(provider)
     return provider
