@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from opentelemetry.context import Context
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import EventBase, ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import EventBase, ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from otel_pyinstrument import native
@@ -126,6 +126,7 @@ def ending_hook_works() -> bool:
         resource=Resource.get_empty(),
         shutdown_on_exit=False,
         meter_provider=NoOpMeterProvider(),
+        span_limits=SpanLimits(max_events=128),  # not those of the environment, which may be 0
     )
     probe = _Probe()
     try:

@@ -226,14 +226,19 @@ def test_wrong_arguments_are_exit_code_2(arguments) -> None:
 def test_ctrl_c_ends_all_processes_and_says_so(directory) -> None:
     # Given an application that never answers
     command = [str(Path(sys.executable).with_name("otel-pyinstrument")), "overhead", "shop_plain:hangs"]
-    process = subprocess.Popen(
-        command,
-        cwd=directory,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    # As in a terminal, also where this test runs in the background, with SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     end = time.monotonic() + 60
     while not (directory / "hanging").exists():
         assert time.monotonic() < end
