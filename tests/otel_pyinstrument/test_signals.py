@@ -203,7 +203,7 @@ def test_in_an_export_on_the_request_s_thread(place, a_timeout, traced, monkeypa
 
 def event_with(**options: Callable[..., object]) -> ProfileEvent:
     builder = CallTreeBuilder()
-    facts = RecordingFacts(0.1, 0.1, 0.1, 0, truncated=False, interrupted=False, failure=None)
+    facts = RecordingFacts(0.1, 0.1, 0.1, 0.0, 0, truncated=False, interrupted=False, failure=None)
     return ProfileEvent(
         Recording(builder, [], facts),
         reason="rate",
