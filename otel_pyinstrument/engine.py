@@ -33,7 +33,9 @@ class Engine:
         `same_request` tells, inside the hook, whether a span belongs to this request.
         """
         segment = self._segment(same_request, ended_early=ended_early)
-        if segment is None or (segment.sees_others and self._thread_is_full()):
+        if segment is None:
+            return None
+        if segment.shares_thread and segment.holds_thread and self._thread_is_full():
             return None
         self._start(segment)
         return segment

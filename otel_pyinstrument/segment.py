@@ -107,11 +107,6 @@ class Segment:
         """Whether the hook is there from `open` to the end, and not for the turns of the unit alone."""
         return not self._classifier.knows_turns
 
-    @property
-    def sees_others(self) -> bool:
-        """Whether the hook slows what takes turns with the unit, and samples it."""
-        return self._classifier.shares_thread and self.holds_thread
-
     def open(self) -> None:
         """Install the hook on the calling thread, which owns the segment from now on."""
         self._owner = native.thread_id()
