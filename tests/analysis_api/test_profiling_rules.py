@@ -188,7 +188,7 @@ def platform_url(api: Any) -> Iterator[str]:
     """The API behind a real socket, on the loop that opened the store."""
     listener = socket.create_server(("127.0.0.1", 0))
     app = api.client._transport.app
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     serving = api.portal.start_task_soon(server.serve, [listener])
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True

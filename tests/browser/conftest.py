@@ -115,7 +115,7 @@ def site(assets: None, mongodb_url: str, loop: asyncio.AbstractEventLoop) -> Ite
         async with open_store(settings) as store:
             opened["store"] = store
             opened["project"] = (await store.project_for_service("flask-shop")).id
-            server = uvicorn.Server(uvicorn.Config(create_app(store), log_level="warning", lifespan="off"))
+            server = uvicorn.Server(uvicorn.Config(create_app(store), log_config=None, lifespan="off"))
             serving = asyncio.ensure_future(server.serve([listener]))
             ready.set()
             await stop.wait()

@@ -70,7 +70,7 @@ def test_all_orders_are_streamed_in_several_parts(client) -> None:
 
 
 def test_a_confirmation_is_accepted_and_then_written(client, caplog) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="uvicorn.error")
 
     response = client.post("/orders/7/confirmation")
 

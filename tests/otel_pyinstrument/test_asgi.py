@@ -31,7 +31,7 @@ def serve(wait_until) -> Iterator[Callable[[object], str]]:
 
     def start(app: object) -> str:
         listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", loop="asyncio"))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, loop="asyncio"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         running.append((server, thread, listener))
