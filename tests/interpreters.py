@@ -2,7 +2,7 @@
 
 Takes every CPython 3.10 or newer on PATH and from pyenv, besides the one that runs this, and keeps an
 environment for each in `.venv-X.Y`. `--ends` takes the oldest and the newest only and leaves out the tests
-that start real servers and those of transport and chaos: that is the part that runs in CI. Further arguments
+that start real servers and those of transport, chaos and the commands: that is the part that runs in CI. Further arguments
 go to pytest.
 """
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements" / "sdk-tests.txt"
 OLDEST_MINOR = 10
 TESTS = ROOT / "tests" / "otel_pyinstrument"
-QUICK = ["-m", "not integration", f"--ignore={TESTS / 'transport'}", f"--ignore={TESTS / 'chaos'}"]
+QUICK = ["-m", "not integration", *(f"--ignore={TESTS / part}" for part in ("transport", "chaos", "command"))]
 PYTEST = [
     *("-q", "-p", "no:cacheprovider"),
     # Fixtures of the other packages need Python 3.11; the call tree is pure and has no version of its own.
