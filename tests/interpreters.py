@@ -2,8 +2,8 @@
 
 Takes every CPython 3.10 or newer on PATH and from pyenv, besides the one that runs this, and keeps an
 environment for each in `.venv-X.Y`. `--ends` takes the oldest and the newest only and leaves out the tests
-that start real servers and those of transport, chaos and the commands: that is the part that runs in CI. Further arguments
-go to pytest.
+that start real servers and those of transport, chaos and the commands: that is the part that runs in CI.
+Further arguments go to pytest.
 """
 
 from __future__ import annotations
