@@ -179,7 +179,17 @@ PUBLIC = {
 """Documented names of Python and of libraries, and our own, that the modules above use."""
 
 ELSEWHERE = {
-    *("_getframe", "_exit", "_replace", "_SubParsersAction", "_thread", "_local", "_typeshed", "_logs"),
+    *(
+        "_getframe",
+        "_exit",
+        "_asdict",
+        "_replace",
+        "_SubParsersAction",
+        "_thread",
+        "_local",
+        "_typeshed",
+        "_logs",
+    ),
     *("_OTHER", "_frame", "_"),
 }
 """Python's own with an underscore, a value of semantic conventions, parts of names. `_logs`: see MODULES."""
