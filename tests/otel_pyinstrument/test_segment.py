@@ -805,7 +805,14 @@ def test_strange_names_reach_the_tree_as_valid_text(file: str, traced, tree_of, 
     )
     work.__code__ = strange
 
-    tree = tree_of(traced.request(work))
+    # coverage.py raises in code whose file name holds a NUL; it looks away meanwhile
+    trace = sys.gettrace()
+    sys.settrace(None)
+    try:
+        request = traced.request(work)
+    finally:
+        sys.settrace(trace)
+    tree = tree_of(request)
 
     names = [frame.function + frame.file for frame in tree.frames]
     assert any("заказ" in name for name in names)
