@@ -12,7 +12,7 @@ BENCH_PYTHONS ?= 3.11 3.13
 DEBIAN_PACKAGES := chromium fonts-wqy-microhei libcurl4 libssl3 openssl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-interpreters test-lowest run bench collector lock debian-packages clean
+.PHONY: help setup check format test test-interpreters test-lowest proof run bench collector lock debian-packages clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -38,6 +38,9 @@ test: setup $(if $(CI),debian-packages check) ## run all tests (TESTS=path for s
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(filter tests,$(TESTS)),--fail-under=90,--fail-under=0)
 	$(if $(CI),$(if $(filter tests,$(TESTS)),$(BIN)/python tests/interpreters.py --ends))
+
+proof: setup ## run the long proofs (overload, fail-over, kills) at full scale, minutes each (TESTS=path for some)
+	$(BIN)/python -m pytest --full-scale -m full_scale -s $(TESTS)
 
 test-interpreters: setup ## run the tests of the application side on every other Python found
 	$(BIN)/python tests/interpreters.py

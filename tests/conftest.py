@@ -13,6 +13,26 @@ from pymongo import MongoClient
 from profile_store.embedded_mongodb import EmbeddedMongoDBError, embedded_mongodb, find_mongod
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full-scale",
+        action="store_true",
+        help="run the long proofs at the scale that the product promises, minutes each, instead of in short",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "full_scale" in getattr(item, "fixturenames", ()):
+            item.add_marker("full_scale")
+
+
+@pytest.fixture
+def full_scale(request: pytest.FixtureRequest) -> bool:
+    """Whether a long proof runs as long as the product promises (`make proof`), or in short."""
+    return request.config.getoption("--full-scale")
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """Async tests are marked `anyio` and run on asyncio."""
