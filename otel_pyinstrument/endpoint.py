@@ -44,7 +44,8 @@ def endpoint_of(span: Span, *, with_path: bool = True) -> Endpoint:
     if isinstance(route, str):
         route = route[:_MAX_CHARACTERS]
     if isinstance(route, str) and isinstance(method, str) and route and method:
-        return Endpoint(endpoint_key(method, route), method, (with_path and _path(attributes)) or route)
+        path = _path(attributes) if with_path else ""
+        return Endpoint(endpoint_key(method, route), method, path) if path else _endpoint(method, route)
     path = _path(attributes)
     first, _, rest = span.name.partition(" ")
     if not isinstance(method, str) or not method:
@@ -74,6 +75,11 @@ def _path(attributes: Mapping[str, Any]) -> str:
     path = attributes.get("http.target") or attributes.get("url.path")
     # Without the query string, which http.target has.
     return path[:_MAX_PATH_CHARACTERS].partition("?")[0] if isinstance(path, str) else ""
+
+
+@lru_cache(maxsize=2048)
+def _endpoint(method: str, route: str) -> Endpoint:
+    return Endpoint(endpoint_key(method, route), method, route)
 
 
 @lru_cache(maxsize=2048)

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
+from operator import attrgetter
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -64,6 +65,14 @@ def events_of(span: Span) -> Appendable:
 def max_events_of(span: Span) -> int | None:
     """How many events the span may hold; None without a limit."""
     return getattr(span, _LIMITS).max_events
+
+
+attributes_in = attrgetter("_attributes._dict")
+"""The live dict of a span's attributes, by a call that the profile hook hardly sees.
+
+Raises:
+    AttributeError: this version of the SDK keeps them elsewhere.
+"""
 
 
 def processors_of(provider: TracerProvider) -> Iterator[SpanProcessor]:

@@ -26,9 +26,8 @@ from otel_pyinstrument.segment import MAX_NODES, Segment, new_builder
 MAX_HOPS = 200
 """Different places of one request that wait for work elsewhere, and are seen there."""
 
-_REQUEST = "otel_pyinstrument_request"
-_VISIT = "otel_pyinstrument_visit"
-_UNDECIDED = object()
+BELONGING = "otel_pyinstrument_belonging"
+"""The attribute of a span that holds its `Belonging`."""
 
 
 class Request:
@@ -186,37 +185,41 @@ class Request:
         return same_request
 
 
+class Belonging:
+    """What hangs on a span: the profiled request that it is part of, the visit whose root it is.
+
+    `is_root` is False for the spans below. Theirs is `below`, made once: they begin under the profile hook.
+    """
+
+    __slots__ = ("below", "is_root", "request", "visit")
+
+    def __init__(self, request: Request | None, visit: Visit | None = None, *, is_root: bool = True) -> None:
+        self.request = request
+        self.visit = visit
+        self.is_root = is_root
+        self.below = self
+        if is_root:
+            self.below = _UNPROFILED if request is None else Belonging(request, is_root=False)
+
+
+_UNPROFILED = Belonging(None, is_root=False)
+
+
+def belonging_of(span: Span) -> Belonging | None:
+    """None for most spans: nothing is profiled while they begin, and they are no root."""
+    # `getattr` with a default, because a signal handler's AttributeError must pass.
+    return getattr(span, BELONGING, None)
+
+
+def attach(span: Span, belonging: Belonging) -> None:
+    """Needs no context variable: anything that carries spans carries it."""
+    setattr(span, BELONGING, belonging)
+
+
 def request_of(span: Span) -> Request | None:
     """The request that `span` belongs to, if it is profiled."""
-    return getattr(span, _REQUEST, None)
-
-
-def inherit_request(span: Span, parent: Span) -> bool:
-    """Make `span` belong to what `parent` belongs to, which was chosen to be profiled as a whole, or was not.
-
-    False when `parent` belongs to nothing.
-    """
-    # `getattr` with a default, because a signal handler's AttributeError must pass; this runs for every span.
-    request = getattr(parent, _REQUEST, _UNDECIDED)
-    if request is _UNDECIDED:
-        return False
-    setattr(span, _REQUEST, request)
-    return True
-
-
-def attach_request(span: Span, request: Request | None) -> None:
-    """Make `span` belong to `request`. Needs no context variable: anything that carries spans carries it."""
-    setattr(span, _REQUEST, request)
-
-
-def attach_visit(span: Span, visit: Visit) -> None:
-    """Make `span` the root span of `visit`, profiled or not."""
-    setattr(span, _VISIT, visit)
-
-
-def belongings(span: Span) -> tuple[Request | None, Visit | None]:
-    """The profile that `span` adds to, and the visit whose root it is. Also for every span."""
-    return getattr(span, _REQUEST, None), getattr(span, _VISIT, None)
+    belonging = belonging_of(span)
+    return None if belonging is None else belonging.request
 
 
 def failed(span: RecordingSpan) -> bool:

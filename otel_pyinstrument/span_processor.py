@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from logging import getLogger
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.context import Context, get_value
 from opentelemetry.sdk.trace import Span, SpanProcessor
-from opentelemetry.trace import SpanKind, get_current_span
+from opentelemetry.trace import SpanContext, SpanKind, get_current_span
 
-from otel_pyinstrument import private_names
+from otel_pyinstrument import native, private_names
 from otel_pyinstrument.endpoint import endpoint_of
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate, Visit
@@ -22,12 +23,11 @@ from otel_pyinstrument.installed import FORCED_KEY
 from otel_pyinstrument.profile_event import ProfileEvent
 from otel_pyinstrument.recording import Recording
 from otel_pyinstrument.request import (
+    BELONGING,
+    Belonging,
     Request,
-    attach_request,
-    attach_visit,
-    belongings,
+    attach,
     failed,
-    inherit_request,
     request_of,
     wall_seconds,
 )
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from otel_pyinstrument.transport.log_event import LogEvents
 
 _logger = getLogger(__name__)
+
+_NOT_LOOKED_AT = Belonging(None)
+_MAX_TRACES = 10_000
 
 
 class ProfilingSpanProcessor(SpanProcessor):
@@ -67,25 +70,38 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._guard = Guard(self.shutdown, reraise=reraise)
         self._off = False
         self._pid = os.getpid()
+        self._lock = native.RLock()
+        # Weak, without callbacks: see `Gate`.
+        self._profiled: list[weakref.ref[Request]] = []
+        self._traces: dict[int, None] = {}
+        """Those whose requests are being served here."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         if self._off:
             return
         try:
-            # First what holds for nearly all spans: they begin below one that was, or was not, chosen.
-            if not inherit_request(span, get_current_span(parent_context)):
-                self._start(span, parent_context)
+            # First what holds for nearly all spans: they are no root, and nothing is being profiled. The
+            # application asks for a profile of its own by the context.
+            if self._profiled:
+                # Under the profile hook, where every call costs twice.
+                above: Belonging | None = getattr(get_current_span(parent_context), BELONGING, None)
+                if above is not None:
+                    setattr(span, BELONGING, above.below)
+                    return
+            elif parent_context is None and (parent := span.parent) is not None and not parent.is_remote:
+                return
+            self._start(span, parent_context)
         except Exception as error:
             if came_from_signal_handler(error):
                 raise
             self._guard.failed("on_start", error)
 
     def _on_ending(self, span: Span) -> None:
-        request, visit = belongings(span)
-        if (request is None and visit is None) or not self._ending_hook_works or self._guard.tripped:
-            return
         try:
-            self._end(span, request, visit)
+            # As `belonging_of`, without the call: this runs for every span.
+            belonging: Belonging | None = getattr(span, BELONGING, None)
+            if belonging is not None and self._ending_hook_works and not self._guard.tripped:
+                self._end(span, belonging)
         except Exception as error:
             if came_from_signal_handler(error):
                 raise
@@ -108,58 +124,77 @@ class ProfilingSpanProcessor(SpanProcessor):
 
     def _reset(self) -> None:
         self._pid = os.getpid()
+        self._lock = native.RLock()  # the parent's thread that held it does not exist here
+        self._profiled, self._traces = [], {}
         self._engine.stop_all()
         self.gate.reset()
         if self._poller is not None:
             self._poller.reset()
 
     def _start(self, span: Span, parent_context: Context | None) -> None:
-        forced = get_value(FORCED_KEY, parent_context) is True
-        is_local = span.parent is not None and not span.parent.is_remote
-        if not forced and (is_local or span.kind is not SpanKind.SERVER):
+        forced = parent_context is not None and get_value(FORCED_KEY, parent_context) is True
+        parent = span.parent
+        if parent is not None and not parent.is_remote:
+            if not forced or parent.trace_id in self._traces:
+                return
+        elif not forced and span.kind is not SpanKind.SERVER:
             return
         around = None if parent_context is None else request_of(get_current_span())
         if around is not None and not around.is_finished:
             # A second instrumentation of the same request, which took the remote parent once more.
-            attach_request(span, around)
+            attach(span, Belonging(around, is_root=False))
             return
-        attach_request(span, self._admit(span, forced=forced))
-        if not self._ending_hook_works and belongings(span) != (None, None):
-            self._wrap_end(span)
+        belonging = self._admit(span, span.get_span_context(), forced=forced)
+        attach(span, belonging)
+        if not self._ending_hook_works:
+            self._wrap_end(span, belonging)
 
-    def _admit(self, span: Span, *, forced: bool) -> Request | None:
-        if not span.get_span_context().trace_flags.sampled or (
+    def _admit(self, span: Span, context: SpanContext, *, forced: bool) -> Belonging:
+        if not context.trace_flags.sampled or (
             self._log_events is None and private_names.max_events_of(span) == 0
         ):
-            return None
+            return _NOT_LOOKED_AT
         if os.getpid() != self._pid:
             self._reset()  # forked in C, as uWSGI does: no hook of Python has run
         if self._poller is not None and not self._poller.started:
             self._poller.start()
+        if len(self._traces) >= _MAX_TRACES:
+            self._traces = {}  # of spans that were dropped without an end
+        self._traces[context.trace_id] = None
         endpoint = endpoint_of(span, with_path=self.gate.asks_for_paths)
         visit = self.gate.arrive(endpoint, forced=forced)
         if visit is None:
-            return None
-        attach_visit(span, visit)
+            return _NOT_LOOKED_AT
         slot = self.gate.admit(visit, forced=forced)
         if slot is None:
-            return None
-        request = Request(span.get_span_context().span_id, slot, self._engine, self._guard)
+            return Belonging(None, visit)
+        request = Request(context.span_id, slot, self._engine, self._guard)
         if not request.start():
             self.gate.refuse(slot, visit)
-            return None
+            return Belonging(None, visit)
+        with self._lock:
+            self._profiled = [*self._others(request), weakref.ref(request)]
         if request.holds_thread:
             self.gate.begin_hook(slot)
-        return request
+        return Belonging(request, visit)
 
-    def _end(
-        self, span: Span, request: Request | None, visit: Visit | None, timestamp: int | None = None
-    ) -> None:
-        if visit is None:
+    def _others(self, request: Request) -> list[weakref.ref[Request]]:
+        return [other for other in self._profiled if other() not in (None, request)]
+
+    def _end(self, span: Span, belonging: Belonging, timestamp: int | None = None) -> None:
+        request, visit = belonging.request, belonging.visit
+        if not belonging.is_root:
             if request is not None:
                 request.facts.child_ended(span)
             return
-        recording = None if request is None else request.finish()
+        self._traces.pop(span.get_span_context().trace_id, None)
+        if visit is None:
+            return
+        recording = None
+        if request is not None:
+            with self._lock:
+                self._profiled = self._others(request)
+            recording = request.finish()
         if request is None or recording is None:
             self._leave(span, timestamp, visit, request, recording)
             return
@@ -213,13 +248,13 @@ class ProfilingSpanProcessor(SpanProcessor):
             return
         events.append(event)
 
-    def _wrap_end(self, span: Span) -> None:
+    def _wrap_end(self, span: Span, belonging: Belonging) -> None:
         """For an SDK without `_on_ending`: see `end` of this one span before the exporters do."""
         original = span.end
 
         def end(end_time: int | None = None) -> None:
             end_time = time.time_ns() if end_time is None else end_time
-            self._guard.call("end", self._end, span, *belongings(span), end_time)
+            self._guard.call("end", self._end, span, belonging, end_time)
             original(end_time)
 
         span.end = end

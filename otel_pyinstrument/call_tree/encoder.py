@@ -15,6 +15,7 @@ from otel_pyinstrument.call_tree.tree import CallTree
 MIN_BUDGET_BYTES = 512
 """The smallest `max_bytes`: a lone root always fits."""
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _MAX_ENCODES = 6
 _GOOD_ENOUGH = 0.85
 _AIM = 0.95
@@ -110,7 +111,7 @@ def _largest_fit(
 
 
 def _attempt(tree: CallTree, text_bytes: int, max_bytes: int) -> _Attempt:
-    text = json.dumps(_document(tree, text_bytes), ensure_ascii=False, separators=(",", ":")).encode()
+    text = _JSON.encode(_document(tree, text_bytes)).encode()
     load = len(text) / DEFAULT_LIMITS.max_json_bytes
     if load > 1:
         return _Attempt(b"", load)

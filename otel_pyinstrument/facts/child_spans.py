@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import SpanKind, StatusCode
 
+from otel_pyinstrument import private_names
 from otel_pyinstrument.endpoint import attributes_of
 from otel_pyinstrument.facts.callers import Caller, nearest_caller
 from otel_pyinstrument.guard import came_from_signal_handler
@@ -28,6 +29,7 @@ MAX_GROUPS = 300
 _MAX_CALLERS = 3
 _ALWAYS_LOCATED = 3
 _RECENT_SPANS = 64
+_MAX_WAITING = 500
 _MAX_KEPT_CHARACTERS = 2_000
 
 
@@ -101,23 +103,34 @@ class ChildSpans:
         Runs under the profile hook, where every call costs twice: hence few calls, here and below. The many
         queries of an N+1 page find their group by their text.
         """
-        attributes = attributes_of(span)
-        text = _database_text(attributes)
-        group = self._groups_by_text[text] if text is not None and text in self._groups_by_text else None
-        if group is not None and span.kind is SpanKind.CLIENT:
-            with self._lock:
-                self._add_to(group, span, attributes)
-            return
-        kind = _kind_of(span, attributes)
-        if kind is None:
-            return
+        try:
+            attributes = private_names.attributes_in(span)
+        except AttributeError as error:
+            if came_from_signal_handler(error):
+                raise
+            attributes = attributes_of(span)
+        text: tuple[Any, Any] | None = None
+        if "db.statement" in attributes:
+            text = attributes.get("db.system"), attributes["db.statement"]
+        elif "db.query.text" in attributes:
+            text = attributes.get("db.system.name"), attributes["db.query.text"]
+        # A value may be anything, and only texts are sure to be hashable.
+        if text is not None and not (text[0].__class__ is str and text[1].__class__ is str):
+            text = None
+        group = None if text is None else self._groups_by_text.get(text)
+        if group is None:
+            group = self._group_of(span, attributes, text)
+            if group is None:
+                return
         with self._lock:
             if self._closed:
                 return
-            group = self._groups[kind] if kind in self._groups else self._new_group(kind)
-            if text is not None and len(self._groups_by_text) < MAX_GROUPS:
-                self._groups_by_text[text] = group
-            self._add_to(group, span, attributes)
+            group.count += 1
+            if group.name and (group.count <= _ALWAYS_LOCATED or group.count & (group.count - 1) == 0):
+                _locate(group, span.get_span_context().span_id)
+            self._waiting.append((span, group, attributes))
+            if len(self._waiting) >= _MAX_WAITING:
+                self._measure_waiting()
 
     def close(self) -> list[Group]:
         """The groups, and no more changes to them."""
@@ -128,20 +141,26 @@ class ChildSpans:
             self._groups_by_text.clear()
             return [group for group in self._groups.values() if group.count]
 
-    def _add_to(self, group: Group, span: Span, attributes: Mapping[str, Any]) -> None:
-        if self._closed:
-            return
-        group.count += 1
-        if group.name and (group.count <= _ALWAYS_LOCATED or group.count & (group.count - 1) == 0):
-            _locate(group, span.get_span_context().span_id)
-        self._waiting.append((span, group, attributes))
-        if len(self._waiting) >= _RECENT_SPANS:
-            self._measure_waiting()
+    def _group_of(
+        self, span: Span, attributes: Mapping[str, Any], text: tuple[str, str] | None
+    ) -> Group | None:
+        kind = _kind_of(span, attributes)
+        if kind is None:
+            return None
+        with self._lock:
+            group = self._groups[kind] if kind in self._groups else self._new_group(kind)
+            few = len(self._groups_by_text) < MAX_GROUPS
+            if text is not None and few and len(text[1]) <= _MAX_KEPT_CHARACTERS:
+                self._groups_by_text[text] = group
+        return group
 
     def _measure_waiting(self) -> None:
         """What needs no more than the ended spans: if they are not too many, when the hook is gone."""
         for span, group, attributes in self._waiting:
-            self._measure(span, group, attributes)
+            if group.category != TEMPLATE and span.kind is not SpanKind.CLIENT:
+                group.count -= 1  # the text of a query, on a span that is none
+            else:
+                self._measure(span, group, attributes)
         self._waiting.clear()
 
     def _measure(self, span: Span, group: Group, attributes: Mapping[str, Any]) -> None:
@@ -213,17 +232,6 @@ def _locate(group: Group, span_id: int) -> None:
             return
     if len(group.call_sites) < _MAX_CALLERS:
         group.call_sites.append(CallSite(caller, span_id))
-
-
-def _database_text(attributes: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Product and statement as they were given; None for anything else, and for what is too long to keep."""
-    for system_name, statement_name in (("db.system", "db.statement"), ("db.system.name", "db.query.text")):
-        if system_name in attributes and statement_name in attributes:
-            system, statement = attributes[system_name], attributes[statement_name]
-            # `isinstance` is a call that the hook sees, `type` is not.
-            if type(system) is str and type(statement) is str and len(statement) <= _MAX_KEPT_CHARACTERS:
-                return system, statement
-    return None
 
 
 def _kind_of(span: Span, attributes: Mapping[str, Any]) -> Kind | None:

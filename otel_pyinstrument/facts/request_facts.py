@@ -9,6 +9,7 @@ from typing import Any
 
 from opentelemetry.sdk.trace import Span
 
+from otel_pyinstrument.endpoint import attributes_of
 from otel_pyinstrument.facts import http, process
 from otel_pyinstrument.facts.child_spans import (
     CACHE,
@@ -27,6 +28,7 @@ MAX_BYTES = 16_384
 
 _GROUPS_SHOWN = (20, 8, 3, 0)
 _MAX_NAME_CHARACTERS = 500
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 class RequestFacts:
@@ -43,7 +45,7 @@ class RequestFacts:
             groups=self._children.close(),
             start=self._start,
             end=usage(),
-            attributes=span.attributes or {},
+            attributes=attributes_of(span),
             scope=span.instrumentation_scope.name if span.instrumentation_scope else "",
             thread=threading.current_thread().name,
         )
@@ -74,19 +76,19 @@ class FinishedFacts:
         facts: dict[str, object] = {
             "memory": _memory(self._start, self._end),
             "cpu": _cpu(self._start, self._end),
-            "process": process.process_facts(self._thread),
-            "runtime": process.runtime_facts(self._scope),
+            "process": _without_empty(process.process_facts(self._thread)),
+            "runtime": _without_empty(process.runtime_facts(self._scope)),
             "commit": process.commit(),
-            "request": http.request_facts(self._attributes, mask),
-            "response": http.response_facts(self._attributes, mask),
+            "request": _without_empty(http.request_facts(self._attributes, mask)),
+            "response": _without_empty(http.response_facts(self._attributes, mask)),
         }
         for groups_shown in _GROUPS_SHOWN:
             facts |= _calls(self._groups, groups_shown)
-            text = json.dumps(_without_empty(facts), separators=(",", ":"))
+            text = _JSON.encode(_without_empty(facts))
             if len(text) <= MAX_BYTES:
                 return text
         del facts["request"], facts["response"]
-        return json.dumps(_without_empty(facts), separators=(",", ":"))
+        return _JSON.encode(_without_empty(facts))
 
 
 def _calls(groups: Sequence[Group], shown: int) -> dict[str, object]:
@@ -115,7 +117,7 @@ def _hits(groups: Sequence[Group]) -> dict[str, object]:
 
 
 def _group(group: Group, place: Callable[[str], tuple[str, bool]]) -> dict[str, object]:
-    return {
+    members: dict[str, object] = {
         "name": group.name[:_MAX_NAME_CHARACTERS],
         "system": group.system[:_MAX_NAME_CHARACTERS],
         "count": group.count,
@@ -133,6 +135,7 @@ def _group(group: Group, place: Callable[[str], tuple[str, bool]]) -> dict[str, 
             for site in group.call_sites
         ],
     }
+    return _without_empty(members)
 
 
 def _memory(start: Usage, end: Usage) -> dict[str, object]:
@@ -151,19 +154,16 @@ def _cpu(start: Usage, end: Usage) -> dict[str, object]:
     """CPU time of the whole process, all its threads, and its share of the processors it may use."""
     seconds = max(0.0, end.cpu_seconds - start.cpu_seconds)
     available = (end.wall_seconds - start.wall_seconds) * available_processors()
-    return {
-        "process_time": round(seconds, 6),
-        "process_share": round(min(1.0, seconds / available), 4) if available > 0 else None,
-    }
+    facts: dict[str, object] = {"process_time": round(seconds, 6)}
+    if available > 0:
+        facts["process_share"] = round(min(1.0, seconds / available), 4)
+    return facts
 
 
 def _seconds(nanoseconds: int) -> float:
     return round(nanoseconds / 1e9, 6)
 
 
-def _without_empty(value: Any) -> Any:
-    """Members that say nothing are left out: None, empty texts, lists and objects, and zeros of counts."""
-    if not isinstance(value, dict):
-        return value
-    kept = {name: _without_empty(member) for name, member in value.items()}  # pyright: ignore[reportUnknownVariableType] - JSON
-    return {name: member for name, member in kept.items() if member not in (None, "", [], {})}  # pyright: ignore[reportUnknownVariableType] - JSON
+def _without_empty(members: Mapping[str, object]) -> dict[str, object]:
+    """Without what says nothing: None, empty texts, lists and objects."""
+    return {name: member for name, member in members.items() if member not in (None, "", [], {})}

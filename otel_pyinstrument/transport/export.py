@@ -52,6 +52,7 @@ class SplittingExport:
                 batch,
                 max_bytes=self._max_bytes,
                 size_of=self._signal.size_of,
+                size_of_all=self._signal.size_of_all,
                 without_profile=self._signal.without_payload,
             )
         except Exception as error:

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otel_pyinstrument.transport import private_names
 from otel_pyinstrument.transport.oversize import log_record_without_payload, span_without_payload
-from otel_pyinstrument.transport.sizes import attributes_bytes, span_bytes
+from otel_pyinstrument.transport.sizes import attributes_bytes, span_bytes, spans_bytes
 
 _LOG_RECORD_BYTES = 160
 
@@ -23,6 +23,7 @@ class Signal:
     success: Any
     failure: Any
     size_of: Callable[[Any], int]
+    size_of_all: Callable[[Sequence[Any]], int]
     without_payload: Callable[[Any, int], Any]
     encode: Callable[[Sequence[Any]], bytes]
 
@@ -38,6 +39,7 @@ def _traces() -> Signal:
         success=SpanExportResult.SUCCESS,
         failure=SpanExportResult.FAILURE,
         size_of=span_bytes,
+        size_of_all=spans_bytes,
         without_payload=span_without_payload,
         encode=_encode_spans,
     )
@@ -56,6 +58,7 @@ def _logs() -> Signal:
         success=success,
         failure=failure,
         size_of=_log_record_bytes,
+        size_of_all=lambda batch: sum(map(_log_record_bytes, batch)),
         without_payload=log_record_without_payload,
         encode=private_names.encode_log_records,
     )

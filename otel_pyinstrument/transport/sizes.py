@@ -6,10 +6,13 @@ length are at most 6 bytes for the messages that occur here, a number at most 10
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from opentelemetry.sdk.trace import ReadableSpan
+
+from otel_pyinstrument.transport.private_names import simple_contents_of
 
 _FIELD_BYTES = 6
 _VALUE_BYTES = 2 * _FIELD_BYTES + 11
@@ -19,6 +22,30 @@ _EVENT_BYTES = 40
 _LINK_BYTES = 70
 _SCOPE_BYTES = 40
 _BYTES_PER_CHARACTER = 4
+
+_MARSHAL_FORMAT = 2
+"""The last one that writes an object that comes again in full."""
+_MARSHAL_FACTOR = 4
+"""By how much OTLP may be larger: a boolean in an array takes 4 bytes, and 1 in this format."""
+
+
+def spans_bytes(spans: Sequence[ReadableSpan]) -> int:
+    """Of all `spans` together: a looser bound than the sum of `span_bytes`, for a third of its time.
+
+    Most spans are simple (see `simple_contents_of`); one call of C measures those.
+
+    Raises:
+        Exception: whatever, where a span holds what only `span_bytes` can measure.
+    """
+    size = _SPAN_BYTES * len(spans)
+    simple: list[object] = []
+    for span in spans:
+        contents = simple_contents_of(span)
+        if contents is None:
+            size += span_bytes(span)
+        else:
+            simple.append(contents)
+    return size + _MARSHAL_FACTOR * len(marshal.dumps(simple, _MARSHAL_FORMAT))
 
 
 def span_bytes(span: ReadableSpan) -> int:

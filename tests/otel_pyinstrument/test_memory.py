@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import anyio.to_thread
 import greenlet
@@ -21,6 +22,7 @@ from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.segment import Segment
 
 REQUESTS = 10_000
+PARTS = 5
 ENDPOINTS_EVER = 2_000
 """More than the gate remembers."""
 
@@ -121,7 +123,18 @@ class Service:
 
 
 @pytest.fixture
-def service(make_traced) -> Iterator[tuple[Service, ReadAndForget, Gate]]:
+def no_coverage() -> Iterator[None]:
+    """coverage.py keeps six blocks of memory of each hop of anyio to a thread, with or without profiling."""
+    trace, trace_of_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    yield
+    threading.settrace(trace_of_threads)
+    sys.settrace(trace)
+
+
+@pytest.fixture
+def service(no_coverage: None, make_traced) -> Iterator[tuple[Service, ReadAndForget, Gate]]:
     traced = make_traced(max_concurrent=100)
     # In place of the exporter of the fixture, which keeps what it gets.
     traced.provider._active_span_processor._span_processors = (traced.processor,)
@@ -148,22 +161,24 @@ def settled(read: Callable[[], int]) -> int:
 def test_memory_is_flat_over_ten_thousand_requests(service: tuple[Service, ReadAndForget, Gate]) -> None:
     served, exporter, gate = service
 
-    # When they are served, a quarter after the other
+    # When they are served, a fifth after the other
     blocks: list[int] = []
     resident: list[int] = []
-    for _ in range(4):
-        served.serve(REQUESTS // 4)
+    for _ in range(PARTS):
+        served.serve(REQUESTS // PARTS)
         blocks.append(settled(sys.getallocatedblocks))
         if sys.platform == "linux":
             resident.append(settled(resident_bytes))
 
-    # Then all were profiled, and from the second quarter on not even every tenth left one block behind
+    # Then all were profiled, and once the caches were full not even every tenth left one block behind.
+    # What leaks does so in every part; in one of them something else of this process may need memory.
     assert exporter.profiles >= REQUESTS
-    assert blocks[3] - blocks[1] < REQUESTS / 2 / 10
-    assert not resident or resident[3] - resident[1] < 4 * 2**20
+    grown = sorted(after - before for before, after in pairwise(blocks))
+    assert grown[1] < REQUESTS / PARTS / 10, f"blocks by part: {blocks}"
+    assert not resident or resident[-1] - resident[1] < 4 * 2**20
 
     # And there is no hook, segment or place left
     assert sys.getprofile() is None
-    open_segments = [each for each in gc.get_objects() if type(each) is Segment and each.is_hooked]
+    open_segments = [each for each in gc.get_objects() if type(each) is Segment and each.is_open]
     assert open_segments == []
     assert gate._held_slots() == []

@@ -6,13 +6,19 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 from otel_pyinstrument.transport.oversize import span_without_payload
 from otel_pyinstrument.transport.parts import split
-from otel_pyinstrument.transport.sizes import span_bytes
+from otel_pyinstrument.transport.sizes import span_bytes, spans_bytes
 
 KIB = 1024
 
 
 def parts_of(batch, max_bytes):
-    return split(batch, max_bytes=max_bytes, size_of=span_bytes, without_profile=span_without_payload)
+    return split(
+        batch,
+        max_bytes=max_bytes,
+        size_of=span_bytes,
+        size_of_all=spans_bytes,
+        without_profile=span_without_payload,
+    )
 
 
 def event_of(span):
