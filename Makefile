@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 DEMO ?= flask
 DATA_DIR ?= data
 TESTS ?= tests
+# Many tests wait for processes. Those of one file share servers, so they stay together.
+AT_ONCE := --numprocesses 2 --dist loadfile
 WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
 BENCH_PYTHONS ?= 3.11 3.13
 DEBIAN_PACKAGES := chromium fonts-wqy-microhei libcurl4 libssl3 openssl
@@ -34,7 +36,7 @@ format: setup ## rewrite the sources in the project's format
 
 test: setup $(if $(CI),debian-packages check) ## run all tests (TESTS=path for some)
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage run -m pytest $(if $(filter tests,$(TESTS)),$(AT_ONCE)) $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(filter tests,$(TESTS)),--fail-under=90,--fail-under=0)
 	$(if $(CI),$(if $(filter tests,$(TESTS)),$(BIN)/python tests/interpreters.py --ends))

@@ -8,6 +8,7 @@ Go finds its modules as the environment says (GOPROXY, GOFLAGS, GOTOOLCHAIN): no
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.161.0"
@@ -39,6 +42,15 @@ def say(message: str) -> None:
     print(f"collector: {message}", file=sys.stderr, flush=True)
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Of several that want the binary at once, one builds it and the others wait."""
+    cache_directory().mkdir(parents=True, exist_ok=True)
+    with (cache_directory() / "collector.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def build(binary: Path) -> None:
     """Builds into a temporary directory beside the target, then renames: readers never see half a file.
 
@@ -50,7 +62,6 @@ def build(binary: Path) -> None:
             "go is not on PATH; the Collector of the tests is built from Go modules. "
             "Install Go 1.26 or newer and run again."
         )
-    binary.parent.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="collector-building-", dir=binary.parent.parent) as scratch:
         say(f"building from Go modules (some minutes the first time), with {go}")
         command = [go, "run", BUILDER, f"--config={MANIFEST}"]
@@ -64,14 +75,15 @@ def build(binary: Path) -> None:
 
 def main() -> int:
     binary = binary_path()
-    if not binary.exists():
-        started = time.monotonic()
-        try:
-            build(binary)
-        except (FileNotFoundError, subprocess.CalledProcessError) as error:
-            say(f"not built: {error}")
-            return 1
-        say(f"built in {time.monotonic() - started:.0f} s")
+    with alone():
+        if not binary.exists():
+            started = time.monotonic()
+            try:
+                build(binary)
+            except (FileNotFoundError, subprocess.CalledProcessError) as error:
+                say(f"not built: {error}")
+                return 1
+            say(f"built in {time.monotonic() - started:.0f} s")
     print(binary)
     return 0
 
