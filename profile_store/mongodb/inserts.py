@@ -17,7 +17,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import BulkWriteError, OperationFailure
 
 from profile_store.contracts import Refusal, StoreUnavailable
-from profile_store.mongodb.client import Collection, Document
+from profile_store.mongodb.client import Collection, Document, newest
 
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
@@ -139,7 +139,7 @@ async def _taken_by_others(
     """A duplicate is stored already, unless another project holds its id: then it never will be."""
     owners = {
         document["_id"]: document["project_id"]
-        async for document in collection.find(
+        async for document in newest(collection).find(
             {"_id": {"$in": [item.key for item in duplicates]}}, {"project_id": True}
         )
     }

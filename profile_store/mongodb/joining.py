@@ -1,9 +1,9 @@
 """Joins profiles that came as log records with the records of their spans, in whichever order they came.
 
 Both sides do the same: store their own part with majority, then look for the other one. Whoever is second
-finds the first, because its majority write ended before the second one began to look; so no order and no two
-processes at the same time leave a pair apart. A writer that dies in between has not answered: its sender
-repeats, and the repetition looks again.
+finds the first, because its majority write ended before the second one began to look, and whichever node is
+the primary by then has it. So no order, no two processes at the same time and no fail-over leave a pair
+apart. A writer that dies in between has not answered: its sender repeats, and the repetition looks again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pymongo import ReturnDocument
 from profile_store.contracts import JoinedProfile
 from profile_store.model import IncomingBatch
 from profile_store.mongodb import indexes
-from profile_store.mongodb.client import Database, Document
+from profile_store.mongodb.client import Database, Document, newest
 from profile_store.mongodb.documents import profile_fields
 
 
@@ -26,7 +26,7 @@ class ProfileJoiner:
 
     def __init__(self, database: Database) -> None:
         self._records = database[indexes.RECORDS]
-        self._profiles = database[indexes.PROFILES]
+        self._profiles = newest(database[indexes.PROFILES])
 
     async def join(self, batch: IncomingBatch, *, lost: Sized[bytes]) -> list[JoinedProfile]:
         """Join what the batch completes. Everything of it is durable, save what `lost` names by key.
