@@ -9,7 +9,7 @@ from pymongo import MongoClient
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
-KILLS, KILLS_AT_FULL_SCALE = 4, 50
+KILLS, KILLS_AT_FULL_SCALE = 2, 50
 
 
 def test_everything_the_collector_acknowledged_is_stored_once_however_often_the_receiver_is_killed(
