@@ -95,7 +95,7 @@ class Network:
                 self.hosts.append(Host(f"198.18.{net}.{number}", f"02:00:00:00:00:{number:02x}"))
             for number, host in enumerate((self.us, *self.hosts)):
                 self._connect(f"port{number}", host)
-            self.heal()
+            self._heal()
         except BaseException:
             self.close()
             raise
@@ -112,13 +112,18 @@ class Network:
         run(*host.inside, "ip", "link", "set", host.interface, "up")
         run(*host.inside, "ip", "link", "set", "lo", "up")
 
+    @contextmanager
     def cut(self, host, others):
-        """From now on every packet between `host` and `others` is lost in silence, in both directions."""
-        for other in others:
-            self._send_to(host, other, NOWHERE)
-            self._send_to(other, host, NOWHERE)
+        """In this block every packet between `host` and `others` is lost in silence, in both directions."""
+        try:
+            for other in others:
+                self._send_to(host, other, NOWHERE)
+                self._send_to(other, host, NOWHERE)
+            yield
+        finally:
+            self._heal()
 
-    def heal(self):
+    def _heal(self):
         everybody = (self.us, *self.hosts)
         for host in everybody:
             for other in everybody:
@@ -242,6 +247,9 @@ class ReplicaSet:
     def others(self, member):
         return [other for other in self.members if other is not member]
 
+    def hosts_besides(self, member):
+        return [other.host for other in self.others(member)]
+
     def wait_until_healthy(self):
         """One primary, and the others follow it closely."""
         wait_until(self._is_healthy, "all members are healthy")
@@ -300,33 +308,45 @@ def database(request, replica_set):
     return request.node.name[:60]
 
 
-# What happens to a primary. Each returns what mends it.
+# What happens to a primary inside a `with` block. It is mended at the end.
 
 
-def stepped_down(replica_set, primary):
+@contextmanager
+def stepped_down(_replica_set, primary):
     primary.client.admin.command({"replSetStepDown": 10, "secondaryCatchUpPeriodSecs": 5})
-    return lambda: None
+    yield
 
 
+@contextmanager
 def killed(_replica_set, primary):
     primary.kill()
-    return primary.start
+    try:
+        yield
+    finally:
+        primary.start()
 
 
-def frozen(_replica_set, primary):
-    primary.signal(signal.SIGSTOP)
-    return lambda: primary.signal(signal.SIGCONT)
+@contextmanager
+def frozen(_replica_set, *members):
+    for member in members:
+        member.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for member in members:
+            member.signal(signal.SIGCONT)
 
 
+@contextmanager
 def cut_off_from_everybody(replica_set, primary):
-    network = replica_set.network
-    network.cut(primary.host, [network.us, *(other.host for other in replica_set.others(primary))])
-    return network.heal
+    with replica_set.network.cut(primary.host, [replica_set.network.us, *replica_set.hosts_besides(primary)]):
+        yield
 
 
+@contextmanager
 def cut_off_from_the_other_nodes(replica_set, primary):
-    replica_set.network.cut(primary.host, [other.host for other in replica_set.others(primary)])
-    return replica_set.network.heal
+    with replica_set.network.cut(primary.host, replica_set.hosts_besides(primary)):
+        yield
 
 
 EVENTS = (stepped_down, killed, frozen, cut_off_from_the_other_nodes)
@@ -346,11 +366,10 @@ def test_nothing_acknowledged_is_lost_or_doubled_and_nothing_good_refused_whatev
         for event in EVENTS_AT_FULL_SCALE if full_scale else EVENTS:
             primary = replica_set.primary()
             load.begin(event.__name__.replace("_", " "))
-            mend = event(replica_set, primary)
-            # Then the load goes on with another one
-            load.wait_for_every_sender(2)
-            assert replica_set.primary(among=replica_set.others(primary)) is not None
-            mend()
+            with event(replica_set, primary):
+                # Then the load goes on with another one
+                load.wait_for_every_sender(2)
+                assert replica_set.primary(among=replica_set.others(primary)) is not None
             replica_set.wait_until_healthy()
             load.wait_for_every_sender(1)
 
@@ -367,18 +386,6 @@ async def running_api(settings):
         transport = httpx2.ASGITransport(app=app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
             yield client
-
-
-@contextmanager
-def away(members):
-    """Freezes members for the duration of the block."""
-    for member in members:
-        member.signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for member in members:
-            member.signal(signal.SIGCONT)
 
 
 def test_with_two_of_three_nodes_away_nothing_is_acknowledged_and_all_goes_on_when_they_are_back(
@@ -398,7 +405,7 @@ def test_with_two_of_three_nodes_away_nothing_is_acknowledged_and_all_goes_on_wh
         # When two of three nodes are away, and the third has noticed it
         load.begin("two of three away")
         primary = replica_set.primary()
-        with away(replica_set.others(primary)):
+        with frozen(replica_set, *replica_set.others(primary)):
             wait_until(lambda: replica_set.primary(among=[primary]) is None, "the primary has stepped down")
             acknowledged = len(load.batches())
             paths = ("/ready", "/api/v1/projects")
@@ -430,7 +437,7 @@ def test_what_only_the_primary_has_is_not_acknowledged_for_being_there_already(r
                 otlp=b"",
             )
             batch = IncomingBatch(child_spans=[chunk])
-            with away(replica_set.others(primary)):
+            with frozen(replica_set, *replica_set.others(primary)):
                 # Given a document that no other node has, so that a fail-over would take it back
                 document = child_spans_document(chunk, expires_at=datetime.now(UTC) + timedelta(days=1))
                 primary.client.get_database(database, write_concern=WriteConcern(w=1)).child_spans.insert_one(
