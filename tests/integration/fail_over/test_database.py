@@ -1,6 +1,7 @@
 """Three real MongoDB nodes, of which one is killed, stepped down, frozen or cut off under load."""
 
 import asyncio
+import json
 import os
 import random
 import shutil
@@ -146,7 +147,7 @@ class Member:
     def __init__(self, host, executable, directory):
         self.host = host
         self.address = f"{host.address}:{PORT}"
-        self._directory = directory
+        self.log = directory / "log"
         directory.mkdir()
         self._command = [
             # The kernel ends the server with this process.
@@ -171,7 +172,7 @@ class Member:
         self.start()
 
     def start(self):
-        with (self._directory / "log").open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
 
     def signal(self, number):
@@ -266,6 +267,15 @@ class ReplicaSet:
         return Counter(member["stateStr"] for member in members) == {"PRIMARY": 1, "SECONDARY": 2} and all(
             (newest - member["optimeDate"]).total_seconds() <= 1 for member in members
         )
+
+    def rolled_back(self):
+        """How often a member took writes back that no majority had, and how many operations these were."""
+        counts = []
+        for member in self.members:
+            for line in member.log.read_text().splitlines():
+                if "Rollback reverted command counts" in line:
+                    counts.append(sum(json.loads(line)["attr"].values()))
+        return len(counts), sum(counts)
 
     def close(self):
         for member in self.members:
@@ -375,6 +385,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_and_nothing_good_refused_whatev
 
     # And everything that was acknowledged is there once, and only the poison was refused
     fail_over.assert_exactly_once(load, replica_set.url, database)
+    print("rollbacks: {}, operations taken back: {}".format(*replica_set.rolled_back()))
     assert [receiver.stop() for receiver in receivers] == [0, 0]
 
 
