@@ -47,10 +47,6 @@ def connect(settings: StoreSettings) -> Client:
     # At DEBUG the driver logs commands with their documents, and LOG_LEVEL may set the level of every logger.
     logging.getLogger("pymongo.command").setLevel(logging.INFO)
     url = settings.mongodb_url.get_secret_value()
-    # Keyword arguments overrule the address, but who names these there knows the network better.
-    monitoring = {
-        name: value for name, value in _MONITORING_MS.items() if f"{name}=".lower() not in url.lower()
-    }
     try:
         return AsyncMongoClient(
             url,
@@ -58,11 +54,16 @@ def connect(settings: StoreSettings) -> Client:
             retryWrites=True,
             retryReads=True,
             timeoutMS=_OPERATION_TIMEOUT_MS,
-            **monitoring,
+            **_monitoring(url),
         )
     except (ConfigurationError, InvalidURI, ValueError) as error:
         # The message of the driver may repeat the address with its password.
         raise StoreError(f"MONGODB_URL is not usable: the driver raised {type(error).__name__}.") from None
+
+
+def _monitoring(url: str) -> Document:
+    """What `url` leaves open: keyword arguments overrule it, but who names these there knows the network."""
+    return {name: value for name, value in _MONITORING_MS.items() if f"{name}=".lower() not in url.lower()}
 
 
 def database_of(client: Client, settings: StoreSettings) -> Database:
