@@ -89,7 +89,7 @@ async def insert(collection: Collection, what: str, items: Sequence[Prepared]) -
         else:
             outcome.refused[part[0].key] = _refusal(what, part[0], refused_with)
     if duplicates:
-        outcome.refused |= await _taken_by_others(collection, what, duplicates)
+        outcome.refused |= await _taken_by_others(newest(collection), what, duplicates)
     return outcome
 
 
@@ -139,7 +139,7 @@ async def _taken_by_others(
     """A duplicate is stored already, unless another project holds its id: then it never will be."""
     owners = {
         document["_id"]: document["project_id"]
-        async for document in newest(collection).find(
+        async for document in collection.find(
             {"_id": {"$in": [item.key for item in duplicates]}}, {"project_id": True}
         )
     }

@@ -1,14 +1,12 @@
-"""Processes that several integration tests need: a standard OpenTelemetry Collector, the receiver."""
+"""Processes that several integration tests need: a standard OpenTelemetry Collector."""
 
 import http.client
 import os
 import random
-import selectors
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -141,68 +139,3 @@ def start_collector(otelcol, tmp_path):
     yield start
     for collector in started:
         collector.kill()
-
-
-class ReceiverProcess:
-    """`python -m collector_receiver` on ports that it keeps over kill() and start()."""
-
-    def __init__(self, ports, mongodb_url, database, log):
-        grpc, http_ = ports
-        self.address = f"127.0.0.1:{grpc}"
-        self.http_address = f"127.0.0.1:{http_}"
-        self._log = log
-        self._environment = os.environ | {
-            "BIND_HOST": "127.0.0.1",
-            "OTLP_GRPC_PORT": str(grpc),
-            "OTLP_HTTP_PORT": str(http_),
-            "INGEST_MODE": "open",
-            "MONGODB_URL": mongodb_url,
-            "MONGODB_DATABASE": database,
-            "LOG_LEVEL": "INFO",
-        }
-        self._process = None
-
-    def start(self):
-        """Starts the process and waits until it accepts calls."""
-        command = [sys.executable, "-m", "collector_receiver"]
-        self._process = subprocess.Popen(command, env=self._environment, stderr=subprocess.PIPE)
-        deadline, seen = time.monotonic() + 30, b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stderr, selectors.EVENT_READ)
-            while b"OTLP/gRPC on" not in seen:
-                assert selector.select(max(0, deadline - time.monotonic())), f"not ready: {seen.decode()}"
-                chunk = os.read(self._process.stderr.fileno(), 65_536)
-                assert chunk, f"ended early: {seen.decode()}"
-                seen += chunk
-        threading.Thread(target=self._drain, args=(self._process.stderr, seen), daemon=True).start()
-
-    def _drain(self, pipe, seen):
-        with self._log.open("ab") as log, pipe:
-            log.write(seen)
-            for line in pipe:
-                log.write(line)
-
-    def kill(self):
-        """SIGKILL: nothing is finished, nobody is told."""
-        self._process.kill()
-        self._process.wait()
-
-    def stop(self):
-        self._process.terminate()
-        return self._process.wait(30)
-
-
-@pytest.fixture
-def start_receiver(free_ports, tmp_path):
-    """Function (mongodb_url, database) -> a running receiver process, ended after the test."""
-    started = []
-
-    def start(mongodb_url, database):
-        receiver = ReceiverProcess(free_ports(2), mongodb_url, database, tmp_path / "receiver.log")
-        receiver.start()
-        started.append(receiver)
-        return receiver
-
-    yield start
-    for receiver in started:
-        receiver.kill()

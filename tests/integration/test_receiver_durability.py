@@ -5,7 +5,10 @@ import contextlib
 import os
 import random
 import re
+import selectors
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -42,6 +45,53 @@ RETRYABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DATA_LOSS,
 }
+
+
+class ReceiverProcess:
+    """`python -m collector_receiver` on one port that it keeps over kill() and start()."""
+
+    def __init__(self, port, mongodb_url, database, log):
+        self.address = f"127.0.0.1:{port}"
+        self._log = log
+        self._environment = os.environ | {
+            "BIND_HOST": "127.0.0.1",
+            "OTLP_GRPC_PORT": str(port),
+            "OTLP_HTTP_PORT": "0",
+            "INGEST_MODE": "open",
+            "MONGODB_URL": mongodb_url,
+            "MONGODB_DATABASE": database,
+            "LOG_LEVEL": "INFO",
+        }
+        self._process = None
+
+    def start(self):
+        """Starts the process and waits until it accepts calls."""
+        command = [sys.executable, "-m", "collector_receiver"]
+        self._process = subprocess.Popen(command, env=self._environment, stderr=subprocess.PIPE)
+        deadline, seen = time.monotonic() + 30, b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stderr, selectors.EVENT_READ)
+            while b"OTLP/gRPC on" not in seen:
+                assert selector.select(max(0, deadline - time.monotonic())), f"not ready: {seen.decode()}"
+                chunk = os.read(self._process.stderr.fileno(), 65_536)
+                assert chunk, f"ended early: {seen.decode()}"
+                seen += chunk
+        threading.Thread(target=self._drain, args=(self._process.stderr, seen), daemon=True).start()
+
+    def _drain(self, pipe, seen):
+        with self._log.open("ab") as log, pipe:
+            log.write(seen)
+            for line in pipe:
+                log.write(line)
+
+    def kill(self):
+        """SIGKILL: nothing is finished, nobody is told."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self):
+        self._process.terminate()
+        return self._process.wait(30)
 
 
 class Trace:
@@ -171,6 +221,23 @@ def assert_everything_is_there_once(load, mongodb_url, database):
     assert records == len(traces)
     assert profiles == sum(trace.payload is not None for trace in traces)
     assert children == len(traces) * CHILDREN_PER_TRACE
+
+
+@pytest.fixture
+def start_receiver(free_ports, tmp_path):
+    """Function (mongodb_url, database) -> a running receiver process, ended after the test."""
+    started = []
+
+    def start(mongodb_url, database):
+        (port,) = free_ports(1)
+        receiver = ReceiverProcess(port, mongodb_url, database, tmp_path / "receiver.log")
+        receiver.start()
+        started.append(receiver)
+        return receiver
+
+    yield start
+    for receiver in started:
+        receiver.kill()
 
 
 def test_no_acknowledged_span_is_lost_or_doubled_when_the_receiver_is_killed_ten_times(
