@@ -39,7 +39,7 @@ POISON_EVERY = 20
 RESEND_EVERY = 7
 PAUSE_SECONDS = 0.05
 CALL_SECONDS = 30  # as the exporter of the shipped Collector configuration
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 240
 READ_WHOLE = 60
 
 # What a sender may see in times of trouble: "try again", of gRPC and of HTTP.
