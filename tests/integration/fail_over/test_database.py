@@ -245,6 +245,9 @@ class ReplicaSet:
                 claims.append((hello["electionId"], member))
         return max(claims, key=lambda claim: claim[0], default=(None, None))[1]
 
+    def wait_for_primary(self, among):
+        wait_until(lambda: self.primary(among) is not None, "one of these members is the primary")
+
     def others(self, member):
         return [other for other in self.members if other is not member]
 
@@ -377,9 +380,9 @@ def test_nothing_acknowledged_is_lost_or_doubled_and_nothing_good_refused_whatev
             primary = replica_set.primary()
             load.begin(event.__name__.replace("_", " "))
             with event(replica_set, primary):
+                replica_set.wait_for_primary(among=replica_set.others(primary))
                 # Then the load goes on with another one
                 load.wait_for_every_sender(2)
-                assert replica_set.primary(among=replica_set.others(primary)) is not None
             replica_set.wait_until_healthy()
             load.wait_for_every_sender(1)
 
