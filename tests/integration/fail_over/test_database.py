@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import httpx2
@@ -245,8 +245,12 @@ class ReplicaSet:
                 claims.append((hello["electionId"], member))
         return max(claims, key=lambda claim: claim[0], default=(None, None))[1]
 
-    def wait_for_primary(self, among):
-        wait_until(lambda: self.primary(among) is not None, "one of these members is the primary")
+    def wait_for_primary(self, among=None):
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while (primary := self.primary(among)) is None:
+            assert time.monotonic() < deadline, f"no primary within {LIMIT_SECONDS} s"
+            time.sleep(0.1)
+        return primary
 
     def others(self, member):
         return [other for other in self.members if other is not member]
@@ -326,7 +330,13 @@ def database(request, replica_set):
 
 @contextmanager
 def stepped_down(_replica_set, primary):
-    primary.client.admin.command({"replSetStepDown": 10, "secondaryCatchUpPeriodSecs": 5})
+    def is_stepped_down():
+        # Refused when no follower is close enough, or when it has just happened by itself.
+        with suppress(PyMongoError):
+            primary.client.admin.command({"replSetStepDown": 10, "secondaryCatchUpPeriodSecs": 5})
+        return not primary.client.admin.command("hello")["isWritablePrimary"]
+
+    wait_until(is_stepped_down, "the primary has stepped down")
     yield
 
 
@@ -377,7 +387,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_and_nothing_good_refused_whatev
 
         # When one misfortune after the other befalls the primary
         for event in EVENTS_AT_FULL_SCALE if full_scale else EVENTS:
-            primary = replica_set.primary()
+            primary = replica_set.wait_for_primary()
             load.begin(event.__name__.replace("_", " "))
             with event(replica_set, primary):
                 replica_set.wait_for_primary(among=replica_set.others(primary))
@@ -418,14 +428,14 @@ def test_with_two_of_three_nodes_away_nothing_is_acknowledged_and_all_goes_on_wh
 
         # When two of three nodes are away, and the third has noticed it
         load.begin("two of three away")
-        primary = replica_set.primary()
+        primary = replica_set.wait_for_primary()
         with frozen(replica_set, *replica_set.others(primary)):
             wait_until(lambda: replica_set.primary(among=[primary]) is None, "the primary has stepped down")
-            acknowledged = len(load.batches())
             paths = ("/ready", "/api/v1/projects")
             answers = [portal.start_task_soon(api.get, path) for path in paths]
             # Then receiver and API say so
             load.wait_for_refusals()
+            acknowledged = len(load.batches())
             ready, projects = (answer.result(LIMIT_SECONDS) for answer in answers)
             assert (ready.status_code, projects.status_code) == (503, 503)
             assert projects.json()["code"] == 1006
@@ -465,5 +475,5 @@ def test_what_only_the_primary_has_is_not_acknowledged_for_being_there_already(r
             assert list((await store.write(batch)).refusals) == []
 
     replica_set.wait_until_healthy()
-    primary = replica_set.primary()
+    primary = replica_set.wait_for_primary()
     asyncio.run(write())
