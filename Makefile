@@ -11,7 +11,7 @@ TESTS ?= tests
 AT_ONCE := --numprocesses 2 --dist loadfile
 WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
 BENCH_PYTHONS ?= 3.11 3.13
-DEBIAN_PACKAGES := chromium fonts-wqy-microhei libcurl4 libssl3 openssl
+DEBIAN_PACKAGES := chromium fonts-wqy-microhei iproute2 libcurl4 libssl3 openssl
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check format test test-interpreters test-lowest proof run bench collector lock debian-packages clean

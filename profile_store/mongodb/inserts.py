@@ -17,7 +17,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import BulkWriteError, OperationFailure
 
 from profile_store.contracts import Refusal, StoreUnavailable
-from profile_store.mongodb.client import Collection, Document
+from profile_store.mongodb.client import Collection, Document, newest
 
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
@@ -89,7 +89,7 @@ async def insert(collection: Collection, what: str, items: Sequence[Prepared]) -
         else:
             outcome.refused[part[0].key] = _refusal(what, part[0], refused_with)
     if duplicates:
-        outcome.refused |= await _taken_by_others(collection, what, duplicates)
+        outcome.refused |= await _taken_by_others(newest(collection), what, duplicates)
     return outcome
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
+import pymongo
 from bson import ObjectId
 from pymongo.errors import PyMongoError
 
@@ -37,6 +38,7 @@ _logger = logging.getLogger(__name__)
 
 # `last_activity` of a project is a display value; once in this time and process is enough.
 _ACTIVITY_EVERY = timedelta(seconds=10)
+_ACTIVITY_LIMIT_SECONDS = 1.0  # the sender waits meanwhile, for an answer that is certain already
 
 _DOCUMENTS_ON_THE_LOOP = 128
 
@@ -97,10 +99,11 @@ class RecordWriter(DatabaseUser):
             self._activity_noted.clear()
         self._activity_noted.update(dict.fromkeys(due, now))
         try:
-            await self._database[indexes.PROJECTS].update_many(
-                {"_id": {"$in": [ObjectId(key) for key in due if ObjectId.is_valid(key)]}},
-                {"$max": {"last_activity": now}},
-            )
+            with pymongo.timeout(_ACTIVITY_LIMIT_SECONDS):
+                await self._database[indexes.PROJECTS].update_many(
+                    {"_id": {"$in": [ObjectId(key) for key in due if ObjectId.is_valid(key)]}},
+                    {"$max": {"last_activity": now}},
+                )
         except PyMongoError as error:
             _logger.debug("last_activity not noted: %s", describe(error))
 

@@ -266,3 +266,19 @@ async def test_statistics_read_an_index_and_no_document(store, project_id, make,
     seen = list(database["system.profile"].find({"command.aggregate": "performance_records"}))
     assert len(seen) == 3
     assert {entry["docsExamined"] for entry in seen} == {0}
+
+
+async def test_what_decides_about_a_write_is_read_as_the_primary_has_it(store, project_id, make, database):
+    # Given a record whose profile may be waiting for it, and one that is there already
+    known = make.record(project_id)
+    await store.write(IncomingBatch(records=[IncomingRecord(record=known)]))
+    batch = IncomingBatch(records=[IncomingRecord(record=item) for item in (known, make.record(project_id))])
+    # And the profiler of the database, which notes every command
+    database.command("profile", 2)
+    # When they are written
+    await store.write(batch)
+    database.command("profile", 0)
+    # Then neither look-up reads what the majority is known to have: a new primary does not know that at once
+    found = database["system.profile"].find({"command.find": {"$in": ["profiles", "performance_records"]}})
+    levels = {entry["command"]["find"]: entry["command"]["readConcern"]["level"] for entry in found}
+    assert levels == {"profiles": "local", "performance_records": "local"}
