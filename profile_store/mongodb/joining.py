@@ -40,14 +40,19 @@ class ProfileJoiner:
             if key not in lost:
                 fields = profile_fields(item.profile, item.hot_functions, item.facts)
                 joined += await self._complete(key, ObjectId(item.project_id), fields)
-        without = [
-            record.trace_id + record.span_id
+        without = {
+            record.trace_id + record.span_id: ObjectId(record.project_id)
             for record in (item.record for item in batch.records)
             if record.profile is None
-        ]
-        if wanted := [key for key in without if key not in lost]:
+        }
+        if wanted := {key: project_id for key, project_id in without.items() if key not in lost}:
+            # The projects are named so that only their shards are asked.
             waiting = self._profiles.find(
-                {"_id": {"$in": wanted}, "for_record": {"$exists": True}},
+                {
+                    "project_id": {"$in": list(set(wanted.values()))},
+                    "_id": {"$in": list(wanted)},
+                    "for_record": {"$exists": True},
+                },
                 {"project_id": True, "for_record": True},
             )
             async for profile in waiting:

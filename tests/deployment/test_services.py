@@ -1,0 +1,253 @@
+"""The commands, settings and health checks of compose.yaml, run on this machine with a real MongoDB."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 60
+
+# A name of loopback that nobody takes for loopback: what an open address asks for is asked for here too.
+ADDRESS = "127.1"
+
+# What the image's own entry point does: the first start makes the administrator, without access control.
+ENTRYPOINT = """#!{python}
+import os, subprocess, sys
+from pathlib import Path
+from pymongo import MongoClient
+data = "{data}/db"
+place = ["--dbpath", data, "--port", "{port}", "--bind_ip", "127.0.0.1", "--nounixsocket"]
+Path(data).mkdir(exist_ok=True)
+if not any(Path(data).iterdir()):
+    first = subprocess.Popen(["{mongod}", *place], stdout=subprocess.DEVNULL)
+    with MongoClient("127.0.0.1", {port}) as client:
+        user, password = os.environ["MONGO_INITDB_ROOT_USERNAME"], os.environ["MONGO_INITDB_ROOT_PASSWORD"]
+        client.admin.command("createUser", user, pwd=password, roles=["root"])
+    first.terminate()
+    first.wait()
+assert sys.argv[1] == "mongod"
+os.execv("{mongod}", ["mongod", *sys.argv[2:], "--auth", "--oplogSize", "64", *place])
+"""
+
+
+class Machine:
+    """Stands for the containers: one address for all, other ports, the same commands and settings."""
+
+    def __init__(self, compose: dict[str, Any], image: dict[str, str], directory: Path, mongod: Path) -> None:
+        self.services = compose["services"]
+        self.image, self.directory = image, directory
+        names = ("mongodb", "grpc", "http", "web")
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+        self.ports = {name: each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
+        for each in sockets:
+            each.close()
+        self.running: list[subprocess.Popen[str]] = []
+        (directory / "configdb").mkdir()
+        entrypoint = directory / "bin" / "docker-entrypoint.sh"
+        entrypoint.parent.mkdir()
+        entrypoint.write_text(
+            ENTRYPOINT.format(
+                python=sys.executable, data=directory, port=self.ports["mongodb"], mongod=mongod
+            )
+        )
+        entrypoint.chmod(0o755)
+
+    def here(self, text: str) -> str:
+        """A command or setting with the addresses of this machine."""
+        return (
+            text.replace("mongodb:27017", f"127.0.0.1:{self.ports['mongodb']}")
+            .replace("127.0.0.1:8000", f"127.0.0.1:{self.ports['web']}")
+            .replace("/data/", f"{self.directory}/")
+        )
+
+    def environment(self, name: str) -> dict[str, str]:
+        given = {key: self.here(value) for key, value in self.services[name].get("environment", {}).items()}
+        path = os.pathsep.join(
+            [str(self.directory / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+        )
+        ports = {
+            "OTLP_GRPC_PORT": str(self.ports["grpc"]),
+            "OTLP_HTTP_PORT": str(self.ports["http"]),
+            "HTTP_PORT": str(self.ports["web"]),
+        }
+        coverage = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE")}
+        return coverage | self.image | given | ports | {"PATH": path, "BIND_HOST": ADDRESS}
+
+    def run(self, name: str, command: Sequence[str], **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.here(word) for word in command],
+            env=self.environment(name) | changes,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LIMIT_SECONDS,
+        )
+
+    def start(self, name: str) -> subprocess.Popen[str]:
+        log = (self.directory / f"{name}.log").open("w")
+        with log:
+            process = subprocess.Popen(
+                [self.here(word) for word in self.services[name]["command"]],
+                env=self.environment(name),
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                text=True,
+            )
+        self.running.append(process)
+        return process
+
+    def check(self, name: str) -> subprocess.CompletedProcess[str]:
+        return self.run(name, self.services[name]["healthcheck"]["test"][1:])
+
+    def wait_until_healthy(self, name: str) -> None:
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while (checked := self.check(name)).returncode:
+            log = (self.directory / f"{name}.log").read_text()
+            assert time.monotonic() < deadline, f"{name}: {checked.stderr}\n{log}"
+            assert self.running[-1].poll() is None, log
+
+    def get(self, path: str, token: str = "") -> Any:
+        url = f"http://127.0.0.1:{self.ports['web']}{path}"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read())
+
+
+@pytest.fixture
+def machine(compose, stages, tmp_path, mongod_executable) -> Iterator[Machine]:
+    image = dict(pair.split("=", 1) for each in stages[-1] if each.name == "ENV" for pair in each.words)
+    machine = Machine(compose, image, tmp_path, mongod_executable)
+    yield machine
+    for process in machine.running[::-1]:
+        process.kill()
+        process.wait()
+
+
+def send_one_request(port: int) -> None:
+    request = ExportTraceServiceRequest()
+    resource_spans = request.resource_spans.add()
+    resource_spans.resource.attributes.add(key="service.name").value.string_value = "shop"
+    now = time.time_ns()
+    resource_spans.scope_spans.add().spans.add(
+        trace_id=os.urandom(16),
+        span_id=os.urandom(8),
+        name="GET /orders",
+        kind=Span.SPAN_KIND_SERVER,
+        start_time_unix_nano=now - 10**8,
+        end_time_unix_nano=now,
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+        export(request.SerializeToString(), timeout=30)
+
+
+def test_the_services_of_compose_work_together(machine, secrets) -> None:
+    # Given a fresh database, started as compose.yaml says
+    database = machine.start("mongodb")
+    key = machine.directory / "configdb" / "keyfile"
+
+    # When it is set up, twice, then a replica set and the services' user are there
+    setup = machine.services["database-setup"]["command"]
+    for _ in range(2):
+        done = machine.run("database-setup", setup)
+        assert (done.returncode, done.stdout) == (0, "the database otel_pyinstrument is ready\n"), done.stderr
+    assert key.stat().st_mode & 0o777 == 0o600
+    url = machine.environment("receiver")["MONGODB_URL"]
+    with MongoClient(url) as client:
+        assert client.otel_pyinstrument.command("ping")
+        with pytest.raises(OperationFailure, match="not authorized"):
+            client.other.things.insert_one({})
+        with pytest.raises(OperationFailure, match="not authorized"):
+            client.admin.command("replSetGetConfig")
+    with MongoClient(machine.here("mongodb://root:root-password@mongodb:27017/?authSource=admin")) as client:
+        config = client.admin.command("replSetGetConfig")["config"]
+        assert (config["_id"], config["settings"]["electionTimeoutMillis"]) == ("rs0", 2_000)
+
+    # And a service that does not run is not healthy
+    for name in ("receiver", "server"):
+        assert machine.check(name).returncode == 1
+
+    # When the services start, then their health checks turn green
+    receiver = machine.start("receiver")
+    machine.wait_until_healthy("receiver")
+    server = machine.start("server")
+    machine.wait_until_healthy("server")
+
+    # And what is sent is there for the bearer of the token, and for nobody else
+    send_one_request(machine.ports["grpc"])
+    projects = machine.get("/api/v1/projects", secrets["ADMIN_TOKEN"])["data"]["items"]
+    assert [project["name"] for project in projects] == ["shop"]
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        machine.get("/api/v1/projects")
+
+    # And each stops within its bound when asked to
+    for process in (server, receiver, database):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT_SECONDS) == 0
+
+
+def test_a_changed_password_is_set_and_a_wrong_administrator_is_told(machine) -> None:
+    # Given a database that is set up
+    machine.start("mongodb")
+    setup = machine.services["database-setup"]["command"]
+    assert machine.run("database-setup", setup).returncode == 0
+
+    # When the services get another password, then it holds
+    url = machine.environment("receiver")["MONGODB_URL"].replace("services-password", "another-one")
+    assert machine.run("database-setup", setup, MONGODB_URL=url).returncode == 0
+    with MongoClient(url) as client:
+        assert client.otel_pyinstrument.command("ping")
+
+    # When the administrator's is not that of the volume, then the remedy is told and no password shown
+    admin = machine.environment("database-setup")["MONGODB_ADMIN_URL"].replace("root-password", "hunter2")
+    refused = machine.run("database-setup", setup, MONGODB_ADMIN_URL=admin)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("MONGODB_ADMIN_URL: MongoDB refuses this user and password.")
+    assert "hunter2" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("MONGODB_ADMIN_URL", "", "MONGODB_ADMIN_URL: Field required"),
+        ("MONGODB_ADMIN_URL", "mongodb://root:hun/ter2@host/", "MONGODB_ADMIN_URL is not usable"),
+        ("MONGODB_URL", "", "MONGODB_URL is not set"),
+        ("MONGODB_URL", "mongodb://host/", "MONGODB_URL must name user, password and replica set"),
+        (
+            "MONGODB_URL",
+            "mongodb://u:hunter2@host/?replicaSet=rs0&authSource=shop",
+            "MONGODB_URL: the user is made",
+        ),
+    ],
+)
+def test_the_setup_names_the_variable_that_is_wrong(variable, value, told, machine) -> None:
+    refused = machine.run(
+        "database-setup", machine.services["database-setup"]["command"], **{variable: value}
+    )
+
+    assert refused.returncode in (1, 2)
+    assert refused.stderr.startswith(told)
+    assert "ter2" not in refused.stderr
+    assert "Traceback" not in refused.stderr
