@@ -80,8 +80,8 @@ def _parsed(variable: str, url: SecretStr) -> Any:
 def _client(settings: SetUpSettings, **options: Any) -> Client:
     return MongoClient(
         settings.mongodb_admin_url.get_secret_value(),
-        serverSelectionTimeoutMS=5_000,
-        timeoutMS=10_000,
+        serverSelectionTimeoutMS=1_000,
+        socketTimeoutMS=10_000,
         **options,
     )
 

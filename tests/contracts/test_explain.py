@@ -182,7 +182,7 @@ CASES = [
         "write an id that another project holds",
         "write",
         lambda s, shop: s.write(shop.stolen()),
-        {"projects find _id_", "performance_records find _id_", "profiles find _id_"},
+        {"projects find _id_", "performance_records find _id_"},
         asks_everywhere=True,
     ),
     Case(

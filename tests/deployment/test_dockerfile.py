@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import tomllib
@@ -98,36 +95,26 @@ def test_it_holds_the_packages_of_run_txt_without_the_database() -> None:
     assert lines("image.txt") == [line for line in lines("run.txt") if not line.startswith("fiftyone")]
 
 
-def test_every_command_of_compose_is_in_it(stages, compose, tmp_path) -> None:
-    # Given a directory with what the last stage copies from the checkout, and nothing else
-    for source in sources_of(stages[-1]):
-        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
-        copy(ROOT / source, tmp_path / source)
-    commands = [service["command"] for service in compose["services"].values() if "build" in service]
-    commands += [
-        service["healthcheck"].get("test", ["CMD"])[1:]
-        for service in compose["services"].values()
-        if "build" in service and "healthcheck" in service
-    ]
-    modules = {command[2] for command in commands if command[:2] == ["python", "-m"]}
-    assert len(modules) >= 6
+def test_every_command_of_compose_is_in_it(stages, compose) -> None:
+    # Given what the last stage copies from the checkout
+    copied = {(ROOT / source) for source in sources_of(stages[-1])}
+    configured = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
+    assert {ROOT / package for package in configured["root_packages"]} <= copied
 
-    # When each module is imported from there, in a Python that does not know the checkout
-    script = "\n".join(
-        [
-            "import importlib, sys",
-            f"sys.path = [{str(tmp_path)!r}, *(p for p in sys.path if p and p != {str(ROOT)!r})]",
-            *(
-                f"importlib.import_module({module + '.__main__' if '.' not in module else module!r})"
-                for module in modules
-            ),
-            f"for name in {sorted(modules)!r}:",
-            f"    assert sys.modules[name].__file__.startswith({str(tmp_path)!r}), name",
-        ]
-    )
-    imported = subprocess.run(
-        [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-
-    # Then all are there with everything that they import
-    assert imported.returncode == 0, imported.stderr
+    # Then each command, and each that asks for health, is a module or a script in it
+    ours = [service for service in compose["services"].values() if "build" in service]
+    checks = [service["healthcheck"].get("test", ["CMD"])[1:] for service in ours if "healthcheck" in service]
+    for service, command in zip([*ours, *ours], [*(each["command"] for each in ours), *checks], strict=False):
+        match command:
+            case ["python", "-m", module, *_]:
+                place = ROOT.joinpath(*module.split("."))
+                assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
+            case ["python", script, *_]:
+                place = ROOT / service["working_dir"].removeprefix("/app/") / script
+                assert place.is_file(), script
+            case [program, *_]:
+                assert program in ("chown", "opentelemetry-instrument"), program
+                continue
+            case []:
+                continue
+        assert copied & {place, *place.parents}, command
