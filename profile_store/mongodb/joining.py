@@ -40,12 +40,9 @@ class ProfileJoiner:
             if key not in lost:
                 fields = profile_fields(item.profile, item.hot_functions, item.facts)
                 joined += await self._complete(key, ObjectId(item.project_id), fields)
-        without = {
-            record.trace_id + record.span_id: ObjectId(record.project_id)
-            for record in (item.record for item in batch.records)
-            if record.profile is None
-        }
-        if wanted := {key: project_id for key, project_id in without.items() if key not in lost}:
+        without = [item.record for item in batch.records if item.record.profile is None]
+        keys = {record.trace_id + record.span_id: record.project_id for record in without}
+        if wanted := {key: ObjectId(project) for key, project in keys.items() if key not in lost}:
             # The projects are named so that only their shards are asked.
             waiting = self._profiles.find(
                 {
