@@ -6,7 +6,6 @@ Exit code 0 when URL answers with a status below 400 within some seconds, else 1
 from __future__ import annotations
 
 import sys
-import urllib.error
 import urllib.request
 
 TIMEOUT_SECONDS = 4.0
