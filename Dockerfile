@@ -40,6 +40,6 @@ COPY --from=assets /build/web/static/ web/static/
 RUN ["python", "-m", "compileall", "-q", "/app"]
 USER 10001:10001
 EXPOSE 4317 4318 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-m", "all_in_one.probe", "http://127.0.0.1:8000/ready"]
 CMD ["python", "-m", "all_in_one.server"]
