@@ -122,12 +122,13 @@ class Machine:
     def check(self, name: str) -> subprocess.CompletedProcess[str]:
         return self.run(name, self.services[name]["healthcheck"]["test"][1:])
 
-    def wait_until_healthy(self, name: str) -> None:
+    def wait_for_line(self, name: str, text: str) -> None:
+        """Until the service that was started last has written this."""
         deadline = time.monotonic() + LIMIT_SECONDS
-        while (checked := self.check(name)).returncode:
-            log = (self.directory / f"{name}.log").read_text()
-            assert time.monotonic() < deadline, f"{name}: {checked.stderr}\n{log}"
+        while text not in (log := (self.directory / f"{name}.log").read_text()):
+            assert time.monotonic() < deadline, log
             assert self.running[-1].poll() is None, log
+            time.sleep(0.05)
 
     def get(self, path: str, token: str = "") -> Any:
         url = f"http://127.0.0.1:{self.ports['web']}{path}"
@@ -199,9 +200,12 @@ def test_the_services_of_compose_work_together(machine, secrets) -> None:
 
     # When the services start, then their health checks turn green
     receiver = machine.start("receiver")
-    machine.wait_until_healthy("receiver")
+    machine.wait_for_line("receiver", "OTLP/gRPC on")
     server = machine.start("server")
-    machine.wait_until_healthy("server")
+    machine.wait_for_line("server", "pages on")
+    for name in ("receiver", "server"):
+        checked = machine.check(name)
+        assert checked.returncode == 0, checked.stderr
 
     # And what is sent is there for the bearer of the token, and for nobody else
     send_one_request(machine.ports["grpc"])
