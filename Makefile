@@ -71,12 +71,13 @@ collector: ## build the standard OpenTelemetry Collector that the tests use (nee
 	@$(PYTHON) tests/collector/build.py
 
 lock: setup ## resolve the newest versions again into requirements/
-	$(BIN)/uv pip compile --quiet --upgrade $(LOCK_OPTIONS) --group dev pyproject.toml -o requirements/dev.txt
-	$(BIN)/uv pip compile --quiet $(LOCK_OPTIONS) --constraints requirements/dev.txt pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile --quiet --upgrade $(LOCK_OPTIONS) --group embedded-mongodb --group dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet $(LOCK_OPTIONS) --constraints requirements/dev.txt --group embedded-mongodb pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile --quiet $(LOCK_OPTIONS) --constraints requirements/dev.txt pyproject.toml -o requirements/image.txt
 	$(BIN)/uv pip compile --quiet --upgrade $(LOCK_FORMAT) --python-version 3.10 --extra flask --group sdk-tests pyproject.toml -o requirements/sdk-tests.txt
 
 LOCK_FORMAT := --universal --no-header --no-annotate
-LOCK_OPTIONS := $(LOCK_FORMAT) --python-version 3.11 --extra flask --extra server --group embedded-mongodb --group demo
+LOCK_OPTIONS := $(LOCK_FORMAT) --python-version 3.11 --extra flask --extra server --group demo
 
 debian-packages:
 	@missing=$$(dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' $(DEBIAN_PACKAGES) 2>/dev/null \

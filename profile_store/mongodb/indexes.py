@@ -45,6 +45,11 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
         ),
         IndexModel([("project_id", ASCENDING), ("endpoint", ASCENDING), *_NEWEST_FIRST], name="endpoint"),
         IndexModel([("project_id", ASCENDING), ("version", ASCENDING), *_NEWEST_FIRST], name="version"),
+        # Without an index a rare value of these two would read the whole project.
+        IndexModel(
+            [("project_id", ASCENDING), ("environment", ASCENDING), *_NEWEST_FIRST], name="environment"
+        ),
+        IndexModel([("project_id", ASCENDING), ("method", ASCENDING), *_NEWEST_FIRST], name="method"),
         IndexModel(
             [("project_id", ASCENDING), *_NEWEST_FIRST],
             name="profiled",
@@ -57,8 +62,8 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
         ),
         IndexModel(
             [("project_id", ASCENDING), ("status_code", ASCENDING), *_NEWEST_FIRST],
-            name="error_status",
-            partialFilterExpression={"status_code": {"$gte": 400}},
+            name="unusual_status",
+            partialFilterExpression={"status_code": {"$gt": 200}},
         ),
         _EXPIRY,
     ],

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from bson import ObjectId
 from pymongo import MongoClient
 
 from profile_store import StoreSettings, open_store
@@ -229,29 +228,6 @@ async def test_an_index_in_the_way_is_named(mongodb_url, mongodb_database, datab
     with pytest.raises(StoreError, match=r"profiles.*expiry.*MONGODB_DATABASE"):
         async with open_store(StoreSettings(MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)):
             pass
-
-
-async def test_every_query_of_a_page_is_served_by_an_index(store, project_id, make, database):
-    # Given the filters and orders of the record list
-    await store.write(IncomingBatch(records=[make.profiled(make.record(project_id))]))
-    project = ObjectId(project_id)
-    queries = {
-        "recent": ({}, "timestamp"),
-        "slowest": ({}, "duration"),
-        "endpoint": ({"endpoint": "GET /"}, "timestamp"),
-        "version": ({"version": "1"}, "timestamp"),
-        "profiled": ({"has_profile": True}, "timestamp"),
-        "failed": ({"failed": True}, "timestamp"),
-        "error_status": ({"status_code": 404}, "timestamp"),
-    }
-    for index, (filters, field) in queries.items():
-        cursor = database.performance_records.find({"project_id": project, **filters})
-        # When MongoDB is forced to the index, then it needs neither a sort in memory nor the whole collection
-        plan = str(
-            cursor.sort([(field, -1), ("_id", -1)]).hint(index).explain()["queryPlanner"]["winningPlan"]
-        )
-        assert "'stage': 'SORT'" not in plan, index
-        assert "IXSCAN" in plan, index
 
 
 async def test_statistics_read_an_index_and_no_document(store, project_id, make, database):
