@@ -14,11 +14,15 @@ from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 
 from collector_receiver.wire_scan import (
     LENGTH_DELIMITED,
     MAX_LEVELS,
+    MAX_MESSAGES,
+    MIN_MESSAGE_BYTES,
     Malformed,
+    count_messages,
     read_varint,
     skip_number,
 )
@@ -39,14 +43,15 @@ def salvage(kind: type[Request], body: bytes) -> Request:
 
     Raises:
         Malformed: not even its frame is one of protobuf, or nothing in it is readable.
+        TooManyMessages: see `wire_scan`.
     """
-    request = kind()
+    request, budget = kind(), _Budget(body)
     resources = _resources(request)
     readable = lost = 0
     for tag, part in _fields(body):
         if tag == _FIRST:
             try:
-                readable += _read_resource(kind, resources.add(), part)
+                readable += _read_resource(kind, resources.add(), part, budget)
             except Malformed:  # nobody knows whose its spans are, nor how many
                 del resources[-1]
                 lost += 1
@@ -59,26 +64,33 @@ def salvage(kind: type[Request], body: bytes) -> Request:
     return request
 
 
-def _read_resource(kind: type[Message], target: Any, body: bytes) -> int:
+def _read_resource(kind: type[Message], target: Any, body: bytes, budget: _Budget) -> int:
     """How many readable items it has."""
     parts = list(_fields(body))
-    _read_into(target.resource, b"".join(part for tag, part in parts if tag == _FIRST))
-    return sum(_read_scope(kind, _items(target).add(), part) for tag, part in parts if tag == _SECOND)
+    about = b"".join(part for tag, part in parts if tag == _FIRST)
+    budget.take(type(target.resource), about)
+    _read_into(target.resource, about)
+    scopes = (part for tag, part in parts if tag == _SECOND)
+    return sum(_read_scope(kind, _items(target).add(), scope, budget) for scope in scopes)
 
 
-def _read_scope(kind: type[Message], target: Any, body: bytes) -> int:
+def _read_scope(kind: type[Message], target: Any, body: bytes, budget: _Budget) -> int:
     items = _items(target)
     try:
         parts = list(_fields(body))
-        _read_into(target.scope, b"".join(part for tag, part in parts if tag == _FIRST))
+        about = b"".join(part for tag, part in parts if tag == _FIRST)
+        budget.take(type(target.scope), about)
+        _read_into(target.scope, about)
     except Malformed:
         target.Clear()
         _items(target).add()
         return 0
+    item_kind = GetMessageClass(target.DESCRIPTOR.fields_by_number[2].message_type)
     readable = 0
     for tag, part in parts:
         if tag == _SECOND:
             try:
+                budget.take(item_kind, part)
                 # In its frame, because protobuf's limit of depth counts from there, now and whenever what is
                 # stored is read again.
                 framed: Any = kind()
@@ -88,6 +100,18 @@ def _read_scope(kind: type[Message], target: Any, body: bytes) -> int:
             except Malformed:
                 items.add()
     return readable
+
+
+class _Budget:
+    """How many messages may still be made, where the bytes are enough for too many."""
+
+    def __init__(self, body: bytes) -> None:
+        self._left = MAX_MESSAGES if len(body) >= MIN_MESSAGE_BYTES * MAX_MESSAGES else None
+
+    def take(self, kind: type[Message], body: bytes) -> None:
+        if self._left is not None:
+            self._left -= 1
+            self._left -= count_messages(kind, body, limit=self._left)
 
 
 def _resources(request: Message) -> Any:

@@ -81,10 +81,10 @@ def _parse_logs_json(body: bytes) -> ExportLogsServiceRequest:
 
 def _from_protobuf(kind: type[Request], body: bytes) -> Request:
     try:
-        check_messages(kind, body)
         try:
+            check_messages(kind, body)
             return kind.FromString(body)
-        except DecodeError:
+        except (DecodeError, Malformed):
             return salvage(kind, body)
     except TooManyMessages:
         raise Undecodable(

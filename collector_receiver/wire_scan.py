@@ -41,10 +41,18 @@ def check_messages(kind: type[Message], body: bytes, *, limit: int = MAX_MESSAGE
     Raises:
         TooManyMessages, Malformed: and nothing else, for any bytes whatsoever.
     """
-    if len(body) < MIN_MESSAGE_BYTES * limit:
-        return
+    if len(body) >= MIN_MESSAGE_BYTES * limit:
+        count_messages(kind, body, limit=limit)
+
+
+def count_messages(kind: type[Message], body: bytes, *, limit: int) -> int:
+    """How many messages are within `body`, at most `limit`.
+
+    Raises:
+        TooManyMessages, Malformed: as above.
+    """
     try:
-        _scan(body, _table(kind.DESCRIPTOR), limit)
+        return _scan(body, _table(kind.DESCRIPTOR), limit)
     except IndexError:
         raise Malformed from None
 
@@ -65,14 +73,14 @@ def _build(descriptor: Descriptor, known: dict[str, _Table]) -> _Table:
     return table
 
 
-def _scan(body: bytes, table: _Table, limit: int) -> None:
+def _scan(body: bytes, table: _Table, limit: int) -> int:
     """One loop without calls for what is usual, as it runs for every field of a large request."""
     position, end, count = 0, len(body), 0
     outer: list[tuple[_Table, int]] = []
     while True:
         while position == end:
             if not outer:
-                return
+                return count
             table, end = outer.pop()
         tag = body[position]
         position += 1

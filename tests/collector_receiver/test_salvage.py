@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from collector_receiver.salvage import salvage
 from collector_receiver.signals import parse_protobuf
 from collector_receiver.translation import Destination, Translator
-from collector_receiver.wire_scan import Malformed
+from collector_receiver.wire_scan import Malformed, TooManyMessages
 
 MARK = "MARK-of-eight"  # replaced by bytes that are no UTF-8, of the same length
 NO_TEXT = b"\xff\xfe\x80RK\xc3(f-eig\xed"
@@ -66,10 +66,11 @@ def test_so_it_is_in_resources_scopes_and_nested_values(make):
 
 def field(number, content):
     """One length-delimited field of a protobuf message."""
-    length = (
-        bytes([len(content)]) if len(content) < 128 else bytes([len(content) & 127 | 128, len(content) >> 7])
-    )
-    return bytes([number << 3 | 2]) + length + content
+    length, rest = bytearray(), len(content)
+    while rest > 127:
+        length.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([number << 3 | 2, *length, rest]) + content
 
 
 def nested(levels):
@@ -133,6 +134,24 @@ def test_a_resource_of_broken_bytes_takes_only_its_own_spans_with_it(make):
 def test_where_nothing_is_readable_nothing_is_accepted(body):
     with pytest.raises(Malformed):
         salvage(ExportTraceServiceRequest, body)
+
+
+def test_a_large_request_is_counted_span_by_span(make):
+    """Beside broken spans, too: empty messages would take 90 times their bytes in memory."""
+    good, broken = make.span(name="good").SerializeToString(), b"\x0a\xff"
+    many = b"\x4a\x00" * 1_100_000  # attributes of nothing
+
+    def request(*spans):
+        scope = b"".join(field(2, span) for span in spans)
+        return field(1, field(2, scope))
+
+    with pytest.raises(TooManyMessages):
+        salvage(ExportTraceServiceRequest, request(good, broken, many))
+    half = many[:1_000_000]
+    with pytest.raises(TooManyMessages):
+        salvage(ExportTraceServiceRequest, request(good, half, broken, half, half))
+    text = good + field(5, b"x" * 2_100_000)
+    assert names(parse_protobuf(request(text, broken, good))) == ["x" * 2_100_000, "", "good"]
 
 
 def test_log_records_are_read_one_by_one_as_well(make):

@@ -176,19 +176,37 @@ class ReceiverProcess:
         self.process.terminate()
         return self.process.wait(START_SECONDS)
 
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def start_process(tmp_path_factory):
+    """Function (**environment) -> ReceiverProcess; ended after the last test."""
+    started = []
+
+    def start(**environment):
+        log = tmp_path_factory.mktemp("receiver") / "receiver.log"
+        started.append(ReceiverProcess(log, environment))
+        return started[-1]
+
+    yield start
+    for receiver in started:
+        receiver.kill()
+
 
 @pytest.fixture
-def start_receiver_process(mongodb_url, mongodb_database, tmp_path):
+def start_receiver_process(start_process, mongodb_url, mongodb_database):
     """Function (**environment) -> ReceiverProcess on the database of this test; ended after it."""
     started = []
 
     def start(**environment):
         database = {"MONGODB_URL": mongodb_url, "MONGODB_DATABASE": mongodb_database}
-        started.append(ReceiverProcess(tmp_path / f"receiver-{len(started)}.log", database | environment))
+        started.append(start_process(**database, **environment))
         return started[-1]
 
     yield start
     for receiver in started:
-        if receiver.process.poll() is None:
-            receiver.process.kill()
-            receiver.process.wait()
+        receiver.kill()
