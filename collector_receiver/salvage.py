@@ -15,6 +15,8 @@ from typing import Any, TypeAlias, TypeVar
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from collector_receiver.wire_scan import (
     LENGTH_DELIMITED,
@@ -68,7 +70,7 @@ def _read_resource(kind: type[Message], target: Any, body: bytes, budget: _Budge
     """How many readable items it has."""
     parts = list(_fields(body))
     about = b"".join(part for tag, part in parts if tag == _FIRST)
-    budget.take(type(target.resource), about)
+    budget.take(Resource, about)
     _read_into(target.resource, about)
     scopes = (part for tag, part in parts if tag == _SECOND)
     return sum(_read_scope(kind, _items(target).add(), scope, budget) for scope in scopes)
@@ -79,7 +81,7 @@ def _read_scope(kind: type[Message], target: Any, body: bytes, budget: _Budget) 
     try:
         parts = list(_fields(body))
         about = b"".join(part for tag, part in parts if tag == _FIRST)
-        budget.take(type(target.scope), about)
+        budget.take(InstrumentationScope, about)
         _read_into(target.scope, about)
     except Malformed:
         target.Clear()

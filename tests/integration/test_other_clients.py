@@ -85,11 +85,10 @@ def run(command, **environment):
     return done.stdout
 
 
-@pytest.mark.parametrize("conventions", ["old", "stable"])
 @pytest.mark.parametrize("protocol", ["http/json", "http/protobuf", "grpc"])
 @pytest.mark.anyio
 async def test_everything_of_a_javascript_shop_is_stored(
-    javascript_shop, start_receiver_process, project, database, protocol, conventions
+    javascript_shop, start_receiver_process, project, database, protocol
 ):
     # Given a receiver that takes spans with a key only
     receiver = start_receiver_process(INGEST_MODE="key")
@@ -103,7 +102,6 @@ async def test_everything_of_a_javascript_shop_is_stored(
         OTEL_EXPORTER_OTLP_HEADERS=f"x-project-key={project.project_key}",
         OTEL_SERVICE_NAME="another name than the project's",
         OTEL_RESOURCE_ATTRIBUTES="service.version=1.2.3,deployment.environment.name=test",
-        OTEL_SEMCONV_STABILITY_OPT_IN="http" if conventions == "stable" else "",
     )
 
     # Then every request is a record of that project, under its route
