@@ -7,6 +7,7 @@ Progress goes to stderr, the last line of stdout is the path. npm and Go are use
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -14,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 JAVASCRIPT = Path(__file__).parent / "javascript"
@@ -73,24 +76,40 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+@contextmanager
+def alone(client: str) -> Iterator[None]:
+    """Of several that want the client at once, one installs it and the others wait."""
+    cache_directory().mkdir(parents=True, exist_ok=True)
+    with (cache_directory() / f"{client}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def make(program: Path, client: str, install: Callable[[Path], None]) -> None:
+    """Installs into a directory beside the target that is renamed at the end: readers never see half of it.
+
+    Raises OSError without the tools, subprocess.CalledProcessError when a step fails.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"{client}-", dir=cache_directory()) as scratch:
+        directory = Path(scratch) / "new"
+        directory.mkdir()
+        install(directory)
+        directory.rename(program.parent)
+
+
 def main(client: str) -> int:
     program_of, install = CLIENTS[client]
     program = program_of()
-    if not program.exists():
-        started = time.monotonic()
-        program.parent.parent.mkdir(parents=True, exist_ok=True)
-        say(f"{client}: installing")
-        # Into a directory beside the target that is renamed at the end: readers never see half of it.
-        with tempfile.TemporaryDirectory(prefix=f"{client}-", dir=program.parent.parent) as scratch:
-            directory = Path(scratch) / "new"
-            directory.mkdir()
+    with alone(client):
+        if not program.exists():
+            started = time.monotonic()
+            say(f"{client}: installing")
             try:
-                install(directory)
-                directory.rename(program.parent)
+                make(program, client, install)
             except (OSError, subprocess.CalledProcessError) as error:
                 say(f"{client}: not installed: {error}")
                 return 1
-        say(f"{client}: installed in {time.monotonic() - started:.0f} s")
+            say(f"{client}: installed in {time.monotonic() - started:.0f} s")
     print(program)
     return 0
 
