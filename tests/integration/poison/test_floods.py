@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import json
 import random
 import socket
 
@@ -90,19 +91,46 @@ RAW_HTTP = {
 }
 
 
-def test_what_is_hardly_http_is_answered_or_closed(target, make):
+def exchange(address, sent):
+    """What comes back for these bytes until the other side closes."""
+    host, port = address.rsplit(":", 1)
+    received = b""
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    with connection, contextlib.suppress(ConnectionError):
+        connection.sendall(sent)
+        with contextlib.suppress(OSError):  # closed by the other side already
+            connection.shutdown(socket.SHUT_WR)
+        while chunk := connection.recv(65_536):
+            received += chunk
+    return received
+
+
+@pytest.mark.parametrize("sent", RAW_HTTP.values(), ids=RAW_HTTP)
+def test_what_is_hardly_http_is_answered_with_a_status_or_closed(target, sent):
+    received = exchange(target.receiver.http, sent)
+
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b" 50" not in head.split(b"\r\n")[0]
+    if head:
+        assert b"content-type: application/json" in head.lower()
+        assert json.loads(body.split(b"HTTP/1.1")[0])["code"] in {3, 12}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [*RAW_HTTP.values(), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 5_000, bytes(20_000)],
+    ids=[*RAW_HTTP, "frames of nothing", "zeros"],
+)
+def test_what_is_hardly_http2_keeps_nobody_out(target, make, sent):
+    exchange(target.receiver.grpc, sent)
+
+    good = make.good_span()
+    assert target.by_grpc(make.request_of(good).SerializeToString()).ok
+    assert target.stored([good]) == 1
+
+
+def test_connections_that_say_nothing_keep_nobody_out(target, make):
     host, port = target.receiver.http.rsplit(":", 1)
-    for name, sent in RAW_HTTP.items():
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            with contextlib.suppress(ConnectionError):
-                connection.sendall(sent)
-                connection.shutdown(socket.SHUT_WR)
-            received = b""
-            with contextlib.suppress(ConnectionError):
-                while chunk := connection.recv(65_536):
-                    received += chunk
-        assert b" 500 " not in received.split(b"\r\n")[0], name
-    # And 200 connections that say nothing keep nobody out
     idle = [socket.create_connection((host, int(port)), timeout=20) for _ in range(200)]
     for connection in idle:
         connection.sendall(
