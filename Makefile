@@ -11,10 +11,10 @@ TESTS ?= tests
 AT_ONCE := --numprocesses 2 --dist loadfile
 WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
 BENCH_PYTHONS ?= 3.11 3.13
-DEBIAN_PACKAGES := chromium fonts-wqy-microhei iproute2 libcurl4 libssl3 openssl
+DEBIAN_PACKAGES := chromium fonts-wqy-microhei iproute2 libcurl4 libssl3 openssl $(if $(shell command -v npm),,nodejs npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-interpreters test-lowest proof run bench collector lock debian-packages clean
+.PHONY: help setup check format test test-interpreters test-lowest proof run bench collector clients lock debian-packages clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -69,6 +69,10 @@ bench: setup $(BENCH_PYTHONS:%=.bench/%/.installed) ## run the benchmarks and pr
 
 collector: ## build the standard OpenTelemetry Collector that the tests use (needs Go)
 	@$(PYTHON) tests/collector/build.py
+
+clients: ## install the other OTLP clients that the tests use: JavaScript's (needs npm), telemetrygen (needs Go)
+	@$(PYTHON) tests/clients/install.py javascript
+	@$(PYTHON) tests/clients/install.py telemetrygen
 
 lock: setup ## resolve the newest versions again into requirements/
 	$(BIN)/uv pip compile --quiet --upgrade $(LOCK_OPTIONS) --group embedded-mongodb --group dev pyproject.toml -o requirements/dev.txt

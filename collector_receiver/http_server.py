@@ -8,7 +8,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import grpc
 import uvicorn
+from google.protobuf import json_format
+from google.rpc.status_pb2 import Status
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from collector_receiver.http_services import OtlpHttp
@@ -93,3 +96,13 @@ class _BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._reading_head = False
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be read as HTTP is answered like every other mistake: with a Status, here in JSON."""
+        status = Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message=msg)
+        body = json_format.MessageToJson(status, indent=None).encode()
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.close()

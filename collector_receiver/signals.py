@@ -23,6 +23,7 @@ from collector_receiver.otlp_json import NotOtlpJson, from_json
 from collector_receiver.profile_event import EVENT_NAME
 from collector_receiver.projects import Sending
 from collector_receiver.refusals import Undecodable
+from collector_receiver.salvage import salvage
 from collector_receiver.translation import Destination, Translated, Translator
 from collector_receiver.wire_scan import MAX_MESSAGES, Malformed, TooManyMessages, check_messages
 
@@ -80,20 +81,23 @@ def _parse_logs_json(body: bytes) -> ExportLogsServiceRequest:
 
 def _from_protobuf(kind: type[Request], body: bytes) -> Request:
     try:
-        check_messages(kind, body)
-        return kind.FromString(body)
+        try:
+            check_messages(kind, body)
+            return kind.FromString(body)
+        except (DecodeError, Malformed):
+            return salvage(kind, body)
     except TooManyMessages:
         raise Undecodable(
             "too_many_messages",
             f"more than {MAX_MESSAGES} attributes, values and other parts; send smaller batches",
         ) from None
-    except (DecodeError, Malformed):
+    except Malformed:
         raise Undecodable("undecodable", f"the body is not an {kind.DESCRIPTOR.name} in protobuf") from None
 
 
 def _from_json(kind: type[Request], body: bytes) -> Request:
     try:
-        return from_json(kind, body)
+        return from_json(kind, body, keep_readable=True)
     except NotOtlpJson as problem:
         raise Undecodable("undecodable", f"the body is not an {kind.DESCRIPTOR.name}: {problem}") from None
 

@@ -15,7 +15,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 from collector_receiver.bounds import bound_resource, bound_span, bounded_scope
-from collector_receiver.endpoint import endpoint_of, status_code_of
+from collector_receiver.endpoint import endpoint_of, origin_of, status_code_of
 from collector_receiver.header_masking import mask_attributes, masked_otlp
 from collector_receiver.outcome import Outcome, log_failure
 from collector_receiver.profile_event import (
@@ -189,9 +189,12 @@ class Translator:
         bound_span(span)
         if event is not None or span.kind == Span.SPAN_KIND_SERVER or _is_profiled_run(span, scope):
             profile = self._profile(event)
+            record = record_of(span, sender, profile)
             self._records.append(
                 IncomingRecord(
-                    record=record_of(span, sender, profile), payload=profile.payload if profile else None
+                    record=record,
+                    payload=profile.payload if profile else None,
+                    endpoint_origin=origin_of(record),
                 )
             )
         else:

@@ -15,6 +15,7 @@ PROJECTS = "projects"
 RECORDS = "performance_records"
 PROFILES = "profiles"
 CHILD_SPANS = "child_spans"
+NAME_LISTS = "name_lists"
 
 RECENT = "recent"
 """The index of the newest records, which also holds what statistics read."""

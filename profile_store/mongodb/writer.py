@@ -32,6 +32,7 @@ from profile_store.mongodb.documents import (
 from profile_store.mongodb.errors import describe, unavailable_on_failure
 from profile_store.mongodb.inserts import Prepared, insert, prepare
 from profile_store.mongodb.joining import ProfileJoiner
+from profile_store.mongodb.name_lists import NameLists
 from profile_store.mongodb.retention import DEFAULT_RETENTION_DAYS, RetentionOfProjects, expiry
 
 _logger = logging.getLogger(__name__)
@@ -50,12 +51,14 @@ class RecordWriter(DatabaseUser):
         super().__init__(database, clock)
         self._retention = RetentionOfProjects(database[indexes.PROJECTS], clock)
         self._joiner = ProfileJoiner(database)
+        self._names = NameLists(database)
         self._activity_noted: dict[str, datetime] = {}
 
     async def write(self, batch: IncomingBatch) -> WriteResult:
         """See `profile_store.contracts.Writer.write`."""
         if not (batch.records or batch.child_spans or batch.profiles):
             return WriteResult(new_records=0, new_profiles=0, refusals=())
+        batch = await self._names.bounded(batch, self._clock())
         database = self._database
         with unavailable_on_failure("store a batch"):
             encoder = _Encoder(self._clock(), await self._retention.days(_project_ids(batch)))
