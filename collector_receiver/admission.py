@@ -18,15 +18,24 @@ class Admission:
         self.closed = False
         self._bytes_in_flight = 0
 
-    def enter(self, size: int) -> Place:
+    @property
+    def bytes_in_flight(self) -> int:
+        """What the places of all requests have together."""
+        return self._bytes_in_flight
+
+    def enter(self, size: int, *, announced: int = 0) -> Place:
         """Room for `size` bytes, until `Place.leave`.
+
+        `announced` is what the sender says that it will send: there must be room for that too, but it is not
+        taken, because it may come slowly or never.
 
         Raises:
             TryAgain: there is too much at the moment, or nothing is taken any more.
         """
         if self.closed:
-            raise TryAgain("stopping", "the receiver is stopping", STOPPING_RETRY_SECONDS)
-        self._take(size, others=self._bytes_in_flight)
+            raise stopping()
+        self._require_room(max(size, announced), others=self._bytes_in_flight)
+        self._bytes_in_flight += size
         return Place(self, size)
 
     def grow(self, place: Place, size: int) -> None:
@@ -36,7 +45,8 @@ class Admission:
             TryAgain: there is too much at the moment; the place stays as it was.
         """
         if size > place.size:
-            self._take(size - place.size, others=self._bytes_in_flight - place.size)
+            self._require_room(size - place.size, others=self._bytes_in_flight - place.size)
+            self._bytes_in_flight += size - place.size
             place.size = size
 
     def leave(self, place: Place) -> None:
@@ -44,10 +54,9 @@ class Admission:
         self._bytes_in_flight -= place.size
         place.size = 0
 
-    def _take(self, size: int, *, others: int) -> None:
+    def _require_room(self, size: int, *, others: int) -> None:
         if others and self._bytes_in_flight + size > self.max_bytes:
-            raise TryAgain("overloaded", "the receiver is busy", OVERLOAD_RETRY_SECONDS)
-        self._bytes_in_flight += size
+            raise overloaded()
 
 
 class Place:
@@ -64,3 +73,13 @@ class Place:
     def leave(self) -> None:
         """See `Admission.leave`."""
         self._admission.leave(self)
+
+
+def overloaded() -> TryAgain:
+    """The refusal of what is too much at the moment."""
+    return TryAgain("overloaded", "the receiver is busy", OVERLOAD_RETRY_SECONDS)
+
+
+def stopping() -> TryAgain:
+    """The refusal of what comes while the receiver stops."""
+    return TryAgain("stopping", "the receiver is stopping", STOPPING_RETRY_SECONDS)

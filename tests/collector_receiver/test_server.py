@@ -3,13 +3,10 @@
 import asyncio
 import os
 import re
-import selectors
 import signal
 import socket
 import subprocess
-import sys
 import threading
-import time
 
 import grpc
 import pytest
@@ -31,78 +28,24 @@ from collector_receiver.signals import parse_protobuf
 from profile_store.embedded_mongodb import embedded_mongodb
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-READY = re.compile(r"collector_receiver: OTLP/gRPC on (\S+)$", re.MULTILINE)
-
-
-def receiver_command():
-    return [sys.executable, "-m", "collector_receiver"]
-
-
-def environment(**settings):
-    names = {*ReceiverSettings.model_fields, "mongodb_url", "mongodb_database"}
-    kept = {name: value for name, value in os.environ.items() if name.lower() not in names}
-    return kept | {"OTLP_GRPC_PORT": "0", "OTLP_HTTP_PORT": "0"} | settings
-
-
-def run(**settings):
-    """Runs a receiver that must fail at its start; exit code and stderr."""
-    done = subprocess.run(
-        receiver_command(),
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stderr
-
-
-class Process:
-    """A receiver process whose stderr is collected."""
-
-    def __init__(self, **settings):
-        self._process = subprocess.Popen(
-            receiver_command(), env=environment(**settings), stderr=subprocess.PIPE
-        )
-        self.stderr = ""
-
-    def wait_for_address(self):
-        deadline = time.monotonic() + 30
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stderr, selectors.EVENT_READ)
-            while not (ready := READY.search(self.stderr)):
-                assert selector.select(max(0, deadline - time.monotonic())), f"not ready: {self.stderr}"
-                chunk = os.read(self._process.stderr.fileno(), 65_536).decode()
-                assert chunk, f"ended early: {self.stderr}"
-                self.stderr += chunk
-        return ready.group(1)
-
-    def signal(self, number):
-        self._process.send_signal(number)
-
-    def wait(self, timeout=30):
-        """Exit code; all of stderr is in `.stderr` afterwards."""
-        _, rest = self._process.communicate(timeout=timeout)
-        self.stderr += rest.decode()
-        return self._process.returncode
-
-    def kill(self):
-        self._process.kill()
-        self._process.communicate()
 
 
 @pytest.fixture
-def start_process(mongodb_url, mongodb_database):
-    started = []
+def run(receiver_command, receiver_environment):
+    """Function (**settings) -> exit code and stderr of a receiver that must fail at its start."""
 
     def start(**settings):
-        process = Process(**{"MONGODB_URL": mongodb_url, "MONGODB_DATABASE": mongodb_database} | settings)
-        started.append(process)
-        return process
+        done = subprocess.run(
+            receiver_command,
+            env=receiver_environment(**settings),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stderr
 
-    yield start
-    for process in started:
-        process.kill()
+    return start
 
 
 def test_the_process_serves_until_a_signal_and_says_what_it_did(start_process, make):
@@ -209,21 +152,21 @@ def test_a_lost_database_is_unavailable_with_the_time_to_wait(
     assert "Traceback" not in process.stderr
 
 
-def test_a_bad_setting_is_exit_code_2_and_one_line():
+def test_a_bad_setting_is_exit_code_2_and_one_line(run):
     code, stderr = run(INGEST_MODE="closed")
 
     assert code == 2
     assert re.fullmatch(r"collector_receiver: INGEST_MODE=closed: .*\n", stderr)
 
 
-def test_an_open_receiver_on_all_addresses_must_be_asked_for():
+def test_an_open_receiver_on_all_addresses_must_be_asked_for(run):
     code, stderr = run(BIND_HOST="0.0.0.0")
 
     assert code == 2
     assert "INGEST_MODE=key" in stderr
 
 
-def test_a_busy_port_is_exit_code_3_and_names_the_remedy(mongodb_url, mongodb_database):
+def test_a_busy_port_is_exit_code_3_and_names_the_remedy(run, mongodb_url, mongodb_database):
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
         code, stderr = run(OTLP_GRPC_PORT=port, MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)
@@ -233,7 +176,7 @@ def test_a_busy_port_is_exit_code_3_and_names_the_remedy(mongodb_url, mongodb_da
     assert "Traceback" not in stderr
 
 
-def test_a_busy_http_port_is_exit_code_3_too(mongodb_url, mongodb_database):
+def test_a_busy_http_port_is_exit_code_3_too(run, mongodb_url, mongodb_database):
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
         code, stderr = run(OTLP_HTTP_PORT=port, MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)
@@ -265,7 +208,7 @@ def test_the_standard_http_exporter_of_python_is_understood(start_process):
     assert "Traceback" not in process.stderr
 
 
-def test_a_missing_database_address_is_exit_code_4_without_a_traceback():
+def test_a_missing_database_address_is_exit_code_4_without_a_traceback(run):
     code, stderr = run()
 
     assert code == 4
@@ -273,7 +216,7 @@ def test_a_missing_database_address_is_exit_code_4_without_a_traceback():
     assert "Traceback" not in stderr
 
 
-def test_a_database_that_does_not_answer_is_exit_code_4():
+def test_a_database_that_does_not_answer_is_exit_code_4(run):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         code, stderr = run(
             MONGODB_URL=f"mongodb://user:hunter2@127.0.0.1:{silent.getsockname()[1]}/?directConnection=true"
