@@ -63,8 +63,8 @@ class LaunchSettings:
             )
         if with_demo and self.receiver.otlp_tls_certificate is not None:
             yield (
-                f"OTLP_TLS_CERTIFICATE={self.receiver.otlp_tls_certificate}: the demo shop sends in plain text,"
-                " so the receiver would refuse its spans; start without the demo (--demo none, make run"
+                f"OTLP_TLS_CERTIFICATE={self.receiver.otlp_tls_certificate}: the demo shop sends in plain"
+                " text, so the receiver would refuse its spans; start without the demo (--demo none, make run"
                 " DEMO=none), or unset it"
             )
         if with_demo and self.receiver.ingest_mode != "open":

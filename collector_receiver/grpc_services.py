@@ -22,7 +22,7 @@ from collector_receiver.admission import MIN_WEIGHT_BYTES, OVERLOAD_RETRY_SECOND
 from collector_receiver.arrivals import Arrivals
 from collector_receiver.counters import Answered
 from collector_receiver.ingest import Ingest
-from collector_receiver.refusals import IngestRefused, TryAgain, Undecodable
+from collector_receiver.refusals import IngestRefused, TooLarge, TryAgain, Undecodable
 from collector_receiver.signals import LOGS, TRACES, Signal, SignalName
 
 TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
@@ -44,6 +44,7 @@ class OtlpGrpc:
 
     def __init__(self, ingest: Ingest, *, max_request_size: int) -> None:
         self._ingest = ingest
+        self._max_request_size = max_request_size
         self.arrivals = Arrivals(max(2, ARRIVING_BYTES // max_request_size))
 
     def handlers(self) -> list[Any]:
@@ -58,11 +59,12 @@ class OtlpGrpc:
         self, signal: SignalName | Literal["metrics"], answer: Callable[[bytes, Context], Awaitable[bytes]]
     ) -> Handler:
         async def export(_requests: object, context: Context) -> bytes:
-            code = grpc.StatusCode.OK
+            code = grpc.StatusCode.UNKNOWN
             try:
                 body = await self._read(context)
                 self._ingest.counters.request_bytes["grpc", signal] += len(body)
-                return await answer(body, context)
+                answered = await answer(body, context)
+                code = grpc.StatusCode.OK
             except IngestRefused as refused:
                 code = _code(refused)
                 await _abort(context, code, refused)
@@ -71,6 +73,7 @@ class OtlpGrpc:
                 raise
             finally:
                 self._ingest.counters.answers[Answered("grpc", "protobuf", signal, code.name)] += 1
+            return answered
 
         return export
 
@@ -86,8 +89,8 @@ class OtlpGrpc:
             finally:
                 place.leave()
             if body is grpc.aio.EOF:
-                # Above the limit gRPC has answered RESOURCE_EXHAUSTED by itself; this is for no message.
-                raise Undecodable("no_message", "the call has no message of at most MAX_REQUEST_SIZE bytes")
+                # gRPC does not hand over what is above its limit, and has answered the same by itself.
+                raise TooLarge("too_large", f"no message of at most {self._max_request_size} bytes")
         except IngestRefused as refused:
             self._ingest.count_refusal(refused)
             raise
@@ -135,9 +138,11 @@ def retry_trailers(code: int, message: str, retry_after_seconds: float) -> tuple
 def _code(refused: IngestRefused) -> grpc.StatusCode:
     if isinstance(refused, TryAgain):
         return grpc.StatusCode.UNAVAILABLE
+    if isinstance(refused, Undecodable):
+        return grpc.StatusCode.INVALID_ARGUMENT
     return (
-        grpc.StatusCode.INVALID_ARGUMENT
-        if isinstance(refused, Undecodable)
+        grpc.StatusCode.RESOURCE_EXHAUSTED
+        if isinstance(refused, TooLarge)
         else grpc.StatusCode.UNAUTHENTICATED
     )
 

@@ -89,7 +89,7 @@ class _Families:
             "uptime_seconds", "Seconds since the start of the process.", time.time() - started_at
         )
         yield self._gauge("resident_memory_bytes", "Memory that the process occupies.", _resident_bytes())
-        yield self._gauge("cpu_seconds", "CPU time of the process.", time.process_time())
+        yield self._count("cpu_seconds", "CPU time of the process.", time.process_time())
         yield self._build()
 
     def _count(self, name: str, text: str, value: float) -> Metric:

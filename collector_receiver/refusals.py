@@ -16,7 +16,7 @@ class Undecodable(IngestRefused):
 
 
 class TooLarge(IngestRefused):
-    """Above the largest request, never to be repeated as it is. HTTP 413; gRPC answers this by itself."""
+    """Above the largest request, never to be repeated as it is. gRPC RESOURCE_EXHAUSTED, HTTP 413."""
 
 
 class Unauthenticated(IngestRefused):

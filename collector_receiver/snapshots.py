@@ -7,6 +7,7 @@ group's private directory once a second, and shows its own beside those of the o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -56,8 +57,9 @@ class Snapshots:
                 for metric in self._own()
                 for sample in metric.samples
             ]
-            part.write_text(json.dumps(samples), "utf-8")
-            os.replace(part, path)
+            with contextlib.suppress(OSError):  # a full disk is no reason to stop serving
+                part.write_text(json.dumps(samples), "utf-8")
+                os.replace(part, path)
             await asyncio.sleep(WRITE_SECONDS)
 
 
