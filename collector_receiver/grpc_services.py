@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -37,6 +37,7 @@ ARRIVING_BYTES = 128 * 1024 * 1024  # of all bodies that are read at one time, e
 # grpcio has no type information: its objects are `Any` here and only here.
 Context: TypeAlias = Any
 Handler: TypeAlias = Callable[[Any, Context], Awaitable[bytes]]
+_NO_MORE = cast("Any", grpc.aio).EOF
 
 
 class OtlpGrpc:
@@ -88,7 +89,7 @@ class OtlpGrpc:
                 raise self._too_slow() from None
             finally:
                 place.leave()
-            if body is grpc.aio.EOF:
+            if body is _NO_MORE:
                 # gRPC does not hand over what is above its limit, and has answered the same by itself.
                 raise TooLarge("too_large", f"no message of at most {self._max_request_size} bytes")
         except IngestRefused as refused:

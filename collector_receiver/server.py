@@ -35,7 +35,7 @@ __all__ = ["STOP_SECONDS", "Addresses", "PortBusy", "Receiver", "serve"]
 
 STOP_SECONDS = 10.0
 LAST_BODY_SECONDS = 1.0  # for what is still on its way when the receiver stops
-LAST_ANSWER_SECONDS = 1.0  # for ports to close when running requests took all of the time
+LAST_ANSWER_SECONDS = 2.0  # for answers to leave and connections to close; who watches health never closes
 MAX_CONCURRENT_STREAMS = 128  # per connection; HTTP/2 makes the client wait for its turn
 MAX_PENDING_CALLS = 20_000  # beyond it gRPC itself answers, with a code that senders may not repeat
 
@@ -141,21 +141,19 @@ class Receiver:
             raise busy("OTLP_GRPC_PORT", host, port) from None
 
     async def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
-        """Refuse new requests, finish running ones, then close the ports: at most `timeout_seconds` for the
-        requests, and `LAST_ANSWER_SECONDS` more for the ports.
+        """Refuse new requests, finish running ones in at most `timeout_seconds`, then close the ports in at
+        most `LAST_ANSWER_SECONDS`.
 
         In this order, because gRPC itself answers a call that reaches a closing server with CANCELLED: it may
         be repeated as well, but says neither why nor when. So while requests run, we answer.
         """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_seconds
         self.ingest.refuse_new_requests()
         await self._readiness.stop()
         await self._health.enter_graceful_shutdown()
         for arrivals in (self._grpc.arrivals, self._http.arrivals):
             arrivals.hurry(min(LAST_BODY_SECONDS, timeout_seconds))
         await self.ingest.drain(timeout_seconds)
-        left = 0.0 if timeout_seconds == 0 else max(until - loop.time(), LAST_ANSWER_SECONDS)
+        left = min(LAST_ANSWER_SECONDS, timeout_seconds)
         await asyncio.gather(self._server.stop(left), *(server.stop(left) for server in self._http_servers))
         await self._snapshots.stop()
         await self.ingest.close()

@@ -232,13 +232,7 @@ async def receiver(start_receiver):
 
 
 COMMAND = [sys.executable, "-m", "collector_receiver"]
-READY = re.compile(r"collector_receiver: OTLP/gRPC on (\S+)$", re.MULTILINE)
-
-
-@pytest.fixture
-def receiver_command():
-    """The command line of the receiver."""
-    return COMMAND
+READY = r"collector_receiver: OTLP/gRPC on (\S+)$"
 
 
 def environment(**settings):
@@ -248,9 +242,21 @@ def environment(**settings):
 
 
 @pytest.fixture
-def receiver_environment():
-    """Function (**settings) -> the environment of a receiver process that knows only these settings."""
-    return environment
+def run():
+    """Function (**settings) -> exit code and stderr of a receiver that must fail at its start."""
+
+    def start(**settings):
+        done = subprocess.run(
+            COMMAND,
+            env=environment(**settings),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    return start
 
 
 class Process:

@@ -5,8 +5,8 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import threading
+import time
 
 import grpc
 import pytest
@@ -28,24 +28,6 @@ from collector_receiver.signals import parse_protobuf
 from profile_store.embedded_mongodb import embedded_mongodb
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-
-
-@pytest.fixture
-def run(receiver_command, receiver_environment):
-    """Function (**settings) -> exit code and stderr of a receiver that must fail at its start."""
-
-    def start(**settings):
-        done = subprocess.run(
-            receiver_command,
-            env=receiver_environment(**settings),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        return done.returncode, done.stderr
-
-    return start
 
 
 def test_the_process_serves_until_a_signal_and_says_what_it_did(start_process, make):
@@ -102,19 +84,43 @@ def test_ctrl_c_stops_it_too(start_process):
     assert "Traceback" not in process.stderr
 
 
-def test_a_second_signal_does_not_wait_for_running_calls(start_process):
-    # Given a receiver that stops while somebody watches its health, a call that never ends
+def test_a_second_signal_does_not_wait_for_running_calls(start_process, mongod_executable, make, tmp_path):
+    # Given a receiver that stops while a request waits for a frozen database
+    with embedded_mongodb(tmp_path) as server:
+        process = start_process(MONGODB_URL=server.url)
+        with grpc.insecure_channel(process.wait_for_address()) as channel:
+            export = channel.unary_unary(EXPORT_TRACES)
+            export(make.request(make.span()).SerializeToString(), timeout=30)
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                waiting = export.future(make.request(make.span()).SerializeToString(), timeout=60)
+                with pytest.raises(grpc.FutureTimeoutError):
+                    waiting.exception(timeout=1)
+                process.signal(signal.SIGTERM)
+                process.wait_for("stopping: finishing running calls")
+                started = time.monotonic()
+
+                # When a second signal comes
+                process.signal(signal.SIGTERM)
+
+                # Then it ends before the database gives up, which takes 8 seconds
+                assert process.wait() == 0
+                assert time.monotonic() - started < 6
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+    assert "Traceback" not in process.stderr
+
+
+def test_who_watches_its_health_does_not_hold_up_a_stop(start_process):
+    """Watch is a call that never ends."""
     process = start_process()
     with grpc.insecure_channel(process.wait_for_address()) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+
         process.signal(signal.SIGTERM)
+
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-
-        # When a second signal comes
-        process.signal(signal.SIGTERM)
-
-        # Then it ends before the time for running calls is over
         assert process.wait(timeout=0.8 * STOP_SECONDS) == 0
     assert "Traceback" not in process.stderr
 
@@ -240,7 +246,8 @@ async def test_a_second_receiver_on_the_same_port_fails(store, receiver):
 async def test_ipv6_addresses_are_written_in_brackets(store):
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
-    receiver = Receiver(store, ReceiverSettings(bind_host="::1", otlp_grpc_port=0, otlp_http_port=0))
+    ports = {"otlp_grpc_port": 0, "otlp_http_port": 0, "status_port": 0}
+    receiver = Receiver(store, ReceiverSettings(bind_host="::1", status_host="::1", **ports))
     try:
         addresses = await receiver.start()
     except PortBusy:

@@ -1,6 +1,7 @@
 """What operators, probes and Prometheus see of a receiver."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -194,7 +195,8 @@ async def test_readiness_and_grpc_health_follow_the_database(
     mongod_executable, start_receiver_on, operate, soon, tmp_path
 ):
     serving = health_pb2.HealthCheckResponse
-    with embedded_mongodb(tmp_path) as database:
+    with contextlib.ExitStack() as databases:
+        database = databases.enter_context(embedded_mongodb(tmp_path))
         settings = StoreSettings(MONGODB_URL=database.url, MONGODB_DATABASE="readiness")
         async with open_store(settings) as store:
             receiver = await start_receiver_on(store)
@@ -218,14 +220,15 @@ async def test_readiness_and_grpc_health_follow_the_database(
             assert sample(await operator.samples(), "ready") == 0
 
             # And when it is back, the receiver is ready again
-            with embedded_mongodb(tmp_path) as again:
-                assert again.url == database.url
+            databases.close()
+            again = databases.enter_context(embedded_mongodb(tmp_path))
+            assert again.url == database.url
 
-                async def serving_again():
-                    return await health_of(receiver) == serving.SERVING
+            async def serving_again():
+                return await health_of(receiver) == serving.SERVING
 
-                await wait_for(serving_again)
-                assert (await operator.get("/readyz")).status_code == 200
+            await wait_for(serving_again)
+            assert (await operator.get("/readyz")).status_code == 200
 
 
 async def test_a_stopping_receiver_is_not_ready(start_receiver, make, operate, monkeypatch):

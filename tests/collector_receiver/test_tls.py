@@ -62,6 +62,13 @@ def certificates(tmp_path_factory):
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
+@pytest.fixture(autouse=True)
+def no_authorities_of_the_machine(monkeypatch):
+    """requests prefers them to those that an exporter is given."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def settings_for(certificates, *, client_ca=False):
     settings = {
         "otlp_tls_certificate": certificates.certificate("server"),
