@@ -6,6 +6,9 @@ from collector_receiver.refusals import TryAgain
 
 MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
 MIN_WEIGHT_BYTES = 16_384  # what even an empty request occupies while it waits: call, task, documents
+# Python's exporter gives up after 10 s, a Collector after 5: what is answered later is sent again in vain.
+SLOW_SECONDS = 3.0
+SLOW_SHARE = 4  # of the bytes in flight that are taken while answers are slow
 OVERLOAD_RETRY_SECONDS = 1.0
 STOPPING_RETRY_SECONDS = 1.0
 
@@ -17,6 +20,7 @@ class Admission:
         self.max_bytes = max_bytes
         self.closed = False
         self._bytes_in_flight = 0
+        self._usual_seconds = 0.0
 
     @property
     def bytes_in_flight(self) -> int:
@@ -54,8 +58,13 @@ class Admission:
         self._bytes_in_flight -= place.size
         place.size = 0
 
+    def took(self, seconds: float) -> None:
+        """A request was worked on for so long, most of it behind others when there is much to do."""
+        self._usual_seconds += (seconds - self._usual_seconds) / 16
+
     def _require_room(self, size: int, *, others: int) -> None:
-        if others and self._bytes_in_flight + size > self.max_bytes:
+        limit = self.max_bytes if self._usual_seconds < SLOW_SECONDS else self.max_bytes // SLOW_SHARE
+        if others and self._bytes_in_flight + size > limit:
             raise overloaded()
 
 

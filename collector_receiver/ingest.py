@@ -89,7 +89,8 @@ class Ingest:
         costly = len(body) >= LARGE_REQUEST_BYTES[encoding] or EVENT_NAME.encode() in body
         task = asyncio.create_task(self._export(signal, body, project_key, parse, in_thread=costly))
         self._running.add(task)
-        task.add_done_callback(lambda done: self._finished(done, place))
+        started = time.perf_counter()
+        task.add_done_callback(lambda done: self._finished(done, place, started))
         return await asyncio.shield(task)
 
     @property
@@ -116,11 +117,13 @@ class Ingest:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._refusals.flush()
 
-    def _finished(self, task: asyncio.Task[Message], place: Place) -> None:
+    def _finished(self, task: asyncio.Task[Message], place: Place, started: float) -> None:
         self._running.discard(task)
         place.leave()
-        if not task.cancelled():
-            task.exception()  # marks it as seen: the caller may be gone
+        if (
+            not task.cancelled() and task.exception() is None
+        ):  # asking marks it as seen: the caller may be gone
+            self.admission.took(time.perf_counter() - started)
 
     async def _export(
         self,
