@@ -120,9 +120,8 @@ class Ingest:
     def _finished(self, task: asyncio.Task[Message], place: Place, started: float) -> None:
         self._running.discard(task)
         place.leave()
-        if (
-            not task.cancelled() and task.exception() is None
-        ):  # asking marks it as seen: the caller may be gone
+        # Asking for its exception marks it as seen: the caller may be gone.
+        if not task.cancelled() and task.exception() is None:
             self.admission.took(time.perf_counter() - started)
 
     async def _export(
