@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-FAIR_SECONDS = 1.0  # what a body has while others wait for its place
+# What a body has while others wait for its place. Who needs longer has little to lose: a Collector gives up
+# after 5 s. With much less, many honest senders behind slow networks would refuse each other again and again.
+FAIR_SECONDS = 3.0
 
 
 class Arrivals:

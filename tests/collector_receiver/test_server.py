@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 
 from collector_receiver.ingest import Ingest
-from collector_receiver.server import STOP_SECONDS, PortBusy, Receiver
+from collector_receiver.server import STOP_SECONDS, Addresses, PortBusy, Receiver, announce
 from collector_receiver.settings import ReceiverSettings
 from collector_receiver.signals import parse_protobuf
 from profile_store.embedded_mongodb import embedded_mongodb
@@ -317,3 +317,24 @@ async def test_stopping_does_not_wait_for_ever(receiver, make, monkeypatch):
 
     go_on.set()
     assert (await running).code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("settings", "warnings"),
+    [
+        ({"bind_host": "0.0.0.0", "ingest_mode": "open"}, ["INGEST_MODE=open", "no TLS"]),
+        ({"bind_host": "0.0.0.0", "ingest_mode": "key"}, ["no TLS"]),
+        (
+            {"bind_host": "0.0.0.0", "ingest_mode": "key", "otlp_tls_certificate": "c", "otlp_tls_key": "k"},
+            [],
+        ),
+        ({"bind_host": "127.0.0.1"}, []),
+    ],
+)
+def test_what_is_dangerous_beyond_loopback_is_said_at_the_start(caplog, settings, warnings):
+    with caplog.at_level("INFO", logger="collector_receiver"):
+        announce(Addresses("0.0.0.0:4317", "0.0.0.0:4318"), ReceiverSettings(**settings))
+
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == len(warnings)
+    assert all(line.startswith(warning) for line, warning in zip(said, warnings, strict=True))
