@@ -249,12 +249,11 @@ def test_a_file_that_cannot_be_used_is_one_line_with_variable_file_and_problem(c
     assert "PRIVATE KEY-----\n" not in message
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_a_process_with_a_bad_file_ends_and_never_listens_in_plain_text(run, certificates, processes):
+def test_a_process_with_a_bad_file_ends_and_never_listens_in_plain_text(run, certificates):
     code, stderr = run(
         OTLP_TLS_CERTIFICATE=str(certificates.certificate("server")),
         OTLP_TLS_KEY=str(certificates.key("client")),
-        RECEIVER_PROCESSES=processes,
+        RECEIVER_PROCESSES="2",
         MONGODB_URL="mongodb://127.0.0.1:1/?directConnection=true",
     )
 
