@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
-
-from collector_receiver import process, processes
-from collector_receiver.settings import InvalidSettings, ReceiverSettings, load
-from collector_receiver.tls import load_tls
-from profile_store import StoreSettings
 
 
 def main() -> int:
     """The exit code, see `process.run`."""
+    # gRPC reads it when it is imported. A line for each failed TLS handshake would let anyone fill the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from collector_receiver import process, processes
+    from collector_receiver.settings import InvalidSettings, ReceiverSettings, load
+    from collector_receiver.tls import load_tls
+    from profile_store import StoreSettings
+
     try:
         settings, store_settings = load(ReceiverSettings), load(StoreSettings)
         load_tls(settings)  # said before the database is waited for

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import shutil
+import signal
+import socket
 import subprocess
 
 import grpc
@@ -260,3 +262,22 @@ def test_a_process_with_a_bad_file_ends_and_never_listens_in_plain_text(run, cer
     assert code == 2
     assert stderr.startswith("collector_receiver: OTLP_TLS_KEY=")
     assert stderr.count("\n") == 1
+
+
+def test_who_speaks_plain_text_to_a_tls_port_does_not_fill_the_log(start_process, certificates):
+    process = start_process(
+        OTLP_TLS_CERTIFICATE=str(certificates.certificate("server")),
+        OTLP_TLS_KEY=str(certificates.key("server")),
+    )
+    addresses = (process.wait_for_address(), process.http_address)
+
+    for address in addresses:
+        host, port = address.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            while connection.recv(65_536):
+                pass
+    process.signal(signal.SIGTERM)
+
+    assert process.wait() == 0
+    assert all(" INFO collector_receiver: " in line for line in process.stderr.splitlines()), process.stderr
