@@ -10,9 +10,11 @@ from typing import Literal, Protocol
 
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+from collector_receiver.rate_limit import RateLimit
 from collector_receiver.semantic_conventions import PROJECT_KEY, SERVICE_NAME, UNKNOWN_SERVICE, one_line
 from collector_receiver.translation import Destination
 from profile_store.contracts import Writer
+from profile_store.model import Project
 
 IngestMode = Literal["open", "key"]
 
@@ -39,8 +41,16 @@ class Sending(Protocol):
 class Projects:
     """Resolves senders to projects. Belongs to the loop of the store."""
 
-    def __init__(self, store: Writer, mode: IngestMode, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Writer,
+        mode: IngestMode,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        limit: RateLimit | None = None,
+    ) -> None:
         self._store = store
+        self._limit = limit or RateLimit()
         self._mode: IngestMode = mode
         self._clock = clock
         self._remembered: OrderedDict[tuple[str, str], tuple[Destination, float]] = OrderedDict()
@@ -112,6 +122,9 @@ class Projects:
 
     async def _look_up(self, kind: str, text: str) -> Destination:
         if kind == "service":
-            return Destination(project_id=(await self._store.project_for_service(text)).id)
+            return self._destination(await self._store.project_for_service(text))
         project = await self._store.project_for_key(text)
-        return Destination(project_id=project.id) if project else Destination(refusal=UNKNOWN_KEY)
+        return self._destination(project) if project else Destination(refusal=UNKNOWN_KEY)
+
+    def _destination(self, project: Project) -> Destination:
+        return Destination(project_id=project.id, limit=self._limit.of_project(project.config))

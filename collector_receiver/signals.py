@@ -45,12 +45,14 @@ class _Resources(Protocol):
 class Signal(Generic[Request]):
     """One kind of telemetry that is stored. All functions are pure and may run on any thread.
 
-    `parse` raises Undecodable. `senders` are the elements of a request that each have one resource.
+    `parse` raises Undecodable. `senders` are the elements of a request that each have one resource; `size` is
+    the number of spans or profiles in one of them.
     """
 
     name: SignalName
     parse: Mapping[Encoding, Callable[[bytes], Request]]
     senders: Callable[[Request], Sequence[Sending]]
+    size: Callable[[Any], int]
     translate: Callable[[Request, Sequence[Destination]], Translated]
     answer: Callable[[int, str], Message]
 
@@ -144,6 +146,7 @@ TRACES: Signal[ExportTraceServiceRequest] = Signal(
     name="traces",
     parse={"protobuf": parse_protobuf, "json": _parse_traces_json},
     senders=lambda request: request.resource_spans,
+    size=lambda element: sum(len(scope.spans) for scope in element.scope_spans),
     translate=_translate_traces,
     answer=_answer_traces,
 )
@@ -152,6 +155,7 @@ LOGS: Signal[ExportLogsServiceRequest] = Signal(
     name="logs",
     parse={"protobuf": _parse_logs, "json": _parse_logs_json},
     senders=lambda request: request.resource_logs,
+    size=lambda element: sum(len(scope.log_records) for scope in element.scope_logs),
     translate=log_profiles.translate,
     answer=_answer_logs,
 )

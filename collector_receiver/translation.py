@@ -25,6 +25,7 @@ from collector_receiver.profile_event import (
     read_profile,
     take_profile_event,
 )
+from collector_receiver.rate_limit import RateLimit
 from collector_receiver.semantic_conventions import (
     DROPPED_ATTRIBUTES,
     DROPPED_EVENTS,
@@ -52,15 +53,17 @@ MAX_CHUNK_BYTES = 1_048_576
 MAX_NAME_CHARACTERS = 200
 SDK_SCOPE = "otel_pyinstrument"
 
+_NO_LIMIT = RateLimit()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where the spans of one resource go: a project, or nowhere for a named reason."""
+    """Where the spans of one resource go: a project with its limit, or nowhere for a named reason."""
 
     project_id: str = ""
     refusal: str = ""
+    limit: RateLimit = _NO_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
