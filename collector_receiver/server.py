@@ -40,7 +40,8 @@ class Receiver:
     """One receiver on one loop, which must be the one that opened the store. Does not own the store."""
 
     def __init__(self, store: Writer, settings: ReceiverSettings) -> None:
-        self.ingest = Ingest(store, Projects(store, settings.ingest_mode))
+        projects = Projects(store, settings.ingest_mode, max_projects=settings.max_projects)
+        self.ingest = Ingest(store, projects)
         self._settings = settings
         self._health: Any = cast("Any", health).aio.HealthServicer()  # not visible to type checkers
         # Without so_reuseport=0 a second receiver would share the port in silence and take half of the calls.
