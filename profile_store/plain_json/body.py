@@ -26,6 +26,10 @@ TOO_DEEP = (
     f"function_calls are nested deeper than {MAX_NESTED_CALLS} calls: "
     "send them side by side with call_id and parent_call_id, or leave the deepest out"
 )
+_UNREADABLE = (
+    "the record is nested too deeply to be read: "
+    "send function_calls side by side with call_id and parent_call_id"
+)
 
 # Longer numbers are no measurements, and Python takes long to read them.
 _MAX_DIGITS = 40
@@ -113,14 +117,14 @@ def _read_one_by_one(body: bytes) -> Sent:
     if body.lstrip()[:1] == b"{":
         span = _value_of_records(body)
         if span is None:
-            return Sent([BadRecord("call_stack_too_deep", TOO_DEEP)], is_single=True)
+            return Sent([BadRecord("call_stack_too_deep", _UNREADABLE)], is_single=True)
         start = span
     items: list[object] = []
     for begin, end in _elements(body, start):
         try:
             items.append(_loads(body[begin:end]))
         except RecursionError:
-            items.append(BadRecord("call_stack_too_deep", TOO_DEEP))
+            items.append(BadRecord("call_stack_too_deep", _UNREADABLE))
         except ValueError as problem:
             raise _not_json(problem) from None
     return Sent(_as_records(items), is_single=False)

@@ -20,6 +20,8 @@ from profile_store.plain_json import BadBody, Destination, Translated, read, set
 from profile_store.plain_json.body import MAX_NESTED_CALLS, MAX_PARTS, MAX_RECORDS
 from profile_store.request_facts import request_facts
 
+at_any_speed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 PROJECT = Destination("6b017725f553b3b44d161362")
 
@@ -331,6 +333,34 @@ def test_calls_that_are_nested_too_deeply_are_refused_and_take_no_other_record(l
     assert (alone.refused[0].reason, alone.is_single) == ("call_stack_too_deep", True)
 
 
+awkward_texts = st.text(st.sampled_from('[]{}:,"\\ x\n'), max_size=8)
+awkward_values = st.recursive(
+    awkward_texts | st.integers(-5, 5) | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(awkward_texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(at_any_speed, max_examples=30)
+@given(
+    st.lists(st.dictionaries(awkward_texts, awkward_values, max_size=3), max_size=4),
+    st.dictionaries(awkward_texts, awkward_values, max_size=3),
+    st.sampled_from([None, 1]),
+    st.booleans(),
+)
+def test_a_body_with_a_record_too_deep_is_cut_at_its_records(items, others, indent, is_list) -> None:
+    # Given any records, written in any way, and one at the end that nobody can read
+    deep = "[" * 20_000 + "]" * 20_000
+    text = json.dumps([*items, {"x": 0}], indent=indent)
+    if not is_list:
+        text = json.dumps({**others, "records": [*items, {"x": 0}]}, indent=indent)
+    body = re.sub(r'"x":\s*0(?=\s*}\s*]\s*}?$)', lambda _: f'"x": {deep}', text)
+    # Then the others are what they were
+    records = read(body.encode()).records
+    assert list(records[:-1]) == items
+    assert records[-1].reason == "call_stack_too_deep"
+
+
 def test_the_deepest_nesting_that_is_allowed_is_read_far_down_the_stack() -> None:
     nested = call("f", 1)
     for _ in range(MAX_NESTED_CALLS - 1):
@@ -384,6 +414,7 @@ def paths_of_tree(tree: CallTree) -> dict[tuple[str, ...], int]:
     return dict(zip(paths[1:], tree.total_us()[1:], strict=True))
 
 
+@at_any_speed
 @given(call_forests())
 def test_nested_calls_keep_their_times(calls: list[dict[str, Any]]) -> None:
     if calls:
@@ -392,6 +423,7 @@ def test_nested_calls_keep_their_times(calls: list[dict[str, Any]]) -> None:
         assert paths_of_tree(tree) == paths_of(calls)
 
 
+@at_any_speed
 @given(call_forests(), st.randoms(use_true_random=False))
 def test_calls_side_by_side_in_any_order_are_the_same_tree(calls: list[dict[str, Any]], order: Any) -> None:
     # Given the same calls once nested and once side by side, shuffled
@@ -411,6 +443,7 @@ def test_calls_side_by_side_in_any_order_are_the_same_tree(calls: list[dict[str,
         assert paths_of_tree(tree_of(*flat)) == paths_of_tree(nested)
 
 
+@at_any_speed
 @given(call_forests())
 def test_what_the_api_shows_can_be_sent_again(calls: list[dict[str, Any]]) -> None:
     if calls:
@@ -554,7 +587,7 @@ json_values = st.recursive(
 FIELDS = sorted({*FIRST_FORM, *SECOND_FORM, "span_id", "server_info", "runtime", "path", "version"})
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@at_any_speed
 @given(
     st.lists(
         st.one_of(
