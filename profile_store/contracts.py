@@ -273,8 +273,8 @@ class Administration(Protocol):
 
         Touches at most `max_documents` documents, in batches of 1,000. May be called by several processes at
         once, and again after any crash: nothing is done twice and nothing is forgotten. A deletion, and a
-        change of retention, is kept in mind for 15 minutes after its last document, longer than any
-        receiver remembers what was before.
+        change of retention, is kept in mind for at least 15 minutes, longer than any receiver remembers what
+        was before.
         """
         ...
 

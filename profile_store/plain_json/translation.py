@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from otel_pyinstrument.call_tree import CallTree, encode, hot_functions
 from profile_store.model import (
@@ -21,18 +21,17 @@ from profile_store.plain_json.body import Sent
 from profile_store.plain_json.calls import call_tree
 from profile_store.plain_json.fields import Fields
 from profile_store.plain_json.identity import ids_of
-from profile_store.plain_json.problems import BadRecord, Reason, wrong
+from profile_store.plain_json.problems import BadRecord, wrong
 
 MAX_ENDPOINT_CHARACTERS = 200
 MAX_PATH_CHARACTERS = 2_048
 _MAX_NAME_CHARACTERS = 200
 _MAX_METHOD_CHARACTERS = 20
-_MAX_KEY_CHARACTERS = 256
 
 CLOCK_TOLERANCE = timedelta(minutes=15)
 """How far a record may lie in the future before its time is refused."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +89,15 @@ def translate(
 def _destination(
     record: Fields, destinations: Mapping[str, Destination], default: Destination | None
 ) -> Destination:
-    key = record.text("project_key", limit=_MAX_KEY_CHARACTERS)
-    found = destinations.get(key) if key else default
+    # A key is a secret: no message repeats it, whatever it is.
+    key = record.raw("project_key")
+    if key is None or key == "":
+        found, what = default, "project_key is missing"
+    else:
+        found = destinations.get(key) if isinstance(key, str) else None
+        what = "project_key names no project"
     if found is None:
-        # A key is a secret: it is not repeated.
-        what = "project_key names no project" if key else "project_key is missing"
-        reason: Reason = "unknown_project_key"
-        raise BadRecord(reason, f"{what}: send a valid key of the project")
+        raise BadRecord("unknown_project_key", f"{what}: send a valid key of the project")
     return found
 
 
@@ -169,7 +170,10 @@ def _timestamp(record: Fields, duration: float, arrival: datetime, retention_day
 
 
 def _endpoint(record: Fields, path_template: Callable[[str], str]) -> tuple[str, str, str]:
-    """Endpoint, method and path. The endpoint begins with the method, also when the sender left it out."""
+    """Endpoint, method and path. The endpoint begins with the method, also when the sender left it out.
+
+    Who tells an endpoint and no path has the route as path, as far as it is one.
+    """
     request = record.object("request_info")
     path = request.text("path", limit=MAX_PATH_CHARACTERS) or record.text("path", limit=MAX_PATH_CHARACTERS)
     method = record.text("method", limit=_MAX_METHOD_CHARACTERS) or request.text(
@@ -188,7 +192,9 @@ def _endpoint(record: Fields, path_template: Callable[[str], str]) -> tuple[str,
     route = endpoint or path_template(path)
     if method and not route.upper().startswith(f"{method} "):
         route = f"{method} {route}"
-    return route[: MAX_ENDPOINT_CHARACTERS + _MAX_METHOD_CHARACTERS], method, path or (rest or endpoint)
+    if not path:
+        path = next((text for text in (endpoint, rest) if text.startswith("/")), "")
+    return route[: MAX_ENDPOINT_CHARACTERS + _MAX_METHOD_CHARACTERS], method, path
 
 
 def _status_code(record: Fields) -> int | None:

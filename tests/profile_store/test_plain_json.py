@@ -175,19 +175,22 @@ def test_a_record_without_calls_counts_as_a_request_without_a_profile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "endpoint"),
+    ("fields", "endpoint", "path"),
     [
-        ({"endpoint": "GET /a", "method": "GET"}, "GET /a"),
-        ({"endpoint": "/a", "method": "get"}, "GET /a"),
-        ({"endpoint": "GET /a"}, "GET /a"),
-        ({"endpoint": "  GET   /a  "}, "GET /a"),
-        ({"endpoint": "nightly import"}, "nightly import"),
-        ({"request_info": {"method": "GET", "path": "/a/17?x=1"}}, "GET /a/{id}"),
-        ({"request_info": {"path": "/a"}}, "/a"),
+        ({"endpoint": "GET /a", "method": "GET"}, "GET /a", "/a"),
+        ({"endpoint": "/a", "method": "get"}, "GET /a", "/a"),
+        ({"endpoint": "GET /a"}, "GET /a", "/a"),
+        ({"endpoint": "  GET   /a  "}, "GET /a", "/a"),
+        ({"endpoint": "nightly import"}, "nightly import", ""),
+        ({"endpoint": "GET /a/{id}", "path": "/a/17"}, "GET /a/{id}", "/a/17"),
+        ({"request_info": {"method": "GET", "path": "/a/17?x=1"}}, "GET /a/{id}", "/a/17"),
+        ({"request_info": {"path": "/a"}}, "/a", "/a"),
     ],
+    ids=str,
 )
-def test_the_endpoint_begins_with_the_method(fields: dict[str, Any], endpoint: str) -> None:
-    assert record_of(fields, {"duration": 1}).record.endpoint == endpoint
+def test_the_endpoint_begins_with_the_method(fields: dict[str, Any], endpoint: str, path: str) -> None:
+    record = record_of(fields, {"duration": 1}).record
+    assert (record.endpoint, record.path) == (endpoint, path)
 
 
 # --- ids ---------------------------------------------------------------------------------------------------
@@ -532,6 +535,9 @@ def test_a_project_key_that_is_unknown_or_missing_is_refused_and_not_repeated() 
     assert [problem.reason for problem in result.refused.values()] == ["unknown_project_key"] * 2
     assert "opk_shop" not in str(result.refused[0])
     assert "missing" in str(result.refused[1])
+    for key in ("opk_secret\0", ["opk_secret"], "opk_secret" * 1_000):
+        reason, message = refusal_of({"project_key": key})
+        assert (reason, "opk_" in message) == ("unknown_project_key", False)
 
 
 def test_the_keys_of_the_records_are_known_before_they_are_translated() -> None:
