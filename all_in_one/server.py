@@ -32,6 +32,7 @@ from analysis_api.guards import guarded
 from analysis_api.health import health_routes
 from profile_store import StoreSettings, open_store
 from profile_store.contracts import Store, StoreError
+from profile_store.upkeep import upkeep_running
 from web.app import create_app as create_pages
 from web.settings import WebSettings
 
@@ -77,7 +78,7 @@ async def serve(settings: ServerSettings, store_settings: StoreSettings, listene
     Raises:
         StoreError: the store cannot be opened.
     """
-    async with open_store(store_settings) as store:
+    async with open_store(store_settings) as store, upkeep_running(store):
         config = uvicorn.Config(
             create_server_app(store, settings),
             lifespan="off",

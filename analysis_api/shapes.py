@@ -15,12 +15,25 @@ Stored = TypeVar("Stored")
 Body = TypeVar("Body")
 
 
+class KeyBody(TypedDict):
+    """A valid key of a project: its beginning. Times are RFC 3339 in UTC; without an end it is null."""
+
+    prefix: str
+    created_at: str
+    expires_at: str | None
+
+
 class ProjectSummary(TypedDict):
-    """A project in a list. Times are RFC 3339 in UTC."""
+    """A project in a list. Times are RFC 3339 in UTC.
+
+    `project_key` is what parameters of this name take: the key in the answer that made the project, the only
+    time that it can be seen, and the id ever after.
+    """
 
     id: str
     name: str
     project_key: str
+    keys: list[KeyBody]
     description: str
     framework: str
     base_url: str
@@ -99,6 +112,14 @@ def project_summary(project: Project) -> ProjectSummary:
         "id": project.id,
         "name": project.name,
         "project_key": project.project_key,
+        "keys": [
+            {
+                "prefix": key.prefix,
+                "created_at": rfc3339(key.created_at),
+                "expires_at": rfc3339_or_none(key.expires_at),
+            }
+            for key in project.keys
+        ],
         "description": project.description,
         "framework": project.framework,
         "base_url": project.base_url,

@@ -21,7 +21,7 @@ from collector_receiver.admission import MAX_BYTES_IN_FLIGHT, MIN_WEIGHT_BYTES, 
 from collector_receiver.counters import Counters, RefusalLog
 from collector_receiver.outcome import place_of
 from collector_receiver.profile_event import EVENT_NAME
-from collector_receiver.projects import Projects
+from collector_receiver.projects import KEY_REFUSALS, Projects
 from collector_receiver.rate_limit import Demand, RateLimiter
 from collector_receiver.refusals import IngestRefused, RateLimited, TryAgain, Unauthenticated
 from collector_receiver.signals import TRACES, Encoding, Request, Signal
@@ -247,8 +247,8 @@ class Ingest:
 
 
 def _require_a_destination(destinations: list[Destination]) -> None:
-    """Some senders of a request may be refused while others are stored; not all of them."""
-    refusals = [destination.refusal for destination in destinations if destination.refusal]
+    """Some senders of a request may be refused while others are stored; not all of them for their key."""
+    refusals = [destination.refusal for destination in destinations if destination.refusal in KEY_REFUSALS]
     if refusals and len(refusals) == len(destinations):
         raise Unauthenticated(
             "unauthenticated",

@@ -60,7 +60,8 @@ class Receiver:
         self._member = member
         self._tls = load_tls(settings)
         limit = RateLimit(spans=settings.project_spans_per_second, bytes=settings.project_bytes_per_second)
-        self.ingest = Ingest(store, Projects(store, settings.ingest_mode, limit=limit))
+        projects = Projects(store, settings.ingest_mode, limit=limit, max_projects=settings.max_projects)
+        self.ingest = Ingest(store, projects)
         self._started_at = time.time()
         self._readiness = Readiness(store.check, self._tell_health)
         self._snapshots = Snapshots(self._metrics, process=member.process, directory=member.snapshots)

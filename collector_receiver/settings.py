@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self, TypeVar, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from collector_receiver.projects import IngestMode
+from collector_receiver.projects import MAX_PROJECTS, IngestMode
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Settings = TypeVar("Settings", bound=BaseSettings)
@@ -35,6 +35,8 @@ class ReceiverSettings(BaseSettings):
     """Port of OTLP/HTTP; 0 takes a free one."""
     ingest_mode: IngestMode = "open"
     """open: unknown services become projects. key: only spans with a project's key are accepted."""
+    max_projects: int = Field(default=MAX_PROJECTS, ge=1, le=1_000_000)
+    """INGEST_MODE=open: with so many projects, a further unknown service makes no new one."""
     max_request_size: int = Field(default=16 * 1024 * 1024, ge=65_536, le=256 * 1024 * 1024)
     """Largest request in bytes, after decompression."""
     log_level: LogLevel = "INFO"

@@ -5,20 +5,27 @@ One suite (tests/contracts) runs every sentence below against a real MongoDB.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from otel_pyinstrument.call_tree import CallTree
 from profile_store.model import (
     IncomingBatch,
+    IssuedKey,
     Page,
     Project,
     ProjectStatistics,
     Record,
     RecordDetail,
     RecordQuery,
+    StorageReport,
+    Upkeep,
 )
+
+DEFAULT_KEY_OVERLAP = timedelta(hours=24)
+MAX_KEY_OVERLAP = timedelta(days=365)
 
 
 class StoreError(Exception):
@@ -35,6 +42,18 @@ class ProjectExists(StoreError):
 
 class InvalidProject(StoreError):
     """A project cannot have this name, description, framework or base_url; the message says why."""
+
+
+class UnknownProject(StoreError):
+    """No project has this id."""
+
+
+class ProjectLimitReached(StoreError):
+    """There are as many projects as may come into being by themselves; those that exist are not affected."""
+
+
+class TooManyKeys(StoreError):
+    """The project has as many valid keys as it may have; revoke one first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +112,21 @@ class Writer(Protocol):
         """
         ...
 
-    async def project_for_service(self, service_name: str) -> Project:
+    async def project_for_service(self, service_name: str, *, max_projects: int | None = None) -> Project:
         """The project named after `service.name`, made when missing; concurrent calls agree on one project.
 
         Any text is accepted: control characters are replaced, long names are cut, and an empty name is
-        `unknown_service`.
+        `unknown_service`. A project that comes into being in this way has no key.
+
+        Raises:
+            ProjectLimitReached: it would have to be made, and there are `max_projects` or more. Each
+                process that makes one at the same moment may exceed the limit by one.
+            StoreUnavailable: as above.
+        """
+        ...
+
+    async def projects_for_services(self, service_names: Collection[str]) -> Mapping[str, Project]:
+        """The existing projects of these names, by name as given, with one query; see above.
 
         Raises:
             StoreUnavailable: as above.
@@ -105,7 +134,15 @@ class Writer(Protocol):
         ...
 
     async def project_for_key(self, project_key: str) -> Project | None:
-        """The active project that this key may write to; None when there is none.
+        """The active project that this key may write to now; None when there is none.
+
+        Raises:
+            StoreUnavailable: as above.
+        """
+        ...
+
+    async def projects_for_keys(self, project_keys: Collection[str]) -> Mapping[str, Project]:
+        """The same for many keys with one query; what is no valid key is absent.
 
         Raises:
             StoreUnavailable: as above.
@@ -115,7 +152,9 @@ class Writer(Protocol):
     async def create_project(
         self, name: str, *, description: str = "", framework: str = "other", base_url: str = ""
     ) -> Project:
-        """A new project with a fresh key. White space around the name does not count.
+        """A new project with a fresh key, which stands in `project_key` of this answer and nowhere else.
+
+        White space around the name does not count.
 
         Raises:
             InvalidProject: the name is empty, longer than 200 characters or has control characters; or
@@ -139,7 +178,10 @@ class Reader(Protocol):
         ...
 
     async def project(self, reference: str) -> Project | None:
-        """The project whose id or key is `reference`; None when there is none, whatever the text."""
+        """The project whose id, or one of whose valid keys, is `reference`; None when there is none.
+
+        Any text may be asked for. A project that is being deleted is not found.
+        """
         ...
 
     async def project_statistics(self, project_id: str) -> ProjectStatistics:
@@ -180,5 +222,70 @@ class Reader(Protocol):
         ...
 
 
-class Store(Reader, Writer, Protocol):
-    """Both halves, as `open_store` gives them."""
+class Administration(Protocol):
+    """Keys, retention, deletion and size of projects. All methods raise StoreUnavailable, see above."""
+
+    async def add_key(self, project_id: str) -> IssuedKey:
+        """One more key; those that exist stay valid.
+
+        Raises:
+            UnknownProject, TooManyKeys
+        """
+        ...
+
+    async def rotate_key(self, project_id: str, *, overlap: timedelta = DEFAULT_KEY_OVERLAP) -> IssuedKey:
+        """A new key; all others end after `overlap`, or when they would have ended anyway.
+
+        With an overlap of zero they end at once: receivers that remember one notice within 10 seconds.
+
+        Raises:
+            UnknownProject, TooManyKeys
+            ValueError: `overlap` is negative or longer than 365 days.
+        """
+        ...
+
+    async def revoke_key(self, project_id: str, prefix: str) -> bool:
+        """End the keys that begin with `prefix` (as `ProjectKey` shows it) at once; False without such a key.
+
+        Receivers that remember it notice within 10 seconds. The last key may be revoked too.
+
+        Raises:
+            UnknownProject
+        """
+        ...
+
+    async def set_retention(self, project_id: str, days: int) -> Project:
+        """Keep what the project sends for `days` days; also what is stored already, as `upkeep` gets to it.
+
+        Raises:
+            UnknownProject
+            ValueError: not a number from 1 to 3,650.
+        """
+        ...
+
+    async def delete_project(self, project_id: str) -> bool:
+        """From now on the project, its name and its keys do not exist; False when there is none of this id.
+
+        Its name is free at once, for another project with another id. `upkeep` removes its data; until it
+        has, True is returned again. What receivers that remember the project still store for it within
+        some seconds is removed as well.
+        """
+        ...
+
+    async def upkeep(self, *, max_documents: int = 10_000) -> Upkeep:
+        """One bounded step of what deletions and changed retentions left to do.
+
+        Touches at most `max_documents` documents, in batches of 1,000. May be called by several processes at
+        once, and again after any crash: nothing is done twice and nothing is forgotten. A deletion, and a
+        change of retention, is kept in mind for at least 15 minutes, longer than any receiver remembers what
+        was before.
+        """
+        ...
+
+    async def storage_report(self) -> StorageReport:
+        """What everything takes, at the cost of reading some thousand documents."""
+        ...
+
+
+class Store(Reader, Writer, Administration, Protocol):
+    """All parts, as `open_store` gives them."""

@@ -19,6 +19,9 @@ Attributes: TypeAlias = Mapping[str, AttributeValue]
 
 Item = TypeVar("Item")
 
+DEFAULT_RETENTION_DAYS = 30
+MAX_RETENTION_DAYS = 3_650
+
 Framework = Literal["flask", "django", "fastapi", "other"]
 
 EndpointOrigin = Literal["declared", "path", "unmatched"]
@@ -32,12 +35,34 @@ ProjectStatus = Literal["active", "inactive", "archived"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectKey:
+    """A key of a project as far as it can be shown: its beginning. Without `expires_at` it has no end."""
+
+    prefix: str
+    created_at: datetime
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedKey:
+    """A new key, `secret` in full: only its hash is kept, so nobody can ever see it again."""
+
+    secret: str
+    key: ProjectKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """One monitored service. `id` is public and stands in page addresses; the key lets senders write."""
+    """One monitored service. `id` is public and stands in page addresses; a key lets senders write.
+
+    `project_key` is what clients name the project by: the key itself in the answer of `create_project`, the
+    only time that it can be seen, and the id ever after. `keys` are the valid ones.
+    """
 
     id: str
     name: str
     project_key: str
+    keys: Sequence[ProjectKey] = ()
     description: str = ""
     framework: Framework = "other"
     base_url: str = ""
@@ -46,6 +71,19 @@ class Project:
     created_at: datetime
     updated_at: datetime
     last_activity: datetime | None = None
+
+    @property
+    def retention_days(self) -> int:
+        """How many days the project's data is kept."""
+        return retention_days(self.config)
+
+
+def retention_days(config: Mapping[str, AttributeValue]) -> int:
+    """The retention in a project's configuration; the default without a sensible one."""
+    value = config.get("retention_days")
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RETENTION_DAYS:
+        return value
+    return DEFAULT_RETENTION_DAYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,3 +288,58 @@ class RecordDetail:
     call_tree: CallTree | None
     child_spans: Sequence[ChildSpan]
     child_spans_truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upkeep:
+    """What one step of `Administration.upkeep` did. `is_finished`: nothing is left to do at the moment."""
+
+    removed_documents: int
+    changed_documents: int
+    is_finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionStorage:
+    """What one collection takes. `content_bytes` is before, `disk_bytes` after the database's compression.
+
+    `index_bytes` is on disk, by index. `reusable_bytes` of `disk_bytes` are free for new documents.
+    """
+
+    name: str
+    documents: int
+    content_bytes: int
+    disk_bytes: int
+    reusable_bytes: int
+    index_bytes: Mapping[str, int]
+
+    @property
+    def bytes_per_document(self) -> float | None:
+        """On disk with all indexes; None without documents."""
+        if not self.documents:
+            return None
+        used = self.disk_bytes - self.reusable_bytes + sum(self.index_bytes.values())
+        return used / self.documents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectStorage:
+    """What one project takes in one collection: documents and their share of the bytes, indexes included.
+
+    `project` is the name, or the id of a project that is being deleted.
+    """
+
+    project: str
+    collection: str
+    documents: int
+    content_bytes: int
+    bytes_on_disk: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageReport:
+    """Collections exactly; projects from a sample, largest first, unless `is_sampled` is False."""
+
+    collections: Sequence[CollectionStorage]
+    projects: Sequence[ProjectStorage]
+    is_sampled: bool

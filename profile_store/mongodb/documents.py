@@ -17,11 +17,13 @@ from profile_store.model import (
     IncomingProfile,
     ProfileFacts,
     Project,
+    ProjectKey,
     Record,
     RecordDetail,
 )
 from profile_store.mongodb.attributes import pack, unpack
 from profile_store.mongodb.client import Document
+from profile_store.project_keys import key_hash, key_prefix
 from profile_store.request_facts import request_info, response_info, server_info
 
 TRACE_ID_BYTES = 16
@@ -35,6 +37,7 @@ LIST_PROJECTION = {
     "packed": False,
     "facts": False,
     "expires_at": False,
+    "retention_days": False,
     "request_info": False,
     "response_info": False,
 }
@@ -65,8 +68,10 @@ RECORD_SUFFIX_BYTES = SPAN_ID_BYTES
 CHUNK_SUFFIX_BYTES = _CHUNK_HASH_BYTES
 
 
-def record_document(record: Record, *, created_at: datetime, expires_at: datetime) -> Document:
+def record_document(record: Record, *, created_at: datetime, expiry: Document) -> Document:
     """A record under the field names of the API contract; free-form attributes packed beside them.
+
+    Here and below `expiry` holds the fields that `retention.expiry` gives.
 
     Raises:
         ValueError: wrong id lengths, or attributes that cannot be packed.
@@ -93,7 +98,7 @@ def record_document(record: Record, *, created_at: datetime, expires_at: datetim
         **_readable_facts(record),
         "packed": pack(record.attributes, record.resource, record.events),
         "created_at": created_at,
-        "expires_at": expires_at,
+        **expiry,
     }
 
 
@@ -154,24 +159,24 @@ def _with_microseconds(date: datetime, unix_nano: int) -> datetime:
     return date + timedelta(microseconds=unix_nano // 1_000 % 1_000)
 
 
-def profile_document(record: Record, payload: bytes, *, expires_at: datetime) -> Document:
+def profile_document(record: Record, payload: bytes, *, expiry: Document) -> Document:
     """A call tree as it came; it is compressed already."""
     return {
         "_id": record_key(record.trace_id, record.span_id),
         "project_id": ObjectId(record.project_id),
         "payload": payload,
-        "expires_at": expires_at,
+        **expiry,
     }
 
 
-def lone_profile_document(item: IncomingProfile, *, expires_at: datetime) -> Document:
+def lone_profile_document(item: IncomingProfile, *, expiry: Document) -> Document:
     """A call tree that came without its span, with what the span's record will show of it."""
     return {
         "_id": record_key(item.trace_id, item.span_id),
         "project_id": ObjectId(item.project_id),
         "payload": item.payload,
         "for_record": profile_fields(item.profile, item.hot_functions, item.facts),
-        "expires_at": expires_at,
+        **expiry,
     }
 
 
@@ -187,7 +192,7 @@ def profile_fields(
     }
 
 
-def child_spans_document(chunk: IncomingChildSpans, *, expires_at: datetime) -> Document:
+def child_spans_document(chunk: IncomingChildSpans, *, expiry: Document) -> Document:
     """The child spans of one trace that came together. The same spans again have the same `_id`.
 
     Raises:
@@ -207,7 +212,7 @@ def child_spans_document(chunk: IncomingChildSpans, *, expires_at: datetime) -> 
         "timestamp": chunk.timestamp,
         "span_count": len(chunk.span_ids),
         "otlp": zlib.compress(chunk.otlp, _CHUNK_COMPRESSION_LEVEL),
-        "expires_at": expires_at,
+        **expiry,
     }
 
 
@@ -227,11 +232,11 @@ def otlp_of(document: Document) -> bytes:
     return otlp
 
 
-def project_document(project: Project) -> Document:
-    """Everything but the `_id`, which the caller sets."""
+def project_document(project: Project, keys: Iterable[Document]) -> Document:
+    """Everything but the `_id`, which the caller sets. `keys` are those of `key_document`."""
     return {
         "name": project.name,
-        "project_key": project.project_key,
+        "keys": list(keys),
         "description": project.description,
         "framework": project.framework,
         "base_url": project.base_url,
@@ -243,6 +248,37 @@ def project_document(project: Project) -> Document:
     }
 
 
-def project_from_document(document: Document) -> Project:
-    values: dict[str, Any] = {key: document[key] for key in document if key != "_id"}
-    return Project(id=str(document["_id"]), **values)
+def key_document(secret: str, *, created_at: datetime) -> Document:
+    """What is kept of a key."""
+    return {
+        "hash": key_hash(secret),
+        "prefix": key_prefix(secret),
+        "created_at": created_at,
+        "expires_at": None,
+    }
+
+
+def key_from_document(document: Document) -> ProjectKey:
+    """Without its hash, which leaves the database as little as the key."""
+    return ProjectKey(
+        prefix=document["prefix"], created_at=document["created_at"], expires_at=document["expires_at"]
+    )
+
+
+def is_valid_key(document: Document, now: datetime) -> bool:
+    """Whether a key has not ended."""
+    return document["expires_at"] is None or now < document["expires_at"]
+
+
+_PROJECT_FIELDS = (
+    *("name", "description", "framework", "base_url", "status", "config"),
+    *("created_at", "updated_at", "last_activity"),
+)
+
+
+def project_from_document(document: Document, now: datetime) -> Project:
+    """The project with the keys that are valid now."""
+    project_id = str(document["_id"])
+    values: dict[str, Any] = {name: document[name] for name in _PROJECT_FIELDS}
+    keys = [key_from_document(key) for key in document.get("keys", ()) if is_valid_key(key, now)]
+    return Project(id=project_id, project_key=project_id, keys=keys, **values)

@@ -16,17 +16,34 @@ RECORDS = "performance_records"
 PROFILES = "profiles"
 CHILD_SPANS = "child_spans"
 NAME_LISTS = "name_lists"
+PROJECT_CHORES = "project_chores"
+
+RETAINED = (RECORDS, PROFILES, CHILD_SPANS)
+"""What a project's retention decides about: documents with `project_id`, `expires_at`, `retention_days`."""
+
+PROJECT_DATA: Mapping[str, str] = {**dict.fromkeys(RETAINED, "project_id"), NAME_LISTS: "_id"}
+"""What goes with its project: collections, and the field that names the project, the first of an index."""
+
+BY_RETENTION = "retention"
+"""The index that finds what a deletion or a change of retention has still to do."""
 
 RECENT = "recent"
 """The index of the newest records, which also holds what statistics read."""
 
 _NEWEST_FIRST = [("timestamp", DESCENDING), ("_id", DESCENDING)]
 _EXPIRY = IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0)
+_RETENTION = IndexModel([("project_id", ASCENDING), ("retention_days", ASCENDING)], name=BY_RETENTION)
 
 _INDEXES: Mapping[str, Sequence[IndexModel]] = {
     PROJECTS: [
         IndexModel([("name", ASCENDING)], name="name", unique=True),
-        IndexModel([("project_key", ASCENDING)], name="project_key", unique=True),
+        IndexModel(
+            [("keys.hash", ASCENDING)],
+            name="key_hash",
+            unique=True,
+            # Projects without a key are not alike in that.
+            partialFilterExpression={"keys.hash": {"$exists": True}},
+        ),
     ],
     RECORDS: [
         # Behind the order of the list stand the fields that statistics read, so those never touch a document.
@@ -67,9 +84,10 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
             partialFilterExpression={"status_code": {"$gt": 200}},
         ),
         _EXPIRY,
+        _RETENTION,
     ],
-    PROFILES: [_EXPIRY],
-    CHILD_SPANS: [_EXPIRY],
+    PROFILES: [_EXPIRY, _RETENTION],
+    CHILD_SPANS: [_EXPIRY, _RETENTION],
 }
 
 # IndexOptionsConflict, IndexKeySpecsConflict: an index of this name or these keys exists with other options.

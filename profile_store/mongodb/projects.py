@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 import unicodedata
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import cast, get_args
 
 from bson import ObjectId, encode
@@ -11,12 +12,19 @@ from bson.errors import BSONError
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
-from profile_store.contracts import InvalidProject, ProjectExists
+from profile_store.contracts import InvalidProject, ProjectExists, ProjectLimitReached
 from profile_store.model import Framework, Page, Project, ProjectStatus
 from profile_store.mongodb import indexes
 from profile_store.mongodb.client import DatabaseUser, Document
-from profile_store.mongodb.documents import project_document, project_from_document
+from profile_store.mongodb.documents import (
+    is_valid_key,
+    key_document,
+    key_from_document,
+    project_document,
+    project_from_document,
+)
 from profile_store.mongodb.errors import unavailable_on_failure
+from profile_store.project_keys import fresh_key, key_hash
 from profile_store.project_names import (
     MAX_NAME_CHARACTERS,
     has_forbidden_characters,
@@ -24,7 +32,6 @@ from profile_store.project_names import (
 )
 
 _MAX_TEXT_CHARACTERS = 2_000
-_KEY_BYTES = 24
 
 
 class Projects(DatabaseUser):
@@ -53,42 +60,87 @@ class Projects(DatabaseUser):
                     .to_list()
                 )
         return Page(
-            items=[project_from_document(item) for item in found], page=page, page_size=page_size, total=total
+            items=[self._project(item) for item in found], page=page, page_size=page_size, total=total
         )
 
     async def project(self, reference: str) -> Project | None:
         """See `profile_store.contracts.Reader.project`."""
-        filters: Document = {"project_key": reference}
         if ObjectId.is_valid(reference):
-            filters = {"$or": [filters, {"_id": ObjectId(reference)}]}
-        return await self._find(filters)
+            return await self._find({"_id": ObjectId(reference)})
+        return await self._find_by_key(reference)
 
     async def project_for_key(self, project_key: str) -> Project | None:
         """See `profile_store.contracts.Writer.project_for_key`."""
-        return await self._find({"project_key": project_key, "status": "active"})
+        project = await self._find_by_key(project_key)
+        return project if project is not None and project.status == "active" else None
+
+    async def projects_for_keys(self, project_keys: Collection[str]) -> Mapping[str, Project]:
+        """See `profile_store.contracts.Writer.projects_for_keys`."""
+        key_of_hash = {key_hash(key): key for key in project_keys}
+        if not key_of_hash:
+            return {}
+        now = self._clock()
+        found: dict[str, Project] = {}
+        with unavailable_on_failure("look up keys"):
+            cursor = self._database[indexes.PROJECTS].find(
+                {"keys.hash": {"$in": list(key_of_hash)}, "status": "active"}
+            )
+            async for document in cursor:
+                for key in document["keys"]:
+                    if key["hash"] in key_of_hash and is_valid_key(key, now):
+                        found[key_of_hash[key["hash"]]] = project_from_document(document, now)
+        return found
+
+    async def _find_by_key(self, project_key: str) -> Project | None:
+        wanted = key_hash(project_key)
+        now = self._clock()
+        with unavailable_on_failure("look up a key"):
+            document = await self._database[indexes.PROJECTS].find_one({"keys.hash": wanted})
+        if document is None:
+            return None
+        if not any(key["hash"] == wanted and is_valid_key(key, now) for key in document["keys"]):
+            return None
+        return project_from_document(document, now)
 
     async def _find(self, filters: Document) -> Project | None:
-        if not _can_be_asked(filters):
-            return None
         with unavailable_on_failure("read a project"):
             document = await self._database[indexes.PROJECTS].find_one(filters)
-        return None if document is None else project_from_document(document)
+        return None if document is None else self._project(document)
 
-    async def project_for_service(self, service_name: str) -> Project:
+    def _project(self, document: Document) -> Project:
+        return project_from_document(document, self._clock())
+
+    async def projects_for_services(self, service_names: Collection[str]) -> Mapping[str, Project]:
+        """See `profile_store.contracts.Writer.projects_for_services`."""
+        names = {service: project_name_of_service(service) for service in service_names}
+        if not names:
+            return {}
+        with unavailable_on_failure("look up projects"):
+            cursor = self._database[indexes.PROJECTS].find({"name": {"$in": list(set(names.values()))}})
+            by_name = {document["name"]: self._project(document) async for document in cursor}
+        return {service: by_name[name] for service, name in names.items() if name in by_name}
+
+    async def project_for_service(self, service_name: str, *, max_projects: int | None = None) -> Project:
         """See `profile_store.contracts.Writer.project_for_service`."""
         name = project_name_of_service(service_name)
         if project := await self._find({"name": name}):
             return project
-        fresh = project_document(self._fresh(name))
+        fresh = project_document(self._fresh(name), keys=())
+        projects = self._database[indexes.PROJECTS]
         with unavailable_on_failure("make a project"):
+            if max_projects is not None:
+                # Reads keys of one index, and never more of them than the limit.
+                count = await projects.count_documents({}, limit=max(1, max_projects), hint="_id_")
+                if count >= max_projects:
+                    raise ProjectLimitReached(f"there are {count} projects, {max_projects} are allowed")
             # When another process wins the race the server searches again, as the filter is one unique key.
-            document = await self._database[indexes.PROJECTS].find_one_and_update(
+            document = await projects.find_one_and_update(
                 {"name": name},
                 {"$setOnInsert": {key: value for key, value in fresh.items() if key != "name"}},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
-        return project_from_document(cast("Document", document))
+        return self._project(cast("Document", document))
 
     async def create_project(
         self, name: str, *, description: str = "", framework: str = "other", base_url: str = ""
@@ -107,23 +159,26 @@ class Projects(DatabaseUser):
         if framework not in get_args(Framework):
             raise InvalidProject(f"framework is none of {', '.join(get_args(Framework))}")
         project = self._fresh(name, description, cast("Framework", framework), base_url)
-        document = {"_id": ObjectId(project.id), **project_document(project)}
+        secret = fresh_key()
+        key = key_document(secret, created_at=project.created_at)
+        document = {"_id": ObjectId(project.id), **project_document(project, [key])}
         with unavailable_on_failure("make a project"):
             try:
                 await self._database[indexes.PROJECTS].insert_one(document)
             except DuplicateKeyError:
                 raise ProjectExists(f"a project named {name!r} exists already") from None
-        return project_from_document(document)
+        return replace(project, project_key=secret, keys=[key_from_document(key)])
 
     def _fresh(
         self, name: str, description: str = "", framework: Framework = "other", base_url: str = ""
     ) -> Project:
         now = self._clock()
         status: ProjectStatus = "active"
+        project_id = str(ObjectId())
         return Project(
-            id=str(ObjectId()),
+            id=project_id,
             name=name,
-            project_key=f"opk_{secrets.token_urlsafe(_KEY_BYTES)}",
+            project_key=project_id,
             description=description,
             framework=framework,
             base_url=base_url,

@@ -7,10 +7,8 @@ from datetime import datetime, timedelta
 
 from bson import ObjectId
 
-from profile_store.mongodb.client import Collection
-
-DEFAULT_RETENTION_DAYS = 30
-MAX_RETENTION_DAYS = 3_650
+from profile_store.model import DEFAULT_RETENTION_DAYS, retention_days
+from profile_store.mongodb.client import Collection, Document
 
 CLOCK_TOLERANCE = timedelta(minutes=15)
 """How far the clock of an application may be ahead of ours before we stop believing its timestamps."""
@@ -19,16 +17,19 @@ _REFRESH_AFTER = timedelta(minutes=1)
 _MAX_REMEMBERED_PROJECTS = 10_000
 
 
-def expiry(timestamp: datetime, arrival: datetime, retention_days: int) -> datetime:
-    """The date on which an item of `timestamp` that came at `arrival` expires.
+def expiry(timestamp: datetime, arrival: datetime, days: int) -> Document:
+    """The fields that say when an item of `timestamp` that came at `arrival` expires, and by which retention.
 
     Counts from the timestamp, so a replayed item lives no longer than one that came in time. A timestamp in
     the future or older than the retention comes from a wrong clock and counts as the arrival: otherwise the
     item would stay for years, or go within a minute although it was acknowledged.
     """
-    retention = timedelta(days=retention_days)
+    retention = timedelta(days=days)
     believable = arrival - retention <= timestamp <= arrival + CLOCK_TOLERANCE
-    return (timestamp if believable else arrival) + retention
+    return {
+        "expires_at": (timestamp if believable else arrival) + retention,
+        "retention_days": days,
+    }
 
 
 class RetentionOfProjects:
@@ -49,15 +50,9 @@ class RetentionOfProjects:
             async for document in self._projects.find(
                 {"_id": {"$in": list(missing)}}, {"config.retention_days": True}
             ):
-                found[document["_id"]] = _days(document.get("config", {}).get("retention_days"))
+                found[document["_id"]] = retention_days(document.get("config", {}))
             if len(self._known) + len(found) > _MAX_REMEMBERED_PROJECTS:
                 self._known.clear()
             self._known.update((key, (now + _REFRESH_AFTER, value)) for key, value in found.items())
             days.update(found)
         return days
-
-
-def _days(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RETENTION_DAYS:
-        return value
-    return DEFAULT_RETENTION_DAYS

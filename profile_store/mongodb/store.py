@@ -12,9 +12,13 @@ from profile_store.contracts import Store
 from profile_store.mongodb.client import connect, database_of
 from profile_store.mongodb.errors import unavailable_on_failure
 from profile_store.mongodb.indexes import ensure_indexes
+from profile_store.mongodb.migration import migrate
+from profile_store.mongodb.project_keys import ProjectKeys
 from profile_store.mongodb.projects import Projects
 from profile_store.mongodb.reader import RecordReader
 from profile_store.mongodb.statistics import RecentStatistics
+from profile_store.mongodb.storage import StorageStatistics
+from profile_store.mongodb.upkeep import ProjectUpkeep
 from profile_store.mongodb.writer import RecordWriter
 from profile_store.settings import StoreSettings
 
@@ -27,7 +31,9 @@ def utc_now() -> datetime:
     return now.replace(microsecond=now.microsecond // 1_000 * 1_000)
 
 
-class MongoDBStore(Projects, RecordReader, RecordWriter, RecentStatistics):
+class MongoDBStore(
+    Projects, ProjectKeys, ProjectUpkeep, RecordReader, RecordWriter, RecentStatistics, StorageStatistics
+):
     """Implements `profile_store.contracts.Store`; its parts share only the database and the clock."""
 
     async def check(self) -> None:
@@ -44,6 +50,7 @@ async def open_mongodb_store(
     client = connect(settings)
     try:
         database = database_of(client, settings)
+        await migrate(database)
         await ensure_indexes(database)
         yield MongoDBStore(database, clock)
     finally:

