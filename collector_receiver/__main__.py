@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 
 from collector_receiver.server import PortBusy, serve
 from collector_receiver.settings import InvalidSettings, ReceiverSettings, load
@@ -26,7 +27,8 @@ def main() -> int:
         return _fail(str(problem), EXIT_SETTINGS)
     _configure_logging(settings)
     try:
-        asyncio.run(_run(settings, store_settings))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run(settings, store_settings))
     except PortBusy as problem:
         return _fail(str(problem), EXIT_PORT_BUSY)
     except StoreError as problem:
@@ -37,6 +39,15 @@ def main() -> int:
 async def _run(settings: ReceiverSettings, store_settings: StoreSettings) -> None:
     async with open_store(store_settings) as store:
         await serve(store, settings)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one: it takes NN percent of the receiver's time less than asyncio's own loop."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 def _configure_logging(settings: ReceiverSettings) -> None:

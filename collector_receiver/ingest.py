@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from collector_receiver.admission import MAX_BYTES_IN_FLIGHT, MIN_WEIGHT_BYTES, Admission, Place
 from collector_receiver.counters import Counters, RefusalLog
+from collector_receiver.group_commit import GroupCommit
 from collector_receiver.outcome import place_of
 from collector_receiver.profile_event import EVENT_NAME
 from collector_receiver.projects import Projects
@@ -50,7 +51,7 @@ class Ingest:
     ) -> None:
         self.counters = counters or Counters()
         self._refusals = refusals or RefusalLog()
-        self._store = store
+        self._commits = GroupCommit(store)
         self._projects = projects
         self.admission = Admission(max_bytes_in_flight)
         self._running: set[asyncio.Task[Message]] = set()
@@ -105,6 +106,7 @@ class Ingest:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running)
+        await self._commits.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._refusals.flush()
 
@@ -148,7 +150,7 @@ class Ingest:
 
     async def _store_and_answer(self, signal: Signal[Request], translated: Translated) -> Message:
         outcome = translated.outcome
-        result = await self._store.write(translated.batch)
+        result = await self._commits.write(translated.batch)
         for refused in result.refusals:
             if refused.span_ids:
                 outcome.reject(refused.reason, len(refused.span_ids))

@@ -23,6 +23,9 @@ MAX_JSON_BYTES = 64 * 1024 * 1024
 # Level 1: 10 us for a typical record, half of level 6, for 3 percent more bytes.
 _COMPRESSION_LEVEL = 1
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def pack(attributes: Attributes, resource: Attributes, events: Sequence[SpanEvent]) -> bytes:
     """Lossless for every value of `AttributeValue`; sequences come back as lists.
@@ -32,7 +35,7 @@ def pack(attributes: Attributes, resource: Attributes, events: Sequence[SpanEven
     """
     packed_events = [[event.name, event.time_unix_nano, _mapping(event.attributes, 1)] for event in events]
     content = [_mapping(attributes, 1), _mapping(resource, 1), packed_events]
-    text = json.dumps(content, separators=(",", ":")).encode()
+    text = _to_json(content).encode()
     if len(text) > MAX_JSON_BYTES:
         raise ValueError(f"attributes need {len(text)} bytes, more than {MAX_JSON_BYTES}")
     return zlib.compress(text, _COMPRESSION_LEVEL)
@@ -63,6 +66,8 @@ def unpack(data: bytes) -> tuple[dict[str, AttributeValue], dict[str, AttributeV
 
 
 def _mapping(values: Mapping[str, AttributeValue], depth: int) -> dict[str, Any]:
+    if _PLAIN.issuperset(map(type, values.values())):  # nearly always
+        return dict(values)
     return {key: _plain(value, depth) for key, value in values.items()}
 
 

@@ -22,7 +22,7 @@ from profile_store.model import (
 )
 from profile_store.mongodb.attributes import pack, unpack
 from profile_store.mongodb.client import Document
-from profile_store.request_facts import request_info, response_info, server_info
+from profile_store.request_facts import http, server_info
 
 TRACE_ID_BYTES = 16
 SPAN_ID_BYTES = 8
@@ -102,17 +102,17 @@ def _readable_facts(record: Record) -> Document:
 
     Nothing in here is read back, and no name in here comes from a sender.
     """
-    detail = RecordDetail(record=record, call_tree=None, child_spans=())
-    request, response, server = request_info(detail), response_info(detail), server_info(detail)
+    attributes = record.attributes
+    server = server_info(RecordDetail(record=record, call_tree=None, child_spans=()))
     return {
         "request_info": {
-            "user_agent": request.user_agent,
-            "remote_ip": request.remote_ip,
-            "request_size": request.request_size,
+            "user_agent": http.user_agent(attributes),
+            "remote_ip": http.remote_ip(attributes),
+            "request_size": http.request_size(attributes),
         },
         "response_info": {
-            "response_size": response.response_size,
-            "content_type": response.content_type,
+            "response_size": http.response_size(attributes),
+            "content_type": http.content_type(attributes),
         },
         "server_info": {"hostname": server.hostname, "pid": server.pid},
     }
