@@ -1,8 +1,8 @@
 """Group commit: requests that wait for the database at the same time are written together.
 
 A write costs the same few round trips and flushes of the journal, whether it holds one span or a thousand. So
-only a few writes run at a time, and what arrives meanwhile goes into the next one. Nobody waits for a clock:
-without load each request is written at once and alone.
+what arrives while a write runs goes into the next one, which begins when that one ends, or earlier when it is
+full. Nobody waits for a clock: without load each request is written at once and alone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from itertools import chain
 from profile_store.contracts import StoreUnavailable, UnknownStoreError, Writer, WriteResult
 from profile_store.model import IncomingBatch
 
-WRITES_AT_A_TIME = 2
 MAX_GROUP_SPANS = 2_000
+MAX_WRITES = 4
 
 _NOTHING = WriteResult(new_records=0, new_profiles=0, refusals=())
 
@@ -45,6 +45,7 @@ class GroupCommit:
     def __init__(self, store: Writer) -> None:
         self._store = store
         self._waiting: deque[_Waiting] = deque()
+        self._waiting_spans = 0
         self._running: set[asyncio.Task[None]] = set()
 
     async def write(self, batch: IncomingBatch) -> WriteResult:
@@ -56,22 +57,25 @@ class GroupCommit:
             StoreUnavailable: as there.
         """
         result = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(batch, _span_count(batch), result))
+        waiting = _Waiting(batch, _span_count(batch), result)
+        self._waiting.append(waiting)
+        self._waiting_spans += waiting.spans
         self._start()
         return await result
 
     async def close(self) -> None:
         """Cancel the writes that still run, and whoever waits for one."""
-        for waiting in self._waiting:
+        for waiting in self._take_all():
             waiting.result.cancel()
-        self._waiting.clear()
         for task in self._running:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running)
 
     def _start(self) -> None:
-        while self._waiting and len(self._running) < WRITES_AT_A_TIME:
+        while self._waiting and (
+            not self._running or (self._waiting_spans >= MAX_GROUP_SPANS and len(self._running) < MAX_WRITES)
+        ):
             task = asyncio.create_task(self._write(self._next_group()))
             self._running.add(task)
             task.add_done_callback(self._ended)
@@ -82,11 +86,18 @@ class GroupCommit:
 
     def _next_group(self) -> list[_Waiting]:
         group = [self._waiting.popleft()]
-        room = MAX_GROUP_SPANS - group[0].spans
-        while self._waiting and self._waiting[0].spans <= room:
+        spans = group[0].spans
+        while self._waiting and spans + self._waiting[0].spans <= MAX_GROUP_SPANS:
             group.append(self._waiting.popleft())
-            room -= group[-1].spans
+            spans += group[-1].spans
+        self._waiting_spans -= spans
         return group
+
+    def _take_all(self) -> list[_Waiting]:
+        waiting = [*self._waiting]
+        self._waiting.clear()
+        self._waiting_spans = 0
+        return waiting
 
     async def _write(self, group: Sequence[_Waiting], before: WriteResult = _NOTHING) -> None:
         """Write a group and settle all of it. `before`: what was new when it was written first."""
@@ -101,8 +112,7 @@ class GroupCommit:
                 return
             if _unreachable(outcome):
                 # Those who wait would learn the same, but only after the same time.
-                group = [*group, *self._waiting]
-                self._waiting.clear()
+                group = [*group, *self._take_all()]
             elif not isinstance(outcome, Exception):
                 group[0].settle(replace(_sum(before, outcome), refusals=outcome.refusals))
                 outcome = _NOTHING

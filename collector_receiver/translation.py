@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
@@ -15,9 +14,9 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 from collector_receiver.bounds import bound_resource, bound_span, bounded_scope
+from collector_receiver.child_span_chunk import ChildSpanChunk
 from collector_receiver.endpoint import endpoint_of, status_code_of
 from collector_receiver.header_masking import mask_attributes, masked_otlp
-from collector_receiver.otlp_bytes import ResourceSpansBytes
 from collector_receiver.outcome import Outcome, log_failure
 from collector_receiver.profile_event import (
     BrokenProfile,
@@ -36,7 +35,7 @@ from collector_receiver.semantic_conventions import (
     UNKNOWN_SERVICE,
     first_text,
 )
-from collector_receiver.validation import MAX_TIME_UNIX_NANO, parent_of, refusal
+from collector_receiver.validation import MAX_TIME_UNIX_NANO, parent_of, refusal, utc
 from profile_store.model import (
     Attributes,
     IncomingBatch,
@@ -48,13 +47,10 @@ from profile_store.model import (
 from profile_store.otlp_attributes import attributes_of
 
 MAX_SPANS_PER_REQUEST = 65_536
-MAX_CHUNK_SPANS = 512
-MAX_CHUNK_BYTES = 1_048_576
 MAX_NAME_CHARACTERS = 200
 SDK_SCOPE = "otel_pyinstrument"
 
 _SERVER = Span.SPAN_KIND_SERVER
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,32 +85,6 @@ class _Scope:
         return cls(scope.name == SDK_SCOPE, bounded_scope(scope).SerializeToString())
 
 
-class _Chunk:
-    """Child spans of one trace, until the chunk is full. Of the resource only the service's name is kept."""
-
-    def __init__(self, resource: bytes) -> None:
-        self._otlp = ResourceSpansBytes(resource)
-        self._span_ids: list[bytes] = []
-        self._start_time_unix_nano = MAX_TIME_UNIX_NANO
-
-    def add(self, span_id: bytes, start_time_unix_nano: int, otlp: bytes, scope: bytes) -> bool:
-        """Append a span, `otlp`; True when the chunk is full now. Spans of one scope come in a row."""
-        self._otlp.add(otlp, scope)
-        self._span_ids.append(span_id)
-        if start_time_unix_nano < self._start_time_unix_nano:
-            self._start_time_unix_nano = start_time_unix_nano
-        return self._otlp.size_bytes >= MAX_CHUNK_BYTES or len(self._span_ids) >= MAX_CHUNK_SPANS
-
-    def close(self, trace_id: bytes, project_id: str) -> IncomingChildSpans:
-        return IncomingChildSpans(
-            project_id=project_id,
-            trace_id=trace_id,
-            span_ids=self._span_ids,
-            timestamp=utc(self._start_time_unix_nano),
-            otlp=self._otlp.joined(),
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Translated:
     """One request after translation. `received` counts its spans, or the log records that hold profiles."""
@@ -135,7 +105,7 @@ class Translator:
         self._seen: set[tuple[str, bytes, bytes, int]] = set()
         self._records: list[IncomingRecord] = []
         self._chunks: list[IncomingChildSpans] = []
-        self._open_chunks: dict[bytes, _Chunk] = {}
+        self._open_chunks: dict[bytes, ChildSpanChunk] = {}
 
     def translated(
         self, request: ExportTraceServiceRequest, destinations: Sequence[Destination]
@@ -220,7 +190,7 @@ class Translator:
         trace_id = span.trace_id
         chunk = self._open_chunks.get(trace_id)
         if chunk is None:
-            chunk = self._open_chunks[trace_id] = _Chunk(sender.stored_resource)
+            chunk = self._open_chunks[trace_id] = ChildSpanChunk(sender.stored_resource)
         if chunk.add(span.span_id, span.start_time_unix_nano, otlp, scope.otlp):
             del self._open_chunks[trace_id]
             self._chunks.append(chunk.close(trace_id, sender.project_id))
@@ -277,11 +247,6 @@ def sender_of(resource: Resource, project_id: str) -> Sender:
         environment=first_text(attributes, ENVIRONMENT, limit=MAX_NAME_CHARACTERS),
         stored_resource=stored.SerializeToString(),
     )
-
-
-def utc(time_unix_nano: int) -> datetime:
-    """Nanoseconds since 1970, below 2**63, as a date; exact to the microsecond, unlike a float."""
-    return _EPOCH + timedelta(microseconds=time_unix_nano // 1_000)
 
 
 def _event_of(event: Span.Event, span: Span) -> SpanEvent:

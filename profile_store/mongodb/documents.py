@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
@@ -22,13 +21,13 @@ from profile_store.model import (
 )
 from profile_store.mongodb.attributes import pack, unpack
 from profile_store.mongodb.client import Document
+from profile_store.mongodb.compression import compress, decompress
 from profile_store.request_facts import http, server_info
 
 TRACE_ID_BYTES = 16
 SPAN_ID_BYTES = 8
 
 _CHUNK_HASH_BYTES = 16
-_CHUNK_COMPRESSION_LEVEL = 1
 MAX_CHUNK_OTLP_BYTES = 64 * 1024 * 1024
 
 LIST_PROJECTION = {
@@ -206,7 +205,7 @@ def child_spans_document(chunk: IncomingChildSpans, *, expires_at: datetime) -> 
         "project_id": project_id,
         "timestamp": chunk.timestamp,
         "span_count": len(chunk.span_ids),
-        "otlp": zlib.compress(chunk.otlp, _CHUNK_COMPRESSION_LEVEL),
+        "otlp": compress(chunk.otlp),
         "expires_at": expires_at,
     }
 
@@ -217,14 +216,7 @@ def otlp_of(document: Document) -> bytes:
     Raises:
         ValueError: damaged, or larger than `MAX_CHUNK_OTLP_BYTES`.
     """
-    decompressor = zlib.decompressobj()
-    try:
-        otlp = decompressor.decompress(document["otlp"], MAX_CHUNK_OTLP_BYTES)
-    except zlib.error as error:
-        raise ValueError(f"child spans are damaged: {error}") from None
-    if not decompressor.eof:
-        raise ValueError("child spans are cut off or too large")
-    return otlp
+    return decompress(document["otlp"], at_most=MAX_CHUNK_OTLP_BYTES)
 
 
 def project_document(project: Project) -> Document:

@@ -106,6 +106,8 @@ def _query(attributes: Attributes) -> str:
 def _headers(attributes: Attributes, prefix: str) -> dict[str, str]:
     """Python's instrumentations write `content_type` where the convention has `content-type`."""
     headers: dict[str, str] = {}
+    if prefix not in "".join(attributes):  # nearly always
+        return headers
     for key, value in attributes.items():
         if key.startswith(prefix):
             name = key.removeprefix(prefix).replace("_", "-").lower()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from collector_receiver import group_commit
-from collector_receiver.group_commit import WRITES_AT_A_TIME, GroupCommit
+from collector_receiver.group_commit import GroupCommit
 from collector_receiver.translation import Destination, Translator
 from profile_store.contracts import StoreUnavailable, UnknownStoreError
 from profile_store.model import RecordQuery
@@ -58,11 +58,11 @@ def batch_of(make, project_id):
     return batch
 
 
-async def waiting(commits, gate, batches):
-    """Tasks that write `batches`, when as many as may be have reached the gate and the others wait."""
+async def waiting(commits, gate, batches, *, writes=1):
+    """Tasks that write `batches`, when so many writes have reached the gate and the others wait."""
     tasks = [asyncio.create_task(commits.write(batch)) for batch in batches]
     async with asyncio.timeout(20):
-        while len(gate.batches) < min(len(batches), WRITES_AT_A_TIME):
+        while len(gate.batches) < writes:
             await asyncio.sleep(0.001)
     return tasks
 
@@ -77,7 +77,7 @@ async def test_a_batch_that_comes_alone_is_written_alone(commits, gate, batch_of
 
 
 async def test_batches_that_wait_are_written_together(commits, gate, batch_of, make, store, project_id):
-    # Given ten requests, of which the first ones keep the database busy
+    # Given ten requests, of which the first one keeps the database busy
     tasks = await waiting(commits, gate, [batch_of(make.span(), make.span(kind=3)) for _ in range(10)])
     assert not any(task.done() for task in tasks)
 
@@ -86,20 +86,25 @@ async def test_batches_that_wait_are_written_together(commits, gate, batch_of, m
     results = await asyncio.gather(*tasks)
 
     # Then the others went together, everything is stored, and it is counted once
-    assert [len(batch.records) for batch in gate.batches] == [1] * WRITES_AT_A_TIME + [10 - WRITES_AT_A_TIME]
+    assert [len(batch.records) for batch in gate.batches] == [1, 9]
     assert (await store.records(RecordQuery(project_id=project_id))).total == 10
     assert sum(result.new_records for result in results) == 10
 
 
-async def test_a_group_is_bounded(commits, gate, batch_of, make, monkeypatch):
+async def test_a_full_group_does_not_wait_and_writes_are_bounded(commits, gate, batch_of, make, monkeypatch):
+    # Given groups of at most 3 spans, two writes at a time, and a database that is busy with the first
     monkeypatch.setattr(group_commit, "MAX_GROUP_SPANS", 3)
-    sizes = [1] * WRITES_AT_A_TIME + [2, 1, 5, 3, 1]
-    tasks = await waiting(commits, gate, [batch_of(*(make.span() for _ in range(size))) for size in sizes])
+    monkeypatch.setattr(group_commit, "MAX_WRITES", 2)
+    batches = [batch_of(*(make.span() for _ in range(size))) for size in (1, 2, 1, 5, 3, 1)]
 
+    # When more waits than a group holds
+    tasks = await waiting(commits, gate, batches, writes=2)
+
+    # Then one more write has begun, and the rest follows in groups of that size or of one large request
+    assert [len(batch.records) for batch in gate.batches] == [1, 3]
     gate.open.set()
     await asyncio.gather(*tasks)
-
-    assert sorted(len(batch.records) for batch in gate.batches[WRITES_AT_A_TIME:]) == [1, 3, 3, 5]
+    assert [len(batch.records) for batch in gate.batches] == [1, 3, 5, 3, 1]
 
 
 async def test_a_refusal_reaches_only_the_request_that_it_is_about(commits, gate, batch_of, make, store):
@@ -148,7 +153,7 @@ async def test_when_the_database_does_not_answer_nobody_waits_for_another_time_o
     results = await asyncio.gather(*tasks, return_exceptions=True)
 
     assert [type(result) for result in results] == [StoreUnavailable] * 9
-    assert len(gate.batches) == WRITES_AT_A_TIME
+    assert len(gate.batches) == 1
 
 
 async def test_after_an_outage_writes_go_on(commits, gate, batch_of, make):

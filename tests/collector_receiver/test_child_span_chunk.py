@@ -1,4 +1,4 @@
-"""What is put together from bytes is what protobuf itself would write."""
+"""A chunk that is put together from bytes is what protobuf itself would write."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationSc
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
-from collector_receiver.otlp_bytes import ResourceSpansBytes
+from collector_receiver.child_span_chunk import ChildSpanChunk
 
 RESOURCE = Resource(attributes=[KeyValue(key="service.name", value=AnyValue(string_value="shop"))])
 
@@ -17,18 +17,18 @@ spans_of_scopes = st.lists(st.tuples(st.sampled_from(["", "flask", "sqlite3"]), 
 @given(spans_of_scopes)
 def test_the_bytes_are_those_of_protobuf(parts):
     # Given spans of several scopes, of all lengths whose prefix differs
-    built = ResourceSpansBytes(RESOURCE.SerializeToString())
+    built = ChildSpanChunk(RESOURCE.SerializeToString())
     expected = ResourceSpans(resource=RESOURCE)
     previous = None
 
     # When they are added as bytes, and as messages
     for scope_name, length in parts:
         scope, span = InstrumentationScope(name=scope_name), Span(name="n" * length)
-        built.add(span.SerializeToString(), scope.SerializeToString())
+        built.add(b"s" * 8, 1, span.SerializeToString(), scope.SerializeToString())
         if scope_name != previous:
             expected.scope_spans.add().scope.CopyFrom(scope)
             previous = scope_name
         expected.scope_spans[-1].spans.append(span)
 
     # Then both are the same
-    assert built.joined() == expected.SerializeToString()
+    assert built.close(b"t" * 16, "p").otlp == expected.SerializeToString()
