@@ -1,6 +1,6 @@
 """What the receiver costs: spans per second and core, beside raw `insert_many` of the very same documents.
 
-A real mongod, the real receiver in a process of its own, real protocols over loopback. Every trace is one
+A real mongod, real receivers in processes of their own, real protocols over loopback. Every trace is one
 server span, some with a profile, and nine child spans, all with 20 attributes; small requests divide it.
 
 **Raw** is the bound that MongoDB and its driver set: the documents that the receiver stored are read back and
@@ -10,11 +10,11 @@ child spans, then its records, as the store writes them. Nothing is received, pa
 there; the documents lie ready as dictionaries. (The receiver may write requests that wait together; a program
 that calls `insert_many` for each request does not.)
 
-Sender, receiver and mongod share the machine, while raw has but one process beside mongod. So there are two
-ratios: of the rates, and of the CPU time of a span without the sender (raw client + mongod, divided by
-receiver + mongod). Both would be 1 if receiving cost nothing.
+Sender, receiver and mongod share the machine, while raw has but one process beside mongod, and one receiver
+uses one core. So there are two ratios: of the rates, and of the CPU time of a span without the sender (raw
+client + mongod, divided by receiver + mongod). Both would be 1 if receiving cost nothing.
 
-    python benchmarks/ingest.py [--spans 60000] [--in-flight 8] [--protocols grpc,http,json] [--sizes 1,100]
+    python benchmarks/ingest.py [--spans N] [--in-flight N] [--receivers N] [--protocols json] [--sizes 10]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,8 +180,8 @@ async def http_connection(port: int, media_type: str) -> AsyncIterator[Export]:
         await writer.wait_closed()
 
 
-async def send(protocol: str, ports: dict[str, int], requests: list[bytes], in_flight: int) -> None:
-    """Export all requests with `in_flight` at a time, each on its own connection."""
+async def send(protocol: str, receivers: list[Receiver], requests: list[bytes], in_flight: int) -> None:
+    """Export all requests with `in_flight` at a time, each on its own connection to one of the receivers."""
     waiting = iter(requests)
 
     async def sender(export: Export) -> None:
@@ -190,7 +190,8 @@ async def send(protocol: str, ports: dict[str, int], requests: list[bytes], in_f
 
     async with AsyncExitStack() as connections:
         exports: list[Export] = []
-        for _ in range(in_flight):
+        for number in range(in_flight):
+            ports = receivers[number % len(receivers)].ports
             connection = (
                 grpc_connection(ports["gRPC"])
                 if protocol == "grpc"
@@ -203,7 +204,7 @@ async def send(protocol: str, ports: dict[str, int], requests: list[bytes], in_f
 
 
 class Cost(NamedTuple):
-    """Wall time, CPU time of the process at work and of mongod: in seconds, or microseconds per span."""
+    """Wall time, CPU time of the processes at work and of mongod: in seconds, or microseconds per span."""
 
     wall: float
     cpu: float
@@ -216,13 +217,12 @@ class Cost(NamedTuple):
 class Stopwatch:
     """Measures until `stop`."""
 
-    def __init__(self, pid: int, mongod_pid: int) -> None:
-        self._pids = pid, mongod_pid
+    def __init__(self, pids: list[int], mongod_pid: int) -> None:
+        self._pids, self._mongod_pid = pids, mongod_pid
         self._start = self._now()
 
     def _now(self) -> Cost:
-        pid, mongod_pid = self._pids
-        return Cost(time.perf_counter(), cpu_seconds(pid), cpu_seconds(mongod_pid))
+        return Cost(time.perf_counter(), sum(map(cpu_seconds, self._pids)), cpu_seconds(self._mongod_pid))
 
     def stop(self) -> Cost:
         return Cost(*(now - start for now, start in zip(self._now(), self._start, strict=True)))
@@ -252,16 +252,23 @@ async def insert_raw(url: str, mongod_pid: int, source: str, requests: int, in_f
 
         # As many connections as will be needed, before the clock runs.
         await asyncio.gather(*(client.admin.command("ping") for _ in range(in_flight)))
-        stopwatch = Stopwatch(os.getpid(), mongod_pid)
+        stopwatch = Stopwatch([os.getpid()], mongod_pid)
         await asyncio.gather(*(inserter() for _ in range(in_flight)))
         cost = stopwatch.stop()
         await client.drop_database(target.name)
         return cost
 
 
+class Receiver(NamedTuple):
+    """A running receiver: its process id, and its ports by protocol."""
+
+    pid: int
+    ports: dict[str, int]
+
+
 @contextmanager
-def running_receiver(url: str, database: str) -> Iterator[tuple[int, dict[str, int]]]:
-    """Its process id and its ports by protocol."""
+def running_receiver(url: str, database: str) -> Iterator[Receiver]:
+    """A receiver in a process of its own."""
     environment = os.environ | {"MONGODB_URL": url, "MONGODB_DATABASE": database}
     environment |= {"OTLP_GRPC_PORT": "0", "OTLP_HTTP_PORT": "0"}
     receiver = subprocess.Popen(
@@ -276,23 +283,27 @@ def running_receiver(url: str, database: str) -> Iterator[tuple[int, dict[str, i
                 ports[protocol] = int(address.rsplit(":", 1)[1])
             if len(ports) == 2:
                 break
-        yield receiver.pid, ports
+        yield Receiver(receiver.pid, ports)
     finally:
         receiver.terminate()
         receiver.communicate(timeout=30)
 
 
-def line(url: str, mongod_pid: int, protocol: str, spans: int, per_request: int, in_flight: int) -> str:
+def line(
+    url: str, mongod_pid: int, protocol: str, spans: int, per_request: int, in_flight: int, processes: int
+) -> str:
     """Measures one line of the table."""
     spans = min(int(spans * (JSON_SHARE if protocol == "json" else 1)), MAX_REQUESTS * per_request)
     database = f"ingest_{protocol}_{per_request}"
     encode = as_json if protocol == "json" else bytes
-    with running_receiver(url, database) as (pid, ports):
+    with ExitStack() as stack:
+        receivers = [stack.enter_context(running_receiver(url, database)) for _ in range(processes)]
         warm_up = [encode(request) for request in make_requests(max(200, 4 * per_request), per_request)]
-        asyncio.run(send(protocol, ports, warm_up, in_flight))
+        asyncio.run(send(protocol, receivers, warm_up, in_flight))
         requests = [encode(request) for request in make_requests(spans, per_request)]
-        stopwatch, sender = Stopwatch(pid, mongod_pid), time.process_time()
-        asyncio.run(send(protocol, ports, requests, in_flight))
+        stopwatch = Stopwatch([receiver.pid for receiver in receivers], mongod_pid)
+        sender = time.process_time()
+        asyncio.run(send(protocol, receivers, requests, in_flight))
         cost, sender = stopwatch.stop(), time.process_time() - sender
     stored = spans + max(200, 4 * per_request)
     raw = asyncio.run(insert_raw(url, mongod_pid, database, len(warm_up) + len(requests), in_flight))
@@ -312,6 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="receiver against raw insert_many")
     parser.add_argument("--spans", type=int, default=60_000)
     parser.add_argument("--in-flight", type=int, default=8)
+    parser.add_argument("--receivers", type=int, default=1)
     parser.add_argument("--protocols", default=",".join(PROTOCOLS))
     parser.add_argument("--sizes", default=",".join(map(str, SPANS_PER_REQUEST)))
     options = parser.parse_args()
@@ -321,7 +333,7 @@ def main() -> None:
     ):
         print(
             f"\n{Path(__file__).name}: up to {options.spans:,} spans a line, {options.in_flight} requests in "
-            "flight; CPU in microseconds per span\n"
+            f"flight, {options.receivers} receiver(s); CPU in microseconds per span\n"
         )
         print(
             "| protocol | spans per request | spans/s | per receiver core | receiver CPU | mongod CPU "
@@ -330,8 +342,8 @@ def main() -> None:
         print("|---|" + "---:|" * 11, flush=True)
         for protocol in options.protocols.split(","):
             for size in map(int, options.sizes.split(",")):
-                shown = line(mongodb.url, mongodb.pid, protocol, options.spans, size, options.in_flight)
-                print(shown, flush=True)
+                sizes = options.spans, size, options.in_flight, options.receivers
+                print(line(mongodb.url, mongodb.pid, protocol, *sizes), flush=True)
 
 
 if __name__ == "__main__":
