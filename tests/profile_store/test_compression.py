@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profile_store.mongodb.compression import compress, decompress
@@ -14,6 +14,7 @@ from profile_store.mongodb.compression import compress, decompress
 DATA = b"SELECT * FROM orders WHERE id = ?; " * 50
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2_000))
 def test_everything_comes_back(data):
     assert decompress(compress(data), at_most=2_000) == data
