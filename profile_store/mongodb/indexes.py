@@ -15,9 +15,17 @@ PROJECTS = "projects"
 RECORDS = "performance_records"
 PROFILES = "profiles"
 CHILD_SPANS = "child_spans"
+ROLLUP_MARKS = "rollup_marks"
+ROLLUP_MINUTES = "rollup_minutes"
+ROLLUP_HOURS = "rollup_hours"
+ROLLUP_TREES = "rollup_trees"
+ROLLUP_VERSIONS = "rollup_versions"
 
 RECENT = "recent"
 """The index of the newest records, which also holds what statistics read."""
+
+PROFILED = "profiled"
+"""The newest records that have a profile."""
 
 _NEWEST_FIRST = [("timestamp", DESCENDING), ("_id", DESCENDING)]
 _EXPIRY = IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0)
@@ -47,7 +55,7 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("project_id", ASCENDING), ("version", ASCENDING), *_NEWEST_FIRST], name="version"),
         IndexModel(
             [("project_id", ASCENDING), *_NEWEST_FIRST],
-            name="profiled",
+            name=PROFILED,
             partialFilterExpression={"has_profile": True},
         ),
         IndexModel(
@@ -64,6 +72,38 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
     ],
     PROFILES: [_EXPIRY],
     CHILD_SPANS: [_EXPIRY],
+    # Rollups: docs/adr/005-rollups.md. Uniqueness decides when two processes make the same bucket.
+    ROLLUP_MARKS: [
+        IndexModel(
+            [("project_id", ASCENDING), ("kind", ASCENDING), ("start", DESCENDING)], name="mark", unique=True
+        )
+    ],
+    ROLLUP_MINUTES: [
+        IndexModel([("project_id", ASCENDING), ("start", ASCENDING)], name="bucket", unique=True),
+        _EXPIRY,
+    ],
+    ROLLUP_HOURS: [
+        IndexModel([("project_id", ASCENDING), ("start", ASCENDING)], name="bucket", unique=True),
+        _EXPIRY,
+    ],
+    ROLLUP_TREES: [
+        IndexModel(
+            [
+                ("project_id", ASCENDING),
+                ("start", ASCENDING),
+                ("endpoint", ASCENDING),
+                ("version", ASCENDING),
+            ],
+            name="bucket",
+            unique=True,
+        ),
+        _EXPIRY,
+    ],
+    ROLLUP_VERSIONS: [
+        IndexModel([("project_id", ASCENDING), ("version", ASCENDING)], name="version", unique=True),
+        IndexModel([("project_id", ASCENDING), ("last_seen", DESCENDING)], name="last_seen"),
+        _EXPIRY,
+    ],
 }
 
 # IndexOptionsConflict, IndexKeySpecsConflict: an index of this name or these keys exists with other options.

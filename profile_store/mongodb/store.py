@@ -14,6 +14,8 @@ from profile_store.mongodb.errors import unavailable_on_failure
 from profile_store.mongodb.indexes import ensure_indexes
 from profile_store.mongodb.projects import Projects
 from profile_store.mongodb.reader import RecordReader
+from profile_store.mongodb.rollup_tree_reader import CallTreeReader
+from profile_store.mongodb.rollups import Rollups
 from profile_store.mongodb.statistics import RecentStatistics
 from profile_store.mongodb.writer import RecordWriter
 from profile_store.settings import StoreSettings
@@ -27,7 +29,7 @@ def utc_now() -> datetime:
     return now.replace(microsecond=now.microsecond // 1_000 * 1_000)
 
 
-class MongoDBStore(Projects, RecordReader, RecordWriter, RecentStatistics):
+class MongoDBStore(Projects, RecordReader, RecordWriter, RecentStatistics, CallTreeReader, Rollups):
     """Implements `profile_store.contracts.Store`; its parts share only the database and the clock."""
 
     async def check(self) -> None:

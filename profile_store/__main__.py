@@ -1,0 +1,61 @@
+"""`python -m profile_store COMMAND`: upkeep of the data, for the operator."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from profile_store import StoreSettings, open_store, roll_up_command
+from profile_store.contracts import StoreError
+
+EXIT_USAGE = 2
+EXIT_NO_STORE = 4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or one of the above with one line on stderr."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        settings = StoreSettings()
+    except ValidationError as problems:
+        problem = problems.errors(include_url=False, include_input=False)[0]
+        what = problem["msg"].removeprefix("Value error, ")
+        return _fail(f"{problem['loc'][0]} {what}", EXIT_USAGE)
+    try:
+        asyncio.run(_run(parsed, settings))
+    except StoreError as problem:
+        return _fail(str(problem), EXIT_NO_STORE)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what is done is done, and it may be repeated", EXIT_NO_STORE)
+    return 0
+
+
+async def _run(parsed: argparse.Namespace, settings: StoreSettings) -> None:
+    async with open_store(settings) as store:
+        await parsed.run(store, parsed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m profile_store",
+        description="Upkeep of the database that MONGODB_URL and MONGODB_DATABASE name.",
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    roll_up_command.add_to(verbs)
+    return parser
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"profile_store: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
