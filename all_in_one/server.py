@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import uvicorn
@@ -32,6 +32,7 @@ from analysis_api.guards import guarded
 from analysis_api.health import health_routes
 from profile_store import StoreSettings, open_store
 from profile_store.contracts import Store, StoreError
+from profile_store.rollups.loop import rolling_up
 from profile_store.upkeep import upkeep_running
 from web.app import create_app as create_pages
 from web.settings import WebSettings
@@ -75,6 +76,8 @@ async def _no_such_route(_request: Request) -> Response:
 async def serve(settings: ServerSettings, store_settings: StoreSettings, listener: socket.socket) -> None:
     """Open the store, answer on `listener` until SIGINT or SIGTERM, finish what runs, close the store.
 
+    Statistics are computed meanwhile, if the settings say so.
+
     Raises:
         StoreError: the store cannot be opened.
     """
@@ -90,7 +93,10 @@ async def serve(settings: ServerSettings, store_settings: StoreSettings, listene
             proxy_headers=False,
             timeout_graceful_shutdown=_GRACEFUL_STOP_SECONDS,
         )
-        await _Server(config, _url(settings.bind_host, listener.getsockname()[1])).serve(sockets=[listener])
+        async with rolling_up(store) if settings.roll_up else nullcontext():
+            await _Server(config, _url(settings.bind_host, listener.getsockname()[1])).serve(
+                sockets=[listener]
+            )
 
 
 class _Server(uvicorn.Server):

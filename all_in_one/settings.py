@@ -22,6 +22,9 @@ class ServerSettings(ApiSettings):
     otlp_grpc_port: int = Field(default=4317, ge=0, le=65535)
     """Port of the receiver, which the empty project page tells people to send to."""
 
+    roll_up: bool = True
+    """Whether this server computes statistics. Off where `python -m profile_store roll-up --follow` does."""
+
     log_level: LogLevel = "INFO"
     """How much is logged to stderr."""
 

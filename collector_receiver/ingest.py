@@ -267,7 +267,7 @@ def _require_a_destination(destinations: list[Destination]) -> None:
 
 
 def _repeated_records(batch: IncomingBatch, result: WriteResult) -> int:
-    """How many records of `batch` were stored already; negative where `result` tells what is new of others too."""
+    """How many records of `batch` were stored already; negative where `result` tells of others too."""
     refused = {span_id for refusal in result.refusals for span_id in refusal.span_ids}
     kept = sum(item.record.span_id not in refused for item in batch.records)
     return kept - result.new_records

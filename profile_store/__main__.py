@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from profile_store import StoreSettings, open_store, project_commands
+from profile_store import StoreSettings, open_store, project_commands, roll_up_command
 from profile_store.contracts import StoreError
 
 EXIT_REFUSED = 1
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     project_commands.add_to(verbs)
+    roll_up_command.add_to(verbs)
     return parser
 
 

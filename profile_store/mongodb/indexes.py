@@ -17,11 +17,23 @@ PROFILES = "profiles"
 CHILD_SPANS = "child_spans"
 NAME_LISTS = "name_lists"
 PROJECT_CHORES = "project_chores"
+ROLLUP_MARKS = "rollup_marks"
+ROLLUP_MINUTES = "rollup_minutes"
+ROLLUP_HOURS = "rollup_hours"
+ROLLUP_TREES = "rollup_trees"
+ROLLUP_VERSIONS = "rollup_versions"
+
+ROLLUPS = (ROLLUP_MARKS, ROLLUP_MINUTES, ROLLUP_HOURS, ROLLUP_TREES, ROLLUP_VERSIONS)
+"""Computed from records."""
 
 RETAINED = (RECORDS, PROFILES, CHILD_SPANS)
 """What a project's retention decides about: documents with `project_id`, `expires_at`, `retention_days`."""
 
-PROJECT_DATA: Mapping[str, str] = {**dict.fromkeys(RETAINED, "project_id"), NAME_LISTS: "_id"}
+PROJECT_DATA: Mapping[str, str] = {
+    **dict.fromkeys(RETAINED, "project_id"),
+    **dict.fromkeys(ROLLUPS, "project_id"),
+    NAME_LISTS: "_id",
+}
 """What goes with its project: collections, and the field that names the project, the first of an index."""
 
 BY_RETENTION = "retention"
@@ -29,6 +41,9 @@ BY_RETENTION = "retention"
 
 RECENT = "recent"
 """The index of the newest records, which also holds what statistics read."""
+
+PROFILED = "profiled"
+"""The newest records that have a profile."""
 
 _NEWEST_FIRST = [("timestamp", DESCENDING), ("_id", DESCENDING)]
 _EXPIRY = IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0)
@@ -70,7 +85,7 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("project_id", ASCENDING), ("method", ASCENDING), *_NEWEST_FIRST], name="method"),
         IndexModel(
             [("project_id", ASCENDING), *_NEWEST_FIRST],
-            name="profiled",
+            name=PROFILED,
             partialFilterExpression={"has_profile": True},
         ),
         IndexModel(
@@ -88,6 +103,38 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
     ],
     PROFILES: [_EXPIRY, _RETENTION],
     CHILD_SPANS: [_EXPIRY, _RETENTION],
+    # Rollups: docs/adr/005-rollups.md. Uniqueness decides when two processes make the same bucket.
+    ROLLUP_MARKS: [
+        IndexModel(
+            [("project_id", ASCENDING), ("kind", ASCENDING), ("start", DESCENDING)], name="mark", unique=True
+        )
+    ],
+    ROLLUP_MINUTES: [
+        IndexModel([("project_id", ASCENDING), ("start", ASCENDING)], name="bucket", unique=True),
+        _EXPIRY,
+    ],
+    ROLLUP_HOURS: [
+        IndexModel([("project_id", ASCENDING), ("start", ASCENDING)], name="bucket", unique=True),
+        _EXPIRY,
+    ],
+    ROLLUP_TREES: [
+        IndexModel(
+            [
+                ("project_id", ASCENDING),
+                ("start", ASCENDING),
+                ("endpoint", ASCENDING),
+                ("version", ASCENDING),
+            ],
+            name="bucket",
+            unique=True,
+        ),
+        _EXPIRY,
+    ],
+    ROLLUP_VERSIONS: [
+        IndexModel([("project_id", ASCENDING), ("version", ASCENDING)], name="version", unique=True),
+        IndexModel([("project_id", ASCENDING), ("last_seen", DESCENDING)], name="last_seen"),
+        _EXPIRY,
+    ],
 }
 
 # IndexOptionsConflict, IndexKeySpecsConflict: an index of this name or these keys exists with other options.

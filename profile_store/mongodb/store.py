@@ -16,6 +16,8 @@ from profile_store.mongodb.migration import migrate
 from profile_store.mongodb.project_keys import ProjectKeys
 from profile_store.mongodb.projects import Projects
 from profile_store.mongodb.reader import RecordReader
+from profile_store.mongodb.rollup_tree_reader import CallTreeReader
+from profile_store.mongodb.rollups import Rollups
 from profile_store.mongodb.statistics import RecentStatistics
 from profile_store.mongodb.storage import StorageStatistics
 from profile_store.mongodb.upkeep import ProjectUpkeep
@@ -32,7 +34,15 @@ def utc_now() -> datetime:
 
 
 class MongoDBStore(
-    Projects, ProjectKeys, ProjectUpkeep, RecordReader, RecordWriter, RecentStatistics, StorageStatistics
+    Projects,
+    ProjectKeys,
+    ProjectUpkeep,
+    RecordReader,
+    RecordWriter,
+    RecentStatistics,
+    CallTreeReader,
+    Rollups,
+    StorageStatistics,
 ):
     """Implements `profile_store.contracts.Store`; its parts share only the database and the clock."""
 

@@ -35,6 +35,7 @@ from profile_store.mongodb.inserts import Prepared, insert, prepare
 from profile_store.mongodb.joining import ProfileJoiner
 from profile_store.mongodb.name_lists import NameLists
 from profile_store.mongodb.retention import RetentionOfProjects, expiry
+from profile_store.mongodb.rollup_marks import MarkWriter, minute_marks
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class RecordWriter(DatabaseUser):
         self._retention = RetentionOfProjects(database[indexes.PROJECTS], clock)
         self._joiner = ProfileJoiner(database)
         self._names = NameLists(database)
+        self._marks = MarkWriter(database)
         self._activity_noted: dict[str, datetime] = {}
 
     async def write(self, batch: IncomingBatch) -> WriteResult:
@@ -80,12 +82,24 @@ class RecordWriter(DatabaseUser):
                 await prepare(encoder.records, batch.records, profiles.refused),
             )
             joined = await self._joiner.join(batch, lost=profiles.refused.keys() | records.refused.keys())
+            await self._mark_for_rollups(batch)
         if records.new:
             await self._note_activity({item.record.project_id for item in batch.records})
         refused = [*profiles.refused.values(), *chunks.refused.values(), *records.refused.values()]
         return WriteResult(
             new_records=records.new, new_profiles=profiles.new, refusals=refused, joined=joined
         )
+
+    async def _mark_for_rollups(self, batch: IncomingBatch) -> None:
+        """Also for what was there before: whoever stored it may have died before it could set the mark."""
+        requests = [(item.record.project_id, item.record.timestamp) for item in batch.records]
+        if batch.profiles:
+            keys = [item.trace_id + item.span_id for item in batch.profiles]
+            found = self._database[indexes.RECORDS].find(
+                {"_id": {"$in": keys}}, {"project_id": True, "timestamp": True}
+            )
+            requests += [(str(record["project_id"]), record["timestamp"]) async for record in found]
+        await self._marks.note(minute_marks(requests, self._clock()))
 
     async def _note_activity(self, project_ids: Iterable[str]) -> None:
         """Best effort: the batch is durable, so a failure here must not make the sender repeat it."""

@@ -67,11 +67,12 @@ _UNKNOWN = Measured()
 
 def measured(record: Record) -> Measured:
     """The facts of a record; all unknown when it has none or they cannot be read."""
-    return _read(record.facts) if record.facts else _UNKNOWN
+    return measured_facts(record.facts) if record.facts else _UNKNOWN
 
 
 @lru_cache(maxsize=4)
-def _read(facts: str) -> Measured:
+def measured_facts(facts: str) -> Measured:
+    """The same from the text of `pyinstrument.facts`."""
     try:
         whole: object = json.loads(facts)
     except (ValueError, RecursionError):

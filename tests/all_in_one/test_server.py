@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,10 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from pymongo import MongoClient
+
+from profile_store import StoreSettings, open_store
+from profile_store.model import IncomingBatch, IncomingRecord, Record
 
 READY = "all_in_one.server: pages on "
 
@@ -39,6 +45,7 @@ def environment(**variables: str) -> dict[str, str]:
         "ADMIN_TOKEN",
         "MAX_REQUEST_SIZE",
         "ALLOWED_HOSTS",
+        "ROLL_UP",
         "MONGODB_",
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
@@ -102,6 +109,47 @@ def test_the_server_says_one_line_answers_and_stops(database: dict[str, str], nu
         # And a signal ends it with success and without noise
         code, output, errors = running.stop(number)
         assert (code, output, errors) == (0, "", "")
+
+
+def test_the_server_computes_statistics_beside_answering(database: dict[str, str]) -> None:
+    # Given a request that was stored while no server ran
+    started = datetime.now(UTC) - timedelta(hours=2)
+
+    async def write() -> None:
+        async with open_store(StoreSettings(**database)) as store:
+            record = Record(
+                project_id=(await store.project_for_service("shop")).id,
+                trace_id=os.urandom(16),
+                span_id=os.urandom(8),
+                parent_span_id=None,
+                endpoint="GET /",
+                method="GET",
+                path="/",
+                status_code=200,
+                failed=False,
+                duration=0.1,
+                timestamp=started,
+                start_time_unix_nano=int(started.timestamp() * 1e9),
+            )
+            await store.write(IncomingBatch(records=[IncomingRecord(record=record)]))
+
+    asyncio.run(write())
+    with MongoClient(database["MONGODB_URL"]) as client:
+        collections = client[database["MONGODB_DATABASE"]]
+        # When a server runs that must not, then nothing is computed
+        with server(**database, ROLL_UP="false"):
+            assert collections.rollup_marks.count_documents({}) == 1
+        # When one runs that may
+        with server(**database) as running:
+            deadline = time.monotonic() + 60
+            while collections.rollup_marks.count_documents({}):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            # Then the request is rolled up, and the server ends as usual
+            assert [hour["count"] for hour in collections.rollup_hours.find()] == [1]
+            code, output, errors = running.stop()
+            assert (code, output) == (0, "")
+            assert "Traceback" not in errors
 
 
 def test_pages_and_api_have_their_own_content_security_policy(database: dict[str, str]) -> None:

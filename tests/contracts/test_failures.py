@@ -230,17 +230,21 @@ async def test_an_index_in_the_way_is_named(mongodb_url, mongodb_database, datab
             pass
 
 
-async def test_statistics_read_an_index_and_no_document(store, project_id, make, database):
+async def test_statistics_read_rollups_and_no_record(store, project_id, make, database, monkeypatch):
+    # Given a request that is rolled up
+    monkeypatch.setattr("profile_store.mongodb.rollup_marks.SETTLE_SECONDS", 0.0)
     await store.write(IncomingBatch(records=[IncomingRecord(record=make.record(project_id))]))
-    # Given the profiler of the database, which notes how every query ran
+    while database.rollup_marks.count_documents({}):
+        await store.roll_up()
+    # And the profiler of the database, which notes how every query ran
     database.command("profile", 2)
     # When the numbers and the endpoints of the last day are read
-    await store.project_statistics(project_id)
-    await store.endpoints(project_id)
+    assert (await store.project_statistics(project_id)).total_requests == 1
+    assert await store.endpoints(project_id) == ["GET /orders/{id}"]
     database.command("profile", 0)
-    # Then no document was fetched
-    seen = list(database["system.profile"].find({"command.aggregate": "performance_records"}))
-    assert len(seen) == 3
+    # Then no record was fetched: the smallest window and the 95th percentile are answered by an index
+    seen = list(database["system.profile"].find({"ns": f"{database.name}.performance_records"}))
+    assert seen
     assert {entry["docsExamined"] for entry in seen} == {0}
 
 

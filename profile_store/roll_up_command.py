@@ -1,0 +1,119 @@
+"""`python -m profile_store roll-up`: computes statistics anew from the records, or keeps doing so."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from profile_store.contracts import Store, StoreError
+from profile_store.model import Project
+from profile_store.rollups.loop import keep_rolled_up
+
+DEFAULT_WINDOW = timedelta(days=30)
+
+_PROJECTS_PER_PAGE = 100
+_SETTLE_POLL_SECONDS = 1.0
+_PROGRESS_EVERY_SECONDS = 5.0
+
+
+class CannotRollUp(StoreError):
+    """An argument makes no sense. One line with the remedy."""
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the subparsers of `python -m profile_store`."""
+    text = "compute statistics anew from the records (back-fill)"
+    parser = commands.add_parser(
+        "roll-up",
+        help=text,
+        allow_abbrev=False,
+        description=f"{text}. May be interrupted and repeated at any time, while requests arrive and while "
+        "servers compute statistics too.",
+    )
+    parser.add_argument("--project", metavar="PROJECT", help="name or id of one project (default: all)")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        type=_time,
+        metavar="TIME",
+        help="such as 2026-11-21T10:30, in UTC unless it says otherwise (default: 30 days before --to)",
+    )
+    parser.add_argument("--to", dest="end", type=_time, metavar="TIME", help="default: now")
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="compute nothing anew, but what arrives from now on, as the server does, until interrupted",
+    )
+    parser.set_defaults(run=roll_up)
+
+
+async def roll_up(store: Store, arguments: argparse.Namespace) -> None:
+    """Progress on stderr.
+
+    Raises:
+        CannotRollUp, StoreUnavailable: a line for the user.
+    """
+    if arguments.follow:
+        await keep_rolled_up(store)
+    end = arguments.end or datetime.now(UTC)
+    start = arguments.start or end - DEFAULT_WINDOW
+    if start >= end:
+        raise CannotRollUp(f"--from {start:%Y-%m-%dT%H:%M} is not before --to {end:%Y-%m-%dT%H:%M}")
+    found = False
+    async for project in _projects(store, arguments.project):
+        found = True
+        await _back_fill(store, project, start, end)
+    if arguments.project is not None and not found:
+        raise CannotRollUp(f"--project {arguments.project[:80]!r}: no project has this name or id")
+
+
+async def _projects(store: Store, wanted: str | None) -> AsyncIterator[Project]:
+    page = 1
+    while True:
+        found = await store.projects(page=page, page_size=_PROJECTS_PER_PAGE)
+        for project in found.items:
+            if wanted is None or wanted in (project.id, project.name):
+                yield project
+        if page * _PROJECTS_PER_PAGE >= found.total:
+            return
+        page += 1
+
+
+async def _back_fill(store: Store, project: Project, start: datetime, end: datetime) -> None:
+    requested = await store.request_roll_up(project.id, start, end)
+    _tell(f"{project.name}: {requested:,} minutes with requests")
+    done = hours = 0
+    told = time.monotonic()
+    while requested:
+        step = await store.roll_up(project_id=project.id)
+        done += step.minutes
+        hours += step.trees
+        if time.monotonic() - told >= _PROGRESS_EVERY_SECONDS:
+            told = time.monotonic()
+            _tell(f"{project.name}: {done:,} minutes and the call trees of {hours:,} hours done")
+        if step.waiting:
+            continue
+        # While requests arrive, the newest minutes never settle; whoever follows rolls those up.
+        if not step.settling or (done >= requested and not step.minutes and not step.trees):
+            break
+        await asyncio.sleep(_SETTLE_POLL_SECONDS)
+    if requested:
+        _tell(f"{project.name}: finished, {done:,} minutes and the call trees of {hours:,} hours")
+
+
+def _time(text: str) -> datetime:
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:50]!r} is no time such as 2026-11-21T10:30") from None
+    return given if given.tzinfo else given.replace(tzinfo=UTC)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
