@@ -32,7 +32,7 @@ def start_platform(tmp_path, monkeypatch, mongodb_url, mongodb_database):
     supervisor = Supervisor(Console(sys.stdout), Interrupts(), logs=tmp_path / "logs")
 
     def start(ingest_mode: str = "open"):
-        for name in ("OTLP_GRPC_PORT", "HTTP_PORT"):
+        for name in ("OTLP_GRPC_PORT", "OTLP_HTTP_PORT", "HTTP_PORT"):
             monkeypatch.setenv(name, "0")
         monkeypatch.setenv("MONGODB_DATABASE", mongodb_database)
         monkeypatch.setenv("INGEST_MODE", ingest_mode)
