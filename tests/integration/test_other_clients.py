@@ -134,7 +134,7 @@ def test_everything_of_telemetrygen_is_stored(
 ):
     # Given a receiver that takes spans of anybody
     receiver = start_receiver_process()
-    traces = 5_000 if full_scale else 200
+    traces = 2_000 if full_scale else 200
 
     # When the load generator of the Collector sends traces of two spans each
     run(
