@@ -11,10 +11,10 @@ TESTS ?= tests
 AT_ONCE := --numprocesses 2 --dist loadfile
 WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
 BENCH_PYTHONS ?= 3.11 3.13
-DEBIAN_PACKAGES := chromium fonts-wqy-microhei libcurl4 libssl3 openssl
+DEBIAN_PACKAGES := chromium fonts-wqy-microhei iproute2 libcurl4 libssl3 openssl $(if $(shell command -v npm),,nodejs npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-interpreters test-lowest proof run bench collector lock debian-packages clean
+.PHONY: help setup check format test test-interpreters test-lowest proof run bench collector clients lock debian-packages clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -70,13 +70,18 @@ bench: setup $(BENCH_PYTHONS:%=.bench/%/.installed) ## run the benchmarks and pr
 collector: ## build the standard OpenTelemetry Collector that the tests use (needs Go)
 	@$(PYTHON) tests/collector/build.py
 
+clients: ## install the other OTLP clients that the tests use: JavaScript's (needs npm), telemetrygen (needs Go)
+	@$(PYTHON) tests/clients/install.py javascript
+	@$(PYTHON) tests/clients/install.py telemetrygen
+
 lock: setup ## resolve the newest versions again into requirements/
-	$(BIN)/uv pip compile --quiet --upgrade $(LOCK_OPTIONS) --group dev pyproject.toml -o requirements/dev.txt
-	$(BIN)/uv pip compile --quiet $(LOCK_OPTIONS) --constraints requirements/dev.txt pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile --quiet --upgrade $(LOCK_OPTIONS) --group embedded-mongodb --group dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet $(LOCK_OPTIONS) --constraints requirements/dev.txt --group embedded-mongodb pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile --quiet $(LOCK_OPTIONS) --constraints requirements/dev.txt pyproject.toml -o requirements/image.txt
 	$(BIN)/uv pip compile --quiet --upgrade $(LOCK_FORMAT) --python-version 3.10 --extra flask --group sdk-tests pyproject.toml -o requirements/sdk-tests.txt
 
 LOCK_FORMAT := --universal --no-header --no-annotate
-LOCK_OPTIONS := $(LOCK_FORMAT) --python-version 3.11 --extra flask --extra server --group embedded-mongodb --group demo
+LOCK_OPTIONS := $(LOCK_FORMAT) --python-version 3.11 --extra flask --extra server --group demo
 
 debian-packages:
 	@missing=$$(dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' $(DEBIAN_PACKAGES) 2>/dev/null \

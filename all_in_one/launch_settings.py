@@ -61,6 +61,12 @@ class LaunchSettings:
                 " nobody without ADMIN_TOKEN; set ADMIN_TOKEN (make one with: openssl rand -hex 24), or use"
                 " BIND_HOST=127.0.0.1"
             )
+        if with_demo and self.receiver.otlp_tls_certificate is not None:
+            yield (
+                f"OTLP_TLS_CERTIFICATE={self.receiver.otlp_tls_certificate}: the demo shop sends in plain"
+                " text, so the receiver would refuse its spans; start without the demo (--demo none, make run"
+                " DEMO=none), or unset it"
+            )
         if with_demo and self.receiver.ingest_mode != "open":
             yield (
                 f"INGEST_MODE={self.receiver.ingest_mode}: the demo shop has no project key, so the receiver"

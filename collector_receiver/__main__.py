@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import os
 import sys
-
-from collector_receiver.server import PortBusy, serve
-from collector_receiver.settings import InvalidSettings, ReceiverSettings, load
-from profile_store import StoreSettings, open_store
-from profile_store.contracts import StoreError
-
-EXIT_SETTINGS = 2
-EXIT_PORT_BUSY = 3
-EXIT_NO_STORE = 4
-
-logger = logging.getLogger("collector_receiver")
 
 
 def main() -> int:
-    """The exit code: 0 after a signal, else one of the above with one line on stderr."""
+    """The exit code, see `process.run`."""
+    # gRPC reads it when it is imported. A line for each failed TLS handshake would let anyone fill the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from collector_receiver import process, processes
+    from collector_receiver.settings import InvalidSettings, ReceiverSettings, load
+    from collector_receiver.tls import load_tls
+    from profile_store import StoreSettings
+
     try:
         settings, store_settings = load(ReceiverSettings), load(StoreSettings)
+        load_tls(settings)  # said before the database is waited for
     except InvalidSettings as problem:
-        return _fail(str(problem), EXIT_SETTINGS)
-    _configure_logging(settings)
-    try:
-        asyncio.run(_run(settings, store_settings))
-    except PortBusy as problem:
-        return _fail(str(problem), EXIT_PORT_BUSY)
-    except StoreError as problem:
-        return _fail(f"cannot open the store: {problem}", EXIT_NO_STORE)
-    return 0
-
-
-async def _run(settings: ReceiverSettings, store_settings: StoreSettings) -> None:
-    async with open_store(store_settings) as store:
-        await serve(store, settings)
-
-
-def _configure_logging(settings: ReceiverSettings) -> None:
-    """LOG_LEVEL is for our own lines only: at DEBUG the database driver would write whole documents."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logger.setLevel(settings.log_level)
-    # It warns of every request that is no HTTP; anyone could fill the log.
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
-
-
-def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"collector_receiver: {message}\n")
-    return code
+        return process.fail(str(problem), process.EXIT_SETTINGS)
+    process.configure_logging(settings)
+    if settings.receiver_processes == 1:
+        return process.run(settings, store_settings)
+    return processes.run(settings, store_settings)
 
 
 if __name__ == "__main__":

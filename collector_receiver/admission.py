@@ -6,6 +6,9 @@ from collector_receiver.refusals import TryAgain
 
 MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
 MIN_WEIGHT_BYTES = 16_384  # what even an empty request occupies while it waits: call, task, documents
+# Python's exporter gives up after 10 s, a Collector after 5: what is answered later is sent again in vain.
+SLOW_SECONDS = 3.0
+SLOW_SHARE = 4  # of the bytes in flight that are taken while answers are slow
 OVERLOAD_RETRY_SECONDS = 1.0
 STOPPING_RETRY_SECONDS = 1.0
 
@@ -17,16 +20,26 @@ class Admission:
         self.max_bytes = max_bytes
         self.closed = False
         self._bytes_in_flight = 0
+        self._usual_seconds = 0.0
 
-    def enter(self, size: int) -> Place:
+    @property
+    def bytes_in_flight(self) -> int:
+        """What the places of all requests have together."""
+        return self._bytes_in_flight
+
+    def enter(self, size: int, *, announced: int = 0) -> Place:
         """Room for `size` bytes, until `Place.leave`.
+
+        `announced` is what the sender says that it will send: there must be room for that too, but it is not
+        taken, because it may come slowly or never.
 
         Raises:
             TryAgain: there is too much at the moment, or nothing is taken any more.
         """
         if self.closed:
-            raise TryAgain("stopping", "the receiver is stopping", STOPPING_RETRY_SECONDS)
-        self._take(size, others=self._bytes_in_flight)
+            raise stopping()
+        self._require_room(max(size, announced), others=self._bytes_in_flight)
+        self._bytes_in_flight += size
         return Place(self, size)
 
     def grow(self, place: Place, size: int) -> None:
@@ -36,7 +49,8 @@ class Admission:
             TryAgain: there is too much at the moment; the place stays as it was.
         """
         if size > place.size:
-            self._take(size - place.size, others=self._bytes_in_flight - place.size)
+            self._require_room(size - place.size, others=self._bytes_in_flight - place.size)
+            self._bytes_in_flight += size - place.size
             place.size = size
 
     def leave(self, place: Place) -> None:
@@ -44,10 +58,14 @@ class Admission:
         self._bytes_in_flight -= place.size
         place.size = 0
 
-    def _take(self, size: int, *, others: int) -> None:
-        if others and self._bytes_in_flight + size > self.max_bytes:
-            raise TryAgain("overloaded", "the receiver is busy", OVERLOAD_RETRY_SECONDS)
-        self._bytes_in_flight += size
+    def took(self, seconds: float) -> None:
+        """A request was worked on for so long, most of it behind others when there is much to do."""
+        self._usual_seconds += (seconds - self._usual_seconds) / 16
+
+    def _require_room(self, size: int, *, others: int) -> None:
+        limit = self.max_bytes if self._usual_seconds < SLOW_SECONDS else self.max_bytes // SLOW_SHARE
+        if others and self._bytes_in_flight + size > limit:
+            raise overloaded()
 
 
 class Place:
@@ -64,3 +82,13 @@ class Place:
     def leave(self) -> None:
         """See `Admission.leave`."""
         self._admission.leave(self)
+
+
+def overloaded() -> TryAgain:
+    """The refusal of what is too much at the moment."""
+    return TryAgain("overloaded", "the receiver is busy", OVERLOAD_RETRY_SECONDS)
+
+
+def stopping() -> TryAgain:
+    """The refusal of what comes while the receiver stops."""
+    return TryAgain("stopping", "the receiver is stopping", STOPPING_RETRY_SECONDS)

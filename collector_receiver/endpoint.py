@@ -10,6 +10,8 @@ from collector_receiver.semantic_conventions import (
     HTTP_METHOD,
     HTTP_ROUTE,
     HTTP_STATUS,
+    RPC_STATUS,
+    RPC_SYSTEM,
     URL_FULL,
     URL_PATH,
     URL_TARGET,
@@ -17,14 +19,23 @@ from collector_receiver.semantic_conventions import (
     first_text,
     one_line,
 )
-from profile_store.model import Attributes
+from profile_store.model import Attributes, EndpointOrigin, Record
 
 MAX_ENDPOINT_CHARACTERS = 200
 MAX_PATH_CHARACTERS = 2_048
 MAX_SEGMENTS = 8
 MAX_SEGMENT_CHARACTERS = 40
 
-_METHOD = re.compile(r"[A-Z][A-Z_-]{0,19}")
+# RFC 9110, PATCH and QUERY as the semantic conventions have them, then WebDAV, UPnP and caches. Others count
+# as `_OTHER`: the method is a part of the endpoint's name, and anyone may send any word.
+METHODS = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
+    | {"COPY", "LOCK", "M-SEARCH", "MKCALENDAR", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "PURGE"}
+    | {"REPORT", "SEARCH", "UNLOCK"}
+)
+OTHER_METHOD = "_OTHER"
+
+_UNIMPLEMENTED = (12, "12", "UNIMPLEMENTED")  # gRPC: 12 before, words since conventions 1.39
 # A segment that names one thing of many: it holds a digit run, a UUID or a long hexadecimal number.
 _IDENTIFIER = re.compile(
     r"\d+|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
@@ -46,13 +57,31 @@ def endpoint_of(attributes: Attributes, span_name: str) -> Endpoint:
     path = _path(attributes)
     name = one_line(span_name, limit=MAX_ENDPOINT_CHARACTERS) or "unknown"
     if not method:
-        return Endpoint(name, "", path)
+        # As gRPC writes it on the wire, and some instrumentations in the span's name.
+        return Endpoint(name.removeprefix("/") if first(attributes, RPC_SYSTEM) else name, "", path)
     route = first_text(attributes, HTTP_ROUTE, limit=MAX_ENDPOINT_CHARACTERS)
     if route and route[0] not in "/^*":
         route = f"/{route}"  # Django's routes have none in front
     if not route and not path:
+        if name.startswith(f"{method} /"):
+            asked_for = _without_query(name[len(method) + 1 :])
+            return Endpoint(f"{method} {path_template(asked_for)}", method, path)
         return Endpoint(name if name.startswith(method) else f"{method} {name}", method, path)
     return Endpoint(f"{method} {route or path_template(path)}", method, path)
+
+
+def origin_of(record: Record) -> EndpointOrigin:
+    """Who decided the name that `endpoint_of` gave.
+
+    A client error without a route says nothing about an endpoint: scanners live on 404. The same goes for a
+    procedure that a gRPC server does not have.
+    """
+    if not record.method:
+        return "unmatched" if first(record.attributes, RPC_STATUS) in _UNIMPLEMENTED else "declared"
+    by_path = record.path or record.endpoint.startswith(f"{record.method} /")
+    if not by_path or first_text(record.attributes, HTTP_ROUTE, limit=1):
+        return "declared"
+    return "unmatched" if 400 <= (record.status_code or 0) < 500 else "path"
 
 
 def status_code_of(attributes: Attributes) -> int | None:
@@ -83,7 +112,7 @@ def _method(attributes: Attributes) -> str:
     method = first_text(attributes, HTTP_METHOD, limit=21).upper()
     if not method:
         return ""
-    return method if _METHOD.fullmatch(method) else "_OTHER"
+    return method if method in METHODS else OTHER_METHOD
 
 
 def _path(attributes: Attributes) -> str:
@@ -91,9 +120,14 @@ def _path(attributes: Attributes) -> str:
     if path:
         return path
     target = first_text(attributes, URL_TARGET, limit=MAX_PATH_CHARACTERS)
-    if target:
-        return re.split(r"[?#]", target, maxsplit=1)[0]
+    if target and "://" not in target:
+        return _without_query(target)
     try:
-        return urlsplit(first_text(attributes, URL_FULL, limit=MAX_PATH_CHARACTERS)).path
+        # Proxies are asked for whole addresses, and then the target is one.
+        return urlsplit(target or first_text(attributes, URL_FULL, limit=MAX_PATH_CHARACTERS)).path
     except ValueError:  # for example an unbalanced bracket in the host
         return ""
+
+
+def _without_query(target: str) -> str:
+    return re.split(r"[?#]", target, maxsplit=1)[0]

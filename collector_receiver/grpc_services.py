@@ -1,22 +1,29 @@
 """OTLP/gRPC: decodes metadata, calls `Ingest`, encodes the answer. Status codes are chosen only here.
 
-Bodies stay bytes until `Ingest` has admitted them: gRPC only limits their size.
+A call is admitted before its body is read, so the methods are registered as taking a stream: on the wire that
+is the same, but gRPC hands a unary call over with its whole body in memory. How large a body is, is known
+only when it is there; so few are read at one time, and bytes stay bytes until `Ingest` has admitted them.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias, cast
 
 import grpc
+import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from collector_receiver.admission import MIN_WEIGHT_BYTES, OVERLOAD_RETRY_SECONDS, stopping
+from collector_receiver.arrivals import Arrivals
+from collector_receiver.counters import Answered
 from collector_receiver.ingest import Ingest
-from collector_receiver.refusals import IngestRefused, TryAgain, Undecodable
-from collector_receiver.signals import LOGS, TRACES, Signal
+from collector_receiver.refusals import IngestRefused, TooLarge, TryAgain, Undecodable
+from collector_receiver.signals import LOGS, TRACES, Signal, SignalName
 
 TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 LOGS_SERVICE = "opentelemetry.proto.collector.logs.v1.LogsService"
@@ -24,35 +31,88 @@ METRICS_SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 SERVICES = (TRACE_SERVICE, LOGS_SERVICE, METRICS_SERVICE)
 
 PROJECT_KEY_METADATA = "x-project-key"
+READ_SECONDS = 30.0
+ARRIVING_BYTES = 128 * 1024 * 1024  # of all bodies that are read at one time, each as large as it may be
 
 # grpcio has no type information: its objects are `Any` here and only here.
 Context: TypeAlias = Any
-Handler: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
+Handler: TypeAlias = Callable[[Any, Context], Awaitable[bytes]]
+_NO_MORE = cast("Any", grpc.aio).EOF
 
 
-def services(ingest: Ingest) -> list[Any]:
-    """The generic handlers of the three OTLP services."""
+class OtlpGrpc:
+    """The three OTLP services. Belongs to the loop of `ingest`."""
 
-    def take(signal: Signal[Any]) -> Handler:
-        async def export(body: bytes, context: Context) -> bytes:
-            key = project_key(context.invocation_metadata())
+    def __init__(self, ingest: Ingest, *, max_request_size: int) -> None:
+        self._ingest = ingest
+        self._max_request_size = max_request_size
+        self.arrivals = Arrivals(max(2, ARRIVING_BYTES // max_request_size))
+
+    def handlers(self) -> list[Any]:
+        """The generic handlers to register with a server."""
+        return [
+            _service(TRACE_SERVICE, self._method("traces", self._take(TRACES))),
+            _service(LOGS_SERVICE, self._method("logs", self._take(LOGS))),
+            _service(METRICS_SERVICE, self._method("metrics", self._ignore_metrics)),
+        ]
+
+    def _method(
+        self, signal: SignalName | Literal["metrics"], answer: Callable[[bytes, Context], Awaitable[bytes]]
+    ) -> Handler:
+        async def export(_requests: object, context: Context) -> bytes:
+            code = grpc.StatusCode.UNKNOWN
             try:
-                answer = await ingest.export(body, project_key=key, signal=signal)
+                body = await self._read(context)
+                self._ingest.counters.request_bytes["grpc", signal] += len(body)
+                answered = await answer(body, context)
+                code = grpc.StatusCode.OK
             except IngestRefused as refused:
-                await _abort(context, refused)
-            return answer.SerializeToString()
+                code = _code(refused)
+                await _abort(context, code, refused)
+            except asyncio.CancelledError:
+                code = grpc.StatusCode.CANCELLED
+                raise
+            finally:
+                self._ingest.counters.answers[Answered("grpc", "protobuf", signal, code.name)] += 1
+            return answered
 
         return export
 
-    async def ignore_metrics(_body: bytes, _context: Context) -> bytes:
-        ingest.counters.ignored["metrics"] += 1
-        return b""  # an empty message: full success
+    async def _read(self, context: Context) -> bytes:
+        try:
+            # Counted with its size by `Ingest.export`, without a pause in between.
+            place = self._ingest.admission.enter(MIN_WEIGHT_BYTES)
+            try:
+                async with self.arrivals.one(READ_SECONDS):
+                    body = await context.read()
+            except TimeoutError:
+                raise self._too_slow() from None
+            finally:
+                place.leave()
+            if body is _NO_MORE:
+                # gRPC does not hand over what is above its limit, and has answered the same by itself.
+                raise TooLarge("too_large", f"no message of at most {self._max_request_size} bytes")
+        except IngestRefused as refused:
+            self._ingest.count_refusal(refused)
+            raise
+        return body
 
-    return [
-        _service(TRACE_SERVICE, take(TRACES)),
-        _service(LOGS_SERVICE, take(LOGS)),
-        _service(METRICS_SERVICE, ignore_metrics),
-    ]
+    def _too_slow(self) -> TryAgain:
+        if self._ingest.admission.closed:
+            return stopping()
+        return TryAgain("slow_body", "the message did not arrive in time", OVERLOAD_RETRY_SECONDS)
+
+    def _take(self, signal: Signal[Any]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        async def answer(body: bytes, context: Context) -> bytes:
+            key = project_key(context.invocation_metadata())
+            message = await self._ingest.export(body, project_key=key, signal=signal)
+            return message.SerializeToString()
+
+        return answer
+
+    async def _ignore_metrics(self, _body: bytes, _context: Context) -> bytes:
+        self._ingest.counters.ignored["metrics"] += 1
+        return b""  # an empty message: full success
 
 
 def project_key(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
@@ -76,20 +136,27 @@ def retry_trailers(code: int, message: str, retry_after_seconds: float) -> tuple
     )
 
 
-async def _abort(context: Context, refused: IngestRefused) -> NoReturn:
+def _code(refused: IngestRefused) -> grpc.StatusCode:
+    if isinstance(refused, TryAgain):
+        return grpc.StatusCode.UNAVAILABLE
+    if isinstance(refused, Undecodable):
+        return grpc.StatusCode.INVALID_ARGUMENT
+    return (
+        grpc.StatusCode.RESOURCE_EXHAUSTED
+        if isinstance(refused, TooLarge)
+        else grpc.StatusCode.UNAUTHENTICATED
+    )
+
+
+async def _abort(context: Context, code: grpc.StatusCode, refused: IngestRefused) -> NoReturn:
     trailers: tuple[tuple[str, bytes], ...] = ()
     if isinstance(refused, TryAgain):
-        code = grpc.StatusCode.UNAVAILABLE
         trailers = retry_trailers(code.value[0], str(refused), refused.retry_after_seconds)
-    elif isinstance(refused, Undecodable):
-        code = grpc.StatusCode.INVALID_ARGUMENT
-    else:
-        code = grpc.StatusCode.UNAUTHENTICATED
     await context.abort(code, str(refused), trailers)
     raise AssertionError("context.abort always raises")
 
 
 def _service(name: str, export: Handler) -> Any:
     untyped: Any = grpc
-    method = untyped.unary_unary_rpc_method_handler(export)
+    method = untyped.stream_unary_rpc_method_handler(export)
     return untyped.method_handlers_generic_handler(name, {"Export": method})

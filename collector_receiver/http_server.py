@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Generator
+import ssl
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
+import grpc
 import uvicorn
+from google.protobuf import json_format
+from google.rpc.status_pb2 import Status
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from collector_receiver.http_services import OtlpHttp
+Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 MAX_HEAD_BYTES = 262_144
 KEEP_ALIVE_SECONDS = 75  # longer than exporters pause between two batches
 
 
 class HttpServer:
-    """One listening HTTP server on the running loop."""
+    """One listening HTTP server on the running loop; with `tls` it speaks nothing else."""
 
-    def __init__(self, app: OtlpHttp, listener: socket.socket) -> None:
+    def __init__(
+        self, app: Application, listener: socket.socket, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._listener = listener
         self._config = uvicorn.Config(
             app,
@@ -33,6 +39,7 @@ class HttpServer:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
         self._server = _Server(self._config)
         self._serving: asyncio.Task[None] | None = None
@@ -93,3 +100,13 @@ class _BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._reading_head = False
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be read as HTTP is answered like every other mistake: with a Status, here in JSON."""
+        status = Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message=msg)
+        body = json_format.MessageToJson(status, indent=None).encode()
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.close()

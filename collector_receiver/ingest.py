@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +22,8 @@ from collector_receiver.counters import Counters, RefusalLog
 from collector_receiver.outcome import place_of
 from collector_receiver.profile_event import EVENT_NAME
 from collector_receiver.projects import KEY_REFUSALS, Projects
-from collector_receiver.refusals import IngestRefused, TryAgain, Unauthenticated
+from collector_receiver.rate_limit import Demand, RateLimiter
+from collector_receiver.refusals import IngestRefused, RateLimited, TryAgain, Unauthenticated
 from collector_receiver.signals import TRACES, Encoding, Request, Signal
 from collector_receiver.translation import Destination, Translated
 from profile_store.contracts import StoreUnavailable, Writer, WriteResult
@@ -53,6 +55,7 @@ class Ingest:
         self._store = store
         self._projects = projects
         self.admission = Admission(max_bytes_in_flight)
+        self._rates = RateLimiter()
         self._running: set[asyncio.Task[Message]] = set()
         # Costly requests are parsed and translated one after another on one thread: Python would not run two
         # at once anyway, and their objects weigh many times their bytes.
@@ -86,8 +89,14 @@ class Ingest:
         costly = len(body) >= LARGE_REQUEST_BYTES[encoding] or EVENT_NAME.encode() in body
         task = asyncio.create_task(self._export(signal, body, project_key, parse, in_thread=costly))
         self._running.add(task)
-        task.add_done_callback(lambda done: self._finished(done, place))
+        started = time.perf_counter()
+        task.add_done_callback(lambda done: self._finished(done, place, started))
         return await asyncio.shield(task)
+
+    @property
+    def running_requests(self) -> int:
+        """Requests that are worked on."""
+        return len(self._running)
 
     def refuse_new_requests(self) -> None:
         """From now on every new request is `TryAgain`; those that run go on."""
@@ -108,11 +117,12 @@ class Ingest:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._refusals.flush()
 
-    def _finished(self, task: asyncio.Task[Message], place: Place) -> None:
+    def _finished(self, task: asyncio.Task[Message], place: Place, started: float) -> None:
         self._running.discard(task)
         place.leave()
-        if not task.cancelled():
-            task.exception()  # marks it as seen: the caller may be gone
+        # Asking for its exception marks it as seen: the caller may be gone.
+        if not task.cancelled() and task.exception() is None:
+            self.admission.took(time.perf_counter() - started)
 
     async def _export(
         self,
@@ -148,7 +158,8 @@ class Ingest:
 
     async def _store_and_answer(self, signal: Signal[Request], translated: Translated) -> Message:
         outcome = translated.outcome
-        result = await self._store.write(translated.batch)
+        self.counters.understood(signal.name, translated.received)
+        result = await self._write(translated.batch)
         for refused in result.refusals:
             if refused.span_ids:
                 outcome.reject(refused.reason, len(refused.span_ids))
@@ -156,12 +167,20 @@ class Ingest:
                 outcome.warn(refused.reason)  # only a profile was lost
         self.counters.new_records += result.new_records
         self.counters.new_profiles += result.new_profiles
+        self.counters.repeated_records += _repeated_records(translated.batch, result)
         self._announce_first_profiles(translated.batch, result)
         self.counters.count(signal.name, translated.received, outcome)
         message = outcome.message()
         if message:
             self._refusals.note(outcome.rejected + outcome.warnings)
         return signal.answer(outcome.rejected_count, message)
+
+    async def _write(self, batch: IncomingBatch) -> WriteResult:
+        started = time.perf_counter()
+        try:
+            return await self._store.write(batch)
+        finally:
+            self.counters.store_seconds.observe(time.perf_counter() - started)
 
     async def _prepare(
         self,
@@ -174,17 +193,40 @@ class Ingest:
     ) -> Translated:
         loop = asyncio.get_running_loop()
         if project_key is not None:
-            _require_a_destination([await self._projects.of_key(project_key)])  # before the cost of parsing
+            known = await self._projects.of_key(project_key)  # before the cost of parsing
+            _require_a_destination([known])
+            self._rates.check(known.project_id, known.limit)
         request = await loop.run_in_executor(self._thread, parse, body) if in_thread else parse(body)
         destinations = await self._projects.destinations(signal.senders(request), project_key)
         _require_a_destination(destinations)
+        self._account(signal, signal.senders(request), destinations)
         if in_thread:
             return await loop.run_in_executor(self._thread, signal.translate, request, destinations)
         return signal.translate(request, destinations)
 
+    def _account(
+        self, signal: Signal[Any], senders: Sequence[Any], destinations: Sequence[Destination]
+    ) -> None:
+        """Count what each project sent, and refuse the whole request when one of them sends too much."""
+        demands: dict[str, Demand] = {}
+        for sender, destination in zip(senders, destinations, strict=True):
+            if not destination.project_id:
+                continue
+            demand = demands.setdefault(destination.project_id, Demand(destination.limit))
+            demand.spans += signal.size(sender)
+            if destination.limit.bytes:
+                demand.bytes += sender.ByteSize()
+        for project_id, demand in demands.items():
+            self.counters.project_spans.add(project_id, demand.spans)
+        self._rates.take(demands)
+
     def count_refusal(self, refused: IngestRefused) -> None:
         """Count a request that a front refused before `export`; those of `export` are counted there."""
         self.counters.requests[refused.reason] += 1
+        if isinstance(refused, TryAgain):
+            self.counters.retryable[refused.reason] += 1
+        if isinstance(refused, RateLimited):
+            self.counters.project_rate_limited.add(refused.project_id, 1)
         self._refusals.note(Counter({refused.reason: 1}))
 
     def _announce_first_profiles(self, batch: IncomingBatch, result: WriteResult) -> None:
@@ -212,3 +254,10 @@ def _require_a_destination(destinations: list[Destination]) -> None:
             "unauthenticated",
             f"{refusals[0]}: send the project's key as metadata x-project-key or attribute project.key",
         )
+
+
+def _repeated_records(batch: IncomingBatch, result: WriteResult) -> int:
+    """How many records of `batch` were stored already."""
+    refused = {span_id for refusal in result.refusals for span_id in refusal.span_ids}
+    kept = sum(item.record.span_id not in refused for item in batch.records)
+    return max(0, kept - result.new_records)

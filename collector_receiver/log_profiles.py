@@ -19,16 +19,21 @@ from profile_store.model import IncomingBatch, IncomingProfile
 # How an event's name travelled before log records had a field for it, and still does through old Collectors.
 EVENT_NAME_ATTRIBUTE = "event.name"
 
+UNREADABLE_LOG_RECORD = "unreadable_log_record"
+
 
 def only_profiles(request: ExportLogsServiceRequest) -> ExportLogsServiceRequest:
-    """The profiles of `request` with their resources. What is left out here costs nothing further."""
+    """The profiles of `request` with their resources. What is left out here costs nothing further.
+
+    Empty records stay, to be refused: the readers of requests put them in the place of what they cannot read.
+    """
     kept = ExportLogsServiceRequest()
     for resource_logs in request.resource_logs:
         profiles = [
             record
             for scope_logs in resource_logs.scope_logs
             for record in scope_logs.log_records
-            if _is_profile(record)
+            if _is_profile(record) or not record.ByteSize()
         ]
         if profiles:
             target = kept.resource_logs.add()
@@ -66,7 +71,7 @@ def translate(request: ExportLogsServiceRequest, destinations: Sequence[Destinat
 
 def _profile(record: LogRecord, project_id: str, budget: DecodeBudget) -> IncomingProfile:
     if reason := id_refusal(record.trace_id, record.span_id):
-        raise BrokenProfile(reason)
+        raise BrokenProfile(reason if record.ByteSize() else UNREADABLE_LOG_RECORD)
     time_unix_nano = record.time_unix_nano or record.observed_time_unix_nano
     if not time_unix_nano:
         raise BrokenProfile("missing_time")

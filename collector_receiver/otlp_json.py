@@ -16,12 +16,15 @@ from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 MAX_PARTS = 400_000
 """Objects and arrays in one body: each takes 64 to 230 bytes of memory, for as little as 2 bytes of text."""
 
 MAX_LEVELS = 100
 """Messages within messages, as in protobuf's own reader: what is stored is read by that."""
+
+_ITEM_LEVEL = 3  # of a span in its scope in its resource in the request
 
 _HEX_FIELDS = frozenset({"trace_id", "span_id", "parent_span_id"})
 
@@ -34,8 +37,11 @@ class NotOtlpJson(Exception):
     """What is wrong, naming the field but never its value."""
 
 
-def from_json(kind: type[Kind], body: bytes) -> Kind:
+def from_json(kind: type[Kind], body: bytes, *, keep_readable: bool = False) -> Kind:
     """The message of type `kind` in `body`, bounded in time and memory.
+
+    With `keep_readable` a span or log record that cannot be read is empty in the result, and the others are
+    as they came.
 
     Raises:
         NotOtlpJson: and nothing else, for any bytes whatsoever.
@@ -48,12 +54,46 @@ def from_json(kind: type[Kind], body: bytes) -> Kind:
         raise NotOtlpJson("nested too deeply") from None
     except ValueError:  # also UnicodeDecodeError, and integers of thousands of digits
         raise NotOtlpJson("no JSON in UTF-8") from None
-    values = _message(_plan(kind.DESCRIPTOR), document, 0)
+    try:
+        return _built(kind, document, 0)
+    except NotOtlpJson:
+        if not (keep_readable and _empty_what_is_unreadable(kind, document)):
+            raise
+    return _built(kind, document, 0)
+
+
+def _built(kind: type[Kind], document: Any, level: int) -> Kind:
+    values = _message(_plan(kind.DESCRIPTOR), document, level)
     try:
         return kind(**values)
     except (ValueError, TypeError):
-        # What is left after the checks below: lone surrogates, which UTF-8 cannot hold.
+        # What is left after the checks of each field: lone surrogates, which UTF-8 cannot hold.
         raise NotOtlpJson("a text that is no Unicode") from None
+
+
+def _empty_what_is_unreadable(kind: type[Message], document: Any) -> bool:
+    """Whether any span or log record of `document` is readable; the others are empty objects then."""
+    request: Any = kind.DESCRIPTOR
+    resources = request.fields_by_number[1]
+    scopes = resources.message_type.fields_by_number[2]
+    items = scopes.message_type.fields_by_number[2]
+    item_kind = GetMessageClass(items.message_type)
+    readable = False
+    for resource in _listed(document, resources.json_name):
+        for scope in _listed(resource, scopes.json_name):
+            listed = _listed(scope, items.json_name)
+            for index, item in enumerate(listed):
+                try:
+                    _built(item_kind, item, _ITEM_LEVEL)
+                    readable = True
+                except NotOtlpJson:
+                    listed[index] = {}
+    return readable
+
+
+def _listed(value: Any, name: str) -> list[Any]:
+    found = cast("dict[str, Any]", value).get(name) if isinstance(value, dict) else None
+    return cast("list[Any]", found) if isinstance(found, list) else []
 
 
 def _refuse_constant(_name: str) -> NoReturn:

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+from collector_receiver.rate_limit import RateLimit
 from collector_receiver.semantic_conventions import PROJECT_KEY, SERVICE_NAME, UNKNOWN_SERVICE, one_line
 from collector_receiver.shared_lookups import SharedLookups
 from collector_receiver.translation import Destination
@@ -53,9 +54,11 @@ class Projects:
         mode: IngestMode,
         clock: Callable[[], float] = time.monotonic,
         *,
+        limit: RateLimit | None = None,
         max_projects: int = MAX_PROJECTS,
     ) -> None:
         self._store = store
+        self._limit = limit or RateLimit()
         self._mode: IngestMode = mode
         self._max_projects = max_projects
         self._clock = clock
@@ -125,7 +128,7 @@ class Projects:
     async def _look_up_keys(self, keys: Collection[str]) -> Mapping[str, Destination]:
         projects = await self._store.projects_for_keys(keys)
         unknown = Destination(refusal=UNKNOWN_KEY)
-        return {key: _destination(projects[key]) if key in projects else unknown for key in keys}
+        return {key: self._destination(projects[key]) if key in projects else unknown for key in keys}
 
     async def _look_up_services(self, names: Collection[str]) -> Mapping[str, Destination]:
         projects = dict(await self._store.projects_for_services(names))
@@ -138,11 +141,10 @@ class Projects:
                 except ProjectLimitReached:
                     break
         full = Destination(refusal=PROJECT_LIMIT)
-        return {name: _destination(projects[name]) if name in projects else full for name in names}
+        return {name: self._destination(projects[name]) if name in projects else full for name in names}
 
-
-def _destination(project: Project) -> Destination:
-    return Destination(project_id=project.id)
+    def _destination(self, project: Project) -> Destination:
+        return Destination(project_id=project.id, limit=self._limit.of_project(project.config))
 
 
 class _Remembered:

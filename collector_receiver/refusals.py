@@ -16,7 +16,7 @@ class Undecodable(IngestRefused):
 
 
 class TooLarge(IngestRefused):
-    """Above the largest request, never to be repeated as it is. HTTP 413; gRPC answers this by itself."""
+    """Above the largest request, never to be repeated as it is. gRPC RESOURCE_EXHAUSTED, HTTP 413."""
 
 
 class Unauthenticated(IngestRefused):
@@ -29,3 +29,13 @@ class TryAgain(IngestRefused):
     def __init__(self, reason: str, message: str, retry_after_seconds: float) -> None:
         super().__init__(reason, message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimited(TryAgain):
+    """A project sent more than it may. gRPC UNAVAILABLE + RetryInfo, HTTP 429 + Retry-After."""
+
+    def __init__(self, project_id: str, retry_after_seconds: float) -> None:
+        super().__init__(
+            "rate_limited", "the project sends more than its limit allows; slow down", retry_after_seconds
+        )
+        self.project_id = project_id

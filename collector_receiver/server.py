@@ -1,32 +1,45 @@
-"""The receiver as a process: start, address, serve until a signal, stop within a bound."""
+"""The receiver on one loop: start, address, serve until a signal, stop within a bound."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
-import socket
+import time
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, cast
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from prometheus_client.metrics_core import Metric
 
-from collector_receiver.grpc_services import SERVICES, services
+from collector_receiver import metrics
+from collector_receiver.cors import Cors
+from collector_receiver.group import ALONE, Member, Order, Report
+from collector_receiver.grpc_services import SERVICES, OtlpGrpc
 from collector_receiver.http_server import HttpServer
 from collector_receiver.http_services import OtlpHttp
 from collector_receiver.ingest import Ingest
+from collector_receiver.listeners import PortBusy, busy, listen, shown
 from collector_receiver.projects import Projects
+from collector_receiver.rate_limit import RateLimit
+from collector_receiver.readiness import Readiness
 from collector_receiver.settings import ReceiverSettings, is_loopback
-from profile_store.contracts import Writer
+from collector_receiver.snapshots import Snapshots
+from collector_receiver.status_pages import StatusPages
+from collector_receiver.tls import load_tls
+from profile_store.contracts import Store
+
+__all__ = ["STOP_SECONDS", "Addresses", "PortBusy", "Receiver", "serve"]
 
 STOP_SECONDS = 10.0
+LAST_BODY_SECONDS = 1.0  # for what is still on its way when the receiver stops
+LAST_ANSWER_SECONDS = 2.0  # for answers to leave and connections to close; who watches health never closes
 MAX_CONCURRENT_STREAMS = 128  # per connection; HTTP/2 makes the client wait for its turn
+MAX_PENDING_CALLS = 20_000  # beyond it gRPC itself answers, with a code that senders may not repeat
 
 logger = logging.getLogger("collector_receiver")
-
-
-class PortBusy(Exception):
-    """The address cannot be listened on. One line with the remedy."""
 
 
 class Addresses(NamedTuple):
@@ -34,98 +47,154 @@ class Addresses(NamedTuple):
 
     grpc: str
     http: str
+    status: str = ""
+    """"" when the HTTP port has the status pages."""
 
 
 class Receiver:
     """One receiver on one loop, which must be the one that opened the store. Does not own the store."""
 
-    def __init__(self, store: Writer, settings: ReceiverSettings) -> None:
-        projects = Projects(store, settings.ingest_mode, max_projects=settings.max_projects)
-        self.ingest = Ingest(store, projects)
+    def __init__(self, store: Store, settings: ReceiverSettings, member: Member = ALONE) -> None:
+        """Raises InvalidSettings when a file for TLS cannot be used."""
         self._settings = settings
+        self._member = member
+        self._tls = load_tls(settings)
+        limit = RateLimit(spans=settings.project_spans_per_second, bytes=settings.project_bytes_per_second)
+        projects = Projects(store, settings.ingest_mode, limit=limit, max_projects=settings.max_projects)
+        self.ingest = Ingest(store, projects)
+        self._started_at = time.time()
+        self._readiness = Readiness(store.check, self._tell_health)
+        self._snapshots = Snapshots(self._metrics, process=member.process, directory=member.snapshots)
+        self._status_pages = StatusPages(self._readiness, self._snapshots)
+        self._grpc = OtlpGrpc(self.ingest, max_request_size=settings.max_request_size)
+        self._http = OtlpHttp(
+            self.ingest,
+            max_request_size=settings.max_request_size,
+            cors=Cors(settings.cors_origins),
+            status_pages=self._status_pages if settings.status_port is None else None,
+        )
         self._health: Any = cast("Any", health).aio.HealthServicer()  # not visible to type checkers
+        self._server = self._grpc_server()
+        self._http_servers: list[HttpServer] = []
+
+    def _grpc_server(self) -> Any:
         # Without so_reuseport=0 a second receiver would share the port in silence and take half of the calls.
-        self._server: Any = grpc.aio.server(
+        server: Any = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", settings.max_request_size),
-                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", self._settings.max_request_size),
+                ("grpc.so_reuseport", int(self._member.shares_ports)),
                 ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             ]
         )
-        self._server.add_generic_rpc_handlers(services(self.ingest))
-        self._http: HttpServer | None = None
-        cast("Any", health_pb2_grpc).add_HealthServicer_to_server(self._health, self._server)
+        server.add_generic_rpc_handlers(self._grpc.handlers())
+        cast("Any", health_pb2_grpc).add_HealthServicer_to_server(self._health, server)
+        return server
 
     async def start(self) -> Addresses:
-        """Listen on both ports.
+        """Listen on all ports.
 
         Raises:
             PortBusy: another program listens there, or the address is not of this machine.
         """
-        host, port = self._settings.bind_host, self._settings.otlp_grpc_port
-        shown_host = f"[{host}]" if ":" in host else host
-        listener = _listen(host, self._settings.otlp_http_port)
+        settings, shared = self._settings, self._member.shares_ports
+        host = settings.bind_host
+        listener = listen(host, settings.otlp_http_port, variable="OTLP_HTTP_PORT", shared=shared)
+        listeners = [listener]
         try:
-            bound_port: int = self._server.add_insecure_port(f"{shown_host}:{port}")
-        except RuntimeError:
-            listener.close()
-            raise _busy("OTLP_GRPC_PORT", host, port) from None
-        http_address = f"{shown_host}:{listener.getsockname()[1]}"
-        app = OtlpHttp(self.ingest, max_request_size=self._settings.max_request_size)
-        self._http = HttpServer(app, listener)
-        await self._http.start()
-        for service in SERVICES:
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+            if settings.status_port is not None:
+                listeners.append(
+                    listen(
+                        settings.status_host,
+                        settings.status_port,
+                        variable="STATUS_PORT",
+                        host_variable="STATUS_HOST",
+                        shared=shared,
+                    )
+                )
+            grpc_port = self._bind_grpc(host, settings.otlp_grpc_port)
+        except PortBusy:
+            for each in listeners:
+                each.close()
+            raise
+        tls = self._tls.context if self._tls else None
+        self._http_servers = [HttpServer(self._http, listener, tls=tls)]
+        self._http_servers += [HttpServer(self._status_pages, each) for each in listeners[1:]]
+        status = "".join(f"{shown(settings.status_host)}:{each.getsockname()[1]}" for each in listeners[1:])
+        addresses = Addresses(
+            f"{shown(host)}:{grpc_port}", f"{shown(host)}:{listener.getsockname()[1]}", status
+        )
+        for server in self._http_servers:
+            await server.start()
+        await self._tell_health(True)
         await self._server.start()
-        return Addresses(grpc=f"{shown_host}:{bound_port}", http=http_address)
+        self._readiness.start()
+        self._snapshots.start()
+        return addresses
+
+    def _bind_grpc(self, host: str, port: int) -> int:
+        try:
+            if self._tls is None:
+                return self._server.add_insecure_port(f"{shown(host)}:{port}")
+            return self._server.add_secure_port(f"{shown(host)}:{port}", self._tls.credentials)
+        except RuntimeError:
+            raise busy("OTLP_GRPC_PORT", host, port) from None
 
     async def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
-        """Refuse new requests, finish running ones, then close the ports; each at most `timeout_seconds`.
+        """Refuse new requests, finish running ones in at most `timeout_seconds`, then close the ports in at
+        most `LAST_ANSWER_SECONDS`.
 
         In this order, because gRPC itself answers a call that reaches a closing server with CANCELLED: it may
         be repeated as well, but says neither why nor when. So while requests run, we answer.
         """
         self.ingest.refuse_new_requests()
+        await self._readiness.stop()
         await self._health.enter_graceful_shutdown()
+        for arrivals in (self._grpc.arrivals, self._http.arrivals):
+            arrivals.hurry(min(LAST_BODY_SECONDS, timeout_seconds))
         await self.ingest.drain(timeout_seconds)
-        ports = [self._server.stop(timeout_seconds)]
-        if self._http is not None:
-            ports.append(self._http.stop(timeout_seconds))
-        await asyncio.gather(*ports)
+        left = min(LAST_ANSWER_SECONDS, timeout_seconds)
+        await asyncio.gather(self._server.stop(left), *(server.stop(left) for server in self._http_servers))
+        await self._snapshots.stop()
         await self.ingest.close()
 
+    async def _tell_health(self, ready: bool) -> None:
+        answers = health_pb2.HealthCheckResponse
+        for service in ("", *SERVICES):
+            await self._health.set(service, answers.SERVING if ready else answers.NOT_SERVING)
 
-async def serve(store: Writer, settings: ReceiverSettings) -> None:
-    """Run until SIGTERM or SIGINT, then stop gracefully; a second signal stops at once.
+    def _metrics(self) -> Iterable[Metric]:
+        return metrics.families(
+            self.ingest,
+            process=self._member.process,
+            ready=self._readiness.ready,
+            started_at=self._started_at,
+        )
+
+
+async def serve(store: Store, settings: ReceiverSettings, member: Member = ALONE) -> None:
+    """Run until SIGTERM or SIGINT, or until the group is told to stop, then stop gracefully; a second signal
+    stops at once.
 
     Raises:
         PortBusy: see `Receiver.start`.
+        InvalidSettings: a file for TLS cannot be used.
     """
-    loop = asyncio.get_running_loop()
-    asked_to_stop, in_a_hurry = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        if asked_to_stop.is_set():
-            in_a_hurry.set()
-        asked_to_stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    receiver = Receiver(store, settings)
+    stopping = _Stopping(member)
+    receiver = Receiver(store, settings, member)
     addresses = await receiver.start()
-    logger.info("OTLP/HTTP on %s", addresses.http)
-    logger.info("OTLP/gRPC on %s", addresses.grpc)
-    if not is_loopback(settings.bind_host) and settings.ingest_mode == "open":
-        logger.warning(
-            "INGEST_MODE=open on %s: anyone who reaches this address can store spans", settings.bind_host
-        )
-    await asked_to_stop.wait()
+    if member.orders is None:
+        announce(addresses, settings)
+    else:
+        member.orders.send("serving")
+    await stopping.asked.wait()
     logger.info("stopping: finishing running calls, at most %.0f s", STOP_SECONDS)
-    stopping = asyncio.create_task(receiver.stop())
-    hurry = asyncio.create_task(in_a_hurry.wait())
-    await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
-    if not stopping.done():
-        stopping.cancel()
+    stop = asyncio.create_task(receiver.stop())
+    hurry = asyncio.create_task(stopping.in_a_hurry.wait())
+    await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.done():
+        stop.cancel()
         await receiver.stop(0)
     hurry.cancel()
     counters = receiver.ingest.counters
@@ -138,29 +207,52 @@ async def serve(store: Writer, settings: ReceiverSettings) -> None:
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError:
-        raise _busy("OTLP_HTTP_PORT", host, port) from None
-    try:
-        # As servers do: a port in TIME_WAIT is not taken.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        # Now, not when uvicorn begins to serve: Linux lets two sockets bind one port, but not listen on it.
-        listener.listen()
-    except OSError:
-        listener.close()
-        raise _busy("OTLP_HTTP_PORT", host, port) from None
-    return listener
+def announce(addresses: Addresses, settings: ReceiverSettings) -> None:
+    """Say where requests are accepted, and what is dangerous about it."""
+    if addresses.status:
+        logger.info("status pages on %s", addresses.status)
+    logger.info("OTLP/HTTP on %s", addresses.http)
+    logger.info("OTLP/gRPC on %s", addresses.grpc)
+    if is_loopback(settings.bind_host):
+        return
+    if settings.ingest_mode == "open":
+        logger.warning(
+            "INGEST_MODE=open on %s: anyone who reaches this address can store spans", settings.bind_host
+        )
+    if settings.otlp_tls_certificate is None:
+        logger.warning(
+            "no TLS on %s: spans and project keys travel readable; set OTLP_TLS_CERTIFICATE and "
+            "OTLP_TLS_KEY, or end TLS in front of the receiver",
+            settings.bind_host,
+        )
 
 
-def _busy(variable: str, host: str, port: int) -> PortBusy:
-    shown_host = f"[{host}]" if ":" in host else host
-    return PortBusy(
-        f"{variable}={port}: cannot listen on {shown_host}:{port}; stop the program that uses it, set "
-        f"{variable} to a free port (0 finds one), or check BIND_HOST"
-    )
+class _Stopping:
+    """Turns signals, and the orders of the group, into events."""
+
+    def __init__(self, member: Member) -> None:
+        self.asked, self.in_a_hurry = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGTERM, self._on_signal)
+        if member.orders is None:
+            self._loop.add_signal_handler(signal.SIGINT, self._on_signal)
+        else:
+            # Ctrl+C reaches the whole group; its first process passes it on.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self._loop.add_reader(member.orders.fileno(), self._on_order, member.orders)
+
+    def _on_signal(self) -> None:
+        if self.asked.is_set():
+            self.in_a_hurry.set()
+        self.asked.set()
+
+    def _on_order(self, orders: Connection[Report, Order]) -> None:
+        """A service manager may signal every process of the group: an order is no second signal."""
+        try:
+            order = orders.recv()
+        except (EOFError, OSError):
+            self._loop.remove_reader(orders.fileno())
+            order = "stop"  # whoever started this process is gone
+        self.asked.set()
+        if order == "hurry":
+            self.in_a_hurry.set()

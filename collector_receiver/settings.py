@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
-from typing import Literal, Self, TypeVar, get_args
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from collector_receiver.projects import MAX_PROJECTS, IngestMode
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Settings = TypeVar("Settings", bound=BaseSettings)
+
+_ORIGIN = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII)
 
 
 class InvalidSettings(Exception):
@@ -37,12 +41,58 @@ class ReceiverSettings(BaseSettings):
     """Largest request in bytes, after decompression."""
     log_level: LogLevel = "INFO"
     """How much the receiver writes to stderr."""
+    otlp_tls_certificate: Path | None = None
+    """PEM file with the receiver's certificate and its chain; both ports then speak TLS and nothing else."""
+    otlp_tls_key: Path | None = None
+    """PEM file with the key of the certificate, without a passphrase."""
+    otlp_tls_client_ca: Path | None = None
+    """PEM file with certificate authorities; a client without a certificate of theirs is refused."""
+    receiver_processes: int = Field(default=1, ge=1, le=64)
+    """Processes that share the ports; more than one needs SO_REUSEPORT (Linux)."""
+    status_port: int | None = Field(default=None, ge=0, le=65_535)
+    """Port of its own for /healthz, /readyz and /metrics; without one the OTLP/HTTP port answers them."""
+    status_host: str = "127.0.0.1"
+    """Address of STATUS_PORT."""
+    project_spans_per_second: int = Field(default=0, ge=0, le=1_000_000_000)
+    """Spans that one project may send to one process, 0 for no limit."""
+    project_bytes_per_second: int = Field(default=0, ge=0, le=1_000_000_000_000)
+    """Bytes of spans that one project may send to one process, 0 for no limit."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins, separated by commas, whose pages may send over OTLP/HTTP; `*` for all, none by default."""
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _capitals(cls, value: object) -> object:
         # A wrong one stays as it was written, for the message.
         return value.upper() if isinstance(value, str) and value.upper() in get_args(LogLevel) else value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _separated_by_commas(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        origins = tuple(origin.strip() for origin in value.split(",") if origin.strip())
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin[:100]!r} is no origin; write scheme, host and port without a path, for example "
+                    "https://shop.example or http://localhost:3000, several with commas between, or * for all"
+                )
+        return tuple(origin.lower() for origin in origins)
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.otlp_tls_certificate is None) != (self.otlp_tls_key is None):
+            set_one, missing = ("OTLP_TLS_CERTIFICATE", "OTLP_TLS_KEY")
+            if self.otlp_tls_certificate is None:
+                set_one, missing = missing, set_one
+            raise ValueError(f"{set_one} is set and {missing} is not: TLS needs both")
+        if self.otlp_tls_client_ca is not None and self.otlp_tls_certificate is None:
+            raise ValueError(
+                "OTLP_TLS_CLIENT_CA is set and OTLP_TLS_CERTIFICATE is not: clients can only be asked for "
+                "certificates over TLS; set OTLP_TLS_CERTIFICATE and OTLP_TLS_KEY too"
+            )
+        return self
 
     @model_validator(mode="after")
     def _open_to_the_network_only_on_purpose(self) -> Self:

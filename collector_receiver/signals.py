@@ -23,6 +23,7 @@ from collector_receiver.otlp_json import NotOtlpJson, from_json
 from collector_receiver.profile_event import EVENT_NAME
 from collector_receiver.projects import Sending
 from collector_receiver.refusals import Undecodable
+from collector_receiver.salvage import salvage
 from collector_receiver.translation import Destination, Translated, Translator
 from collector_receiver.wire_scan import MAX_MESSAGES, Malformed, TooManyMessages, check_messages
 
@@ -44,12 +45,14 @@ class _Resources(Protocol):
 class Signal(Generic[Request]):
     """One kind of telemetry that is stored. All functions are pure and may run on any thread.
 
-    `parse` raises Undecodable. `senders` are the elements of a request that each have one resource.
+    `parse` raises Undecodable. `senders` are the elements of a request that each have one resource; `size` is
+    the number of spans or profiles in one of them.
     """
 
     name: SignalName
     parse: Mapping[Encoding, Callable[[bytes], Request]]
     senders: Callable[[Request], Sequence[Sending]]
+    size: Callable[[Any], int]
     translate: Callable[[Request, Sequence[Destination]], Translated]
     answer: Callable[[int, str], Message]
 
@@ -80,20 +83,23 @@ def _parse_logs_json(body: bytes) -> ExportLogsServiceRequest:
 
 def _from_protobuf(kind: type[Request], body: bytes) -> Request:
     try:
-        check_messages(kind, body)
-        return kind.FromString(body)
+        try:
+            check_messages(kind, body)
+            return kind.FromString(body)
+        except (DecodeError, Malformed):
+            return salvage(kind, body)
     except TooManyMessages:
         raise Undecodable(
             "too_many_messages",
             f"more than {MAX_MESSAGES} attributes, values and other parts; send smaller batches",
         ) from None
-    except (DecodeError, Malformed):
+    except Malformed:
         raise Undecodable("undecodable", f"the body is not an {kind.DESCRIPTOR.name} in protobuf") from None
 
 
 def _from_json(kind: type[Request], body: bytes) -> Request:
     try:
-        return from_json(kind, body)
+        return from_json(kind, body, keep_readable=True)
     except NotOtlpJson as problem:
         raise Undecodable("undecodable", f"the body is not an {kind.DESCRIPTOR.name}: {problem}") from None
 
@@ -140,6 +146,7 @@ TRACES: Signal[ExportTraceServiceRequest] = Signal(
     name="traces",
     parse={"protobuf": parse_protobuf, "json": _parse_traces_json},
     senders=lambda request: request.resource_spans,
+    size=lambda element: sum(len(scope.spans) for scope in element.scope_spans),
     translate=_translate_traces,
     answer=_answer_traces,
 )
@@ -148,6 +155,7 @@ LOGS: Signal[ExportLogsServiceRequest] = Signal(
     name="logs",
     parse={"protobuf": _parse_logs, "json": _parse_logs_json},
     senders=lambda request: request.resource_logs,
+    size=lambda element: sum(len(scope.log_records) for scope in element.scope_logs),
     translate=log_profiles.translate,
     answer=_answer_logs,
 )

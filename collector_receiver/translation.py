@@ -15,7 +15,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 from collector_receiver.bounds import bound_resource, bound_span, bounded_scope
-from collector_receiver.endpoint import endpoint_of, status_code_of
+from collector_receiver.endpoint import endpoint_of, origin_of, status_code_of
 from collector_receiver.header_masking import mask_attributes, masked_otlp
 from collector_receiver.outcome import Outcome, log_failure
 from collector_receiver.profile_event import (
@@ -25,6 +25,7 @@ from collector_receiver.profile_event import (
     read_profile,
     take_profile_event,
 )
+from collector_receiver.rate_limit import RateLimit
 from collector_receiver.semantic_conventions import (
     DROPPED_ATTRIBUTES,
     DROPPED_EVENTS,
@@ -52,15 +53,17 @@ MAX_CHUNK_BYTES = 1_048_576
 MAX_NAME_CHARACTERS = 200
 SDK_SCOPE = "otel_pyinstrument"
 
+_NO_LIMIT = RateLimit()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where the spans of one resource go: a project, or nowhere for a named reason."""
+    """Where the spans of one resource go: a project with its limit, or nowhere for a named reason."""
 
     project_id: str = ""
     refusal: str = ""
+    limit: RateLimit = _NO_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +192,12 @@ class Translator:
         bound_span(span)
         if event is not None or span.kind == Span.SPAN_KIND_SERVER or _is_profiled_run(span, scope):
             profile = self._profile(event)
+            record = record_of(span, sender, profile)
             self._records.append(
                 IncomingRecord(
-                    record=record_of(span, sender, profile), payload=profile.payload if profile else None
+                    record=record,
+                    payload=profile.payload if profile else None,
+                    endpoint_origin=origin_of(record),
                 )
             )
         else:

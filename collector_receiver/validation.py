@@ -8,6 +8,9 @@ TRACE_ID_BYTES = 16
 SPAN_ID_BYTES = 8
 MAX_TIME_UNIX_NANO = 2**63 - 1  # BSON has no larger integer; the year 2262, inside datetime's range
 
+UNREADABLE_SPAN = "unreadable_span"
+"""Why an empty span is refused: the readers of requests put one in the place of what they cannot read."""
+
 _NO_TRACE_ID = bytes(TRACE_ID_BYTES)
 _NO_SPAN_ID = bytes(SPAN_ID_BYTES)
 
@@ -19,7 +22,7 @@ def refusal(span: Span) -> str | None:
     those of the trace API specification: 16 and 8 bytes, not all zero.
     """
     if reason := id_refusal(span.trace_id, span.span_id):
-        return reason
+        return reason if span.ByteSize() else UNREADABLE_SPAN
     if len(span.parent_span_id) not in (0, SPAN_ID_BYTES):
         return "invalid_parent_span_id"
     if not span.start_time_unix_nano:

@@ -19,7 +19,7 @@ MAX_MESSAGES = 1_000_000
 MIN_MESSAGE_BYTES = 2  # tag and length
 MAX_LEVELS = 100  # protobuf's own limit
 
-_LENGTH_DELIMITED = 2
+LENGTH_DELIMITED = 2
 _MAX_VARINT_BYTES = 10
 
 _Table: TypeAlias = "dict[int, _Table]"
@@ -41,10 +41,18 @@ def check_messages(kind: type[Message], body: bytes, *, limit: int = MAX_MESSAGE
     Raises:
         TooManyMessages, Malformed: and nothing else, for any bytes whatsoever.
     """
-    if len(body) < MIN_MESSAGE_BYTES * limit:
-        return
+    if len(body) >= MIN_MESSAGE_BYTES * limit:
+        count_messages(kind, body, limit=limit)
+
+
+def count_messages(kind: type[Message], body: bytes, *, limit: int) -> int:
+    """How many messages are within `body`, at most `limit`.
+
+    Raises:
+        TooManyMessages, Malformed: as above.
+    """
     try:
-        _scan(body, _table(kind.DESCRIPTOR), limit)
+        return _scan(body, _table(kind.DESCRIPTOR), limit)
     except IndexError:
         raise Malformed from None
 
@@ -61,29 +69,29 @@ def _build(descriptor: Descriptor, known: dict[str, _Table]) -> _Table:
         table = known[descriptor.full_name] = {}
         for field in descriptor.fields:
             if field.message_type is not None:
-                table[field.number << 3 | _LENGTH_DELIMITED] = _build(field.message_type, known)
+                table[field.number << 3 | LENGTH_DELIMITED] = _build(field.message_type, known)
     return table
 
 
-def _scan(body: bytes, table: _Table, limit: int) -> None:
+def _scan(body: bytes, table: _Table, limit: int) -> int:
     """One loop without calls for what is usual, as it runs for every field of a large request."""
     position, end, count = 0, len(body), 0
     outer: list[tuple[_Table, int]] = []
     while True:
         while position == end:
             if not outer:
-                return
+                return count
             table, end = outer.pop()
         tag = body[position]
         position += 1
         if tag > 127:
-            tag, position = _varint(body, position - 1)
+            tag, position = read_varint(body, position - 1)
         kind = tag & 7
-        if kind == _LENGTH_DELIMITED:
+        if kind == LENGTH_DELIMITED:
             length = body[position]
             position += 1
             if length > 127:
-                length, position = _varint(body, position - 1)
+                length, position = read_varint(body, position - 1)
             stop = position + length
             if stop > end or tag < 8:
                 raise Malformed
@@ -98,7 +106,7 @@ def _scan(body: bytes, table: _Table, limit: int) -> None:
                 _enter(outer, table, end)
                 table, end = inner, stop
         else:
-            position = _skip(body, position, tag)
+            position = skip_number(body, position, tag)
             if position > end:
                 raise Malformed
 
@@ -109,13 +117,17 @@ def _enter(outer: list[tuple[_Table, int]], table: _Table, end: int) -> None:
     outer.append((table, end))
 
 
-def _skip(body: bytes, position: int, tag: int) -> int:
-    """The position behind a number. Groups are no part of proto3."""
+def skip_number(body: bytes, position: int, tag: int) -> int:
+    """The position behind a number of the type in `tag`. Groups are no part of proto3.
+
+    Raises:
+        Malformed, IndexError: there is none.
+    """
     if tag < 8:
         raise Malformed
     match tag & 7:
         case 0:
-            return _varint(body, position)[1]
+            return read_varint(body, position)[1]
         case 1:
             return position + 8
         case 5:
@@ -124,8 +136,12 @@ def _skip(body: bytes, position: int, tag: int) -> int:
             raise Malformed
 
 
-def _varint(body: bytes, position: int) -> tuple[int, int]:
-    """The number that begins at `position`, and where it ends."""
+def read_varint(body: bytes, position: int) -> tuple[int, int]:
+    """The number that begins at `position`, and where it ends.
+
+    Raises:
+        Malformed, IndexError: there is none.
+    """
     value = 0
     for index in range(_MAX_VARINT_BYTES):
         byte = body[position + index]

@@ -98,6 +98,10 @@ class Writer(Protocol):
         items again, in any grouping, changes nothing and is a success. One item that the database cannot hold
         is refused alone; the others are stored. An empty batch returns at once without touching the database.
 
+        Endpoints, versions and environments of a project are few, whatever its senders make up: beyond the
+        limits of `profile_store.name_list` a new one is stored under a collective name. A name that is used
+        keeps its place, and all processes agree on who has one.
+
         An item of `profiles` and the record of its span find each other whichever comes first, also when both
         are written at the same time. Until then, and for ever when the span never comes, nothing of it can be
         read; it expires like everything else. A record that has a profile keeps it. Refusing such an item

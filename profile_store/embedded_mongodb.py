@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -218,8 +218,7 @@ class _Start:
 
     def answering_server(self) -> tuple[_Server, int]:
         """A server that answers, and its port. Tries again when somebody takes the port meanwhile."""
-        while _is_locked(self._data_dir / "mongodb" / "mongod.lock"):
-            self._wait("waiting for the last MongoDB on this directory to stop")
+        self._outlive_the_last_one()
         while True:
             port = _port_for(self._data_dir)
             with self._log.open("ab") as output:
@@ -237,6 +236,28 @@ class _Start:
             except BaseException:
                 server.stop()
                 raise
+
+    def _outlive_the_last_one(self) -> None:
+        """Wait for a server whose parent was killed; one that hangs is killed, as `stop` would have done.
+
+        That is safe: whatever it acknowledged is in its journal.
+        """
+        lock = self._data_dir / "mongodb" / "mongod.lock"
+        patience = time.monotonic() + _STOP_LIMIT_SECONDS
+        while _is_locked(lock):
+            holder = _holder(lock)
+            if holder is not None and time.monotonic() > patience and self._is_ours(holder):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(holder, signal.SIGKILL)
+            self._wait(f"waiting for the last MongoDB on this directory to stop (process {holder})")
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether this process is a server that an earlier start left behind; only Linux can tell."""
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_text("utf-8", "surrogateescape").split("\0")
+        except OSError:
+            return False
+        return {str(self._data_dir / "mongodb"), _REPLICA_SET} <= set(command)
 
     def become_primary(self, server: _Server, port: int) -> None:
         """Make the replica set, or correct the port in it, and wait until it accepts writes."""
@@ -322,6 +343,14 @@ def _is_locked(lock: Path) -> bool:
     except OSError:
         return True
     return False
+
+
+def _holder(lock: Path) -> int | None:
+    """The process that a server wrote into its lock."""
+    try:
+        return int(lock.read_text("ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _answers(port: int) -> bool:

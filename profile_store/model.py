@@ -23,6 +23,14 @@ DEFAULT_RETENTION_DAYS = 30
 MAX_RETENTION_DAYS = 3_650
 
 Framework = Literal["flask", "django", "fastapi", "other"]
+
+EndpointOrigin = Literal["declared", "path", "unmatched"]
+"""Where the name of an endpoint comes from.
+
+`declared`: a route, a procedure or a function, whose number the application decides. `path`: a template of
+the path that was asked for, so whoever asks decides. `unmatched`: the same, and the application refused it.
+"""
+
 ProjectStatus = Literal["active", "inactive", "archived"]
 
 
@@ -178,10 +186,12 @@ class IncomingRecord:
     """A record as the receiver hands it over, with its call tree in wire format version 1 if it has one.
 
     The receiver has decoded `payload` successfully; `profile` and `hot_functions` of the record came from it.
+    `endpoint_origin` decides how freely the store gives out new names of endpoints.
     """
 
     record: Record
     payload: bytes | None = None
+    endpoint_origin: EndpointOrigin = "declared"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

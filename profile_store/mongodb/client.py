@@ -26,6 +26,12 @@ Collection: TypeAlias = AsyncCollection[Document]
 # Bounds a whole operation with its retry. Without it a hung primary stalls a write until it wakes up again.
 _OPERATION_TIMEOUT_MS = 8_000
 
+# A primary that hangs, or that the network no longer reaches, breaks no connection. The driver's monitor
+# notices it after connectTimeoutMS + heartbeatFrequencyMS without a sign of life, and only then interrupts
+# what waits for it and repeats that on the new primary. Its defaults, 20 + 10 s, are longer than any
+# operation lasts.
+_MONITORING_MS = {"connectTimeoutMS": 3_000, "heartbeatFrequencyMS": 1_000}
+
 
 def connect(settings: StoreSettings) -> Client:
     """A client for the running event loop; it connects at the first operation.
@@ -40,17 +46,24 @@ def connect(settings: StoreSettings) -> Client:
         )
     # At DEBUG the driver logs commands with their documents, and LOG_LEVEL may set the level of every logger.
     logging.getLogger("pymongo.command").setLevel(logging.INFO)
+    url = settings.mongodb_url.get_secret_value()
     try:
         return AsyncMongoClient(
-            settings.mongodb_url.get_secret_value(),
+            url,
             appname="otel-pyinstrument",
             retryWrites=True,
             retryReads=True,
             timeoutMS=_OPERATION_TIMEOUT_MS,
+            **_monitoring(url),
         )
     except (ConfigurationError, InvalidURI, ValueError) as error:
         # The message of the driver may repeat the address with its password.
         raise StoreError(f"MONGODB_URL is not usable: the driver raised {type(error).__name__}.") from None
+
+
+def _monitoring(url: str) -> Document:
+    """What `url` leaves open: keyword arguments overrule it, but who names these there knows the network."""
+    return {name: value for name, value in _MONITORING_MS.items() if f"{name}=".lower() not in url.lower()}
 
 
 def database_of(client: Client, settings: StoreSettings) -> Database:
@@ -65,6 +78,15 @@ def database_of(client: Client, settings: StoreSettings) -> Database:
         write_concern=WriteConcern(w="majority", j=True),
         read_concern=ReadConcern("majority"),
     )
+
+
+def newest(collection: Collection) -> Collection:
+    """The collection for reads that decide what is written or answered.
+
+    A majority read may miss what a majority has: a primary that was elected this moment does not know yet how
+    far its predecessor had come. It has all of it though, so what it has is read.
+    """
+    return collection.with_options(read_concern=ReadConcern("local"))
 
 
 class DatabaseUser:

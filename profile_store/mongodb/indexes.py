@@ -15,12 +15,13 @@ PROJECTS = "projects"
 RECORDS = "performance_records"
 PROFILES = "profiles"
 CHILD_SPANS = "child_spans"
+NAME_LISTS = "name_lists"
 PROJECT_CHORES = "project_chores"
 
 RETAINED = (RECORDS, PROFILES, CHILD_SPANS)
 """What a project's retention decides about: documents with `project_id`, `expires_at`, `retention_days`."""
 
-PROJECT_DATA: Mapping[str, str] = dict.fromkeys(RETAINED, "project_id")
+PROJECT_DATA: Mapping[str, str] = {**dict.fromkeys(RETAINED, "project_id"), NAME_LISTS: "_id"}
 """What goes with its project: collections, and the field that names the project, the first of an index."""
 
 BY_RETENTION = "retention"
@@ -62,6 +63,11 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
         ),
         IndexModel([("project_id", ASCENDING), ("endpoint", ASCENDING), *_NEWEST_FIRST], name="endpoint"),
         IndexModel([("project_id", ASCENDING), ("version", ASCENDING), *_NEWEST_FIRST], name="version"),
+        # Without an index a rare value of these two would read the whole project.
+        IndexModel(
+            [("project_id", ASCENDING), ("environment", ASCENDING), *_NEWEST_FIRST], name="environment"
+        ),
+        IndexModel([("project_id", ASCENDING), ("method", ASCENDING), *_NEWEST_FIRST], name="method"),
         IndexModel(
             [("project_id", ASCENDING), *_NEWEST_FIRST],
             name="profiled",
@@ -74,8 +80,8 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
         ),
         IndexModel(
             [("project_id", ASCENDING), ("status_code", ASCENDING), *_NEWEST_FIRST],
-            name="error_status",
-            partialFilterExpression={"status_code": {"$gte": 400}},
+            name="unusual_status",
+            partialFilterExpression={"status_code": {"$gt": 200}},
         ),
         _EXPIRY,
         _RETENTION,

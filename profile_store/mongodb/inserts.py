@@ -17,7 +17,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import BulkWriteError, OperationFailure
 
 from profile_store.contracts import Refusal, StoreUnavailable
-from profile_store.mongodb.client import Collection, Document
+from profile_store.mongodb.client import Collection, Document, newest
 
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
@@ -89,7 +89,7 @@ async def insert(collection: Collection, what: str, items: Sequence[Prepared]) -
         else:
             outcome.refused[part[0].key] = _refusal(what, part[0], refused_with)
     if duplicates:
-        outcome.refused |= await _taken_by_others(collection, what, duplicates)
+        outcome.refused |= await _taken_by_others(newest(collection), what, duplicates)
     return outcome
 
 
@@ -136,16 +136,29 @@ def _refusal(what: str, item: Prepared, code: int) -> Refusal:
 async def _taken_by_others(
     collection: Collection, what: str, duplicates: Sequence[Prepared]
 ) -> dict[bytes, Refusal]:
-    """A duplicate is stored already, unless another project holds its id: then it never will be."""
-    owners = {
-        document["_id"]: document["project_id"]
-        async for document in collection.find(
-            {"_id": {"$in": [item.key for item in duplicates]}}, {"project_id": True}
-        )
-    }
+    """A duplicate is stored already, unless another project holds its id: then it never will be.
+
+    Nearly always it is a repetition of our own, and a question that names the projects goes to their shards
+    only. Who else may hold an id is asked everywhere.
+    """
+    projects = list({item.project_id for item in duplicates})
+    keys = [item.key for item in duplicates]
+    own = await _owners(collection, {"project_id": {"$in": projects}, "_id": {"$in": keys}})
+    unclear = [item for item in duplicates if item.project_id not in own.get(item.key, ())]
+    if not unclear:
+        return {}
+    owners = await _owners(collection, {"_id": {"$in": [item.key for item in unclear]}})
     message = f"{what}: another project has stored one with the same trace and span id"
     return {
         item.key: Refusal(span_ids=item.span_ids, reason=f"{what}_id_taken", message=message)
-        for item in duplicates
-        if owners.get(item.key, item.project_id) != item.project_id
+        for item in unclear
+        if item.project_id not in owners.get(item.key, {item.project_id})
     }
+
+
+async def _owners(collection: Collection, filters: Document) -> dict[bytes, set[object]]:
+    """The projects that hold each id: one, but on a sharded cluster there may be more."""
+    owners: dict[bytes, set[object]] = {}
+    async for document in collection.find(filters, {"project_id": True}):
+        owners.setdefault(document["_id"], set()).add(document["project_id"])
+    return owners

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
+import pymongo
 from bson import ObjectId
 from pymongo.errors import PyMongoError
 
@@ -32,12 +33,14 @@ from profile_store.mongodb.documents import (
 from profile_store.mongodb.errors import describe, unavailable_on_failure
 from profile_store.mongodb.inserts import Prepared, insert, prepare
 from profile_store.mongodb.joining import ProfileJoiner
+from profile_store.mongodb.name_lists import NameLists
 from profile_store.mongodb.retention import RetentionOfProjects, expiry
 
 _logger = logging.getLogger(__name__)
 
 # `last_activity` of a project is a display value; once in this time and process is enough.
 _ACTIVITY_EVERY = timedelta(seconds=10)
+_ACTIVITY_LIMIT_SECONDS = 1.0  # the sender waits meanwhile, for an answer that is certain already
 
 _DOCUMENTS_ON_THE_LOOP = 128
 
@@ -49,12 +52,14 @@ class RecordWriter(DatabaseUser):
         super().__init__(database, clock)
         self._retention = RetentionOfProjects(database[indexes.PROJECTS], clock)
         self._joiner = ProfileJoiner(database)
+        self._names = NameLists(database)
         self._activity_noted: dict[str, datetime] = {}
 
     async def write(self, batch: IncomingBatch) -> WriteResult:
         """See `profile_store.contracts.Writer.write`."""
         if not (batch.records or batch.child_spans or batch.profiles):
             return WriteResult(new_records=0, new_profiles=0, refusals=())
+        batch = await self._names.bounded(batch, self._clock())
         database = self._database
         with unavailable_on_failure("store a batch"):
             encoder = _Encoder(self._clock(), await self._retention.days(_project_ids(batch)))
@@ -98,10 +103,11 @@ class RecordWriter(DatabaseUser):
             self._activity_noted.clear()
         self._activity_noted.update(dict.fromkeys(due, now))
         try:
-            await self._database[indexes.PROJECTS].update_many(
-                {"_id": {"$in": [ObjectId(key) for key in due if ObjectId.is_valid(key)]}},
-                {"$max": {"last_activity": now}},
-            )
+            with pymongo.timeout(_ACTIVITY_LIMIT_SECONDS):
+                await self._database[indexes.PROJECTS].update_many(
+                    {"_id": {"$in": [ObjectId(key) for key in due if ObjectId.is_valid(key)]}},
+                    {"$max": {"last_activity": now}},
+                )
         except PyMongoError as error:
             _logger.debug("last_activity not noted: %s", describe(error))
 

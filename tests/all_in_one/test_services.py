@@ -158,6 +158,16 @@ def test_an_address_that_others_reach_needs_a_token(monkeypatch) -> None:
     assert LaunchSettings.from_environment().server.bind_host == "0.0.0.0"
 
 
+def test_the_demo_does_not_start_where_only_tls_is_spoken(monkeypatch) -> None:
+    monkeypatch.setenv("OTLP_TLS_CERTIFICATE", "/etc/tls/server.pem")
+    monkeypatch.setenv("OTLP_TLS_KEY", "/etc/tls/server.key")
+
+    with pytest.raises(BadSettings, match=r"^OTLP_TLS_CERTIFICATE=/etc/tls/server.pem: .*--demo none"):
+        LaunchSettings.from_environment(with_demo=True)
+
+    assert LaunchSettings.from_environment(with_demo=False).receiver.otlp_tls_key is not None
+
+
 def test_the_demo_does_not_start_where_its_spans_would_be_refused(monkeypatch) -> None:
     monkeypatch.setenv("INGEST_MODE", "key")
 

@@ -2,6 +2,10 @@
 
 import base64
 import os
+import re
+import selectors
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -193,15 +197,15 @@ class Client:
 
 
 @pytest.fixture
-async def start_receiver(store):
-    """Function (**settings) -> receiver with `.client`, listening on a free port; stopped after the test."""
+async def start_receiver_on():
+    """Function (store, **settings) -> receiver with `.client` on free ports; stopped after the test."""
     started = []
 
-    async def start(**settings):
+    async def start(store, **settings):
         receiver = Receiver(store, ReceiverSettings(otlp_grpc_port=0, otlp_http_port=0, **settings))
         addresses = await receiver.start()
         receiver.client = Client(addresses.grpc)
-        receiver.http_address = addresses.http
+        receiver.http_address, receiver.status_address = addresses.http, addresses.status
         started.append(receiver)
         return receiver
 
@@ -212,6 +216,102 @@ async def start_receiver(store):
 
 
 @pytest.fixture
+async def start_receiver(store, start_receiver_on):
+    """Function (**settings) -> receiver on the test's store."""
+
+    async def start(**settings):
+        return await start_receiver_on(store, **settings)
+
+    return start
+
+
+@pytest.fixture
 async def receiver(start_receiver):
     """A receiver in open mode."""
     return await start_receiver()
+
+
+COMMAND = [sys.executable, "-m", "collector_receiver"]
+READY = r"collector_receiver: OTLP/gRPC on (\S+)$"
+
+
+def environment(**settings):
+    names = {*ReceiverSettings.model_fields, "mongodb_url", "mongodb_database"}
+    kept = {name: value for name, value in os.environ.items() if name.lower() not in names}
+    return kept | {"OTLP_GRPC_PORT": "0", "OTLP_HTTP_PORT": "0"} | settings
+
+
+@pytest.fixture
+def run():
+    """Function (**settings) -> exit code and stderr of a receiver that must fail at its start."""
+
+    def start(**settings):
+        done = subprocess.run(
+            COMMAND,
+            env=environment(**settings),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    return start
+
+
+class Process:
+    """A receiver process whose stderr is collected."""
+
+    def __init__(self, **settings):
+        self._process = subprocess.Popen(COMMAND, env=environment(**settings), stderr=subprocess.PIPE)
+        self.stderr = ""
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def wait_for(self, pattern):
+        """The match of a pattern in stderr."""
+        deadline = time.monotonic() + 30
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stderr, selectors.EVENT_READ)
+            while not (found := re.search(pattern, self.stderr, re.MULTILINE)):
+                assert selector.select(max(0, deadline - time.monotonic())), f"no {pattern}: {self.stderr}"
+                chunk = os.read(self._process.stderr.fileno(), 65_536).decode()
+                assert chunk, f"ended early: {self.stderr}"
+                self.stderr += chunk
+        return found
+
+    def wait_for_address(self):
+        """Where it takes OTLP/gRPC; `http_address` is known afterwards too."""
+        address = self.wait_for(READY).group(1)
+        self.http_address = self.wait_for(r"OTLP/HTTP on (\S+)$").group(1)
+        return address
+
+    def signal(self, number):
+        self._process.send_signal(number)
+
+    def wait(self, timeout=30):
+        """Exit code; all of stderr is in `.stderr` afterwards."""
+        _, rest = self._process.communicate(timeout=timeout)
+        self.stderr += rest.decode()
+        return self._process.returncode
+
+    def kill(self):
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def start_process(mongodb_url, mongodb_database):
+    """Function (**settings) -> a running receiver process, killed after the test."""
+    started = []
+
+    def start(**settings):
+        process = Process(**{"MONGODB_URL": mongodb_url, "MONGODB_DATABASE": mongodb_database} | settings)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()

@@ -205,6 +205,25 @@ async def test_above_the_bytes_in_flight_a_request_is_refused_for_now(make_inges
     await ingest.export(large(make), project_key=None)
 
 
+async def test_while_answers_are_slow_less_is_taken_in(make_ingest, make):
+    # Given requests that were answered so late that their senders gave up
+    ingest = make_ingest(max_bytes_in_flight=100_000)
+    for _ in range(100):
+        ingest.admission.took(10.0)
+    first = ingest.admission.enter(20_000)
+
+    # When another one comes that there is room for, then it is to come again
+    with pytest.raises(TryAgain):
+        ingest.admission.enter(20_000)
+
+    # And when answers are quick again, it is taken; each answer tells
+    first.leave()
+    for _ in range(100):
+        await ingest.export(make.request(make.span()).SerializeToString(), project_key=None)
+    ingest.admission.enter(20_000)
+    ingest.admission.enter(20_000)
+
+
 async def test_even_tiny_requests_cannot_pile_up(make_ingest, make):
     gate = Gate()
     ingest = make_ingest(max_bytes_in_flight=5 * 16_384)

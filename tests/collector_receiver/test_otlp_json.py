@@ -215,3 +215,46 @@ def test_whatever_json_holds_there_is_one_error(value):
 def test_whatever_the_bytes_there_is_one_error(body):
     with contextlib.suppress(NotOtlpJson):
         from_json(ExportLogsServiceRequest, body)
+
+
+def request_of(*spans):
+    return json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": list(spans)}]}]}).encode()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"traceId": base64.b64encode(b"x" * 16).decode()},
+        {"kind": "SPAN_KIND_SERVER"},
+        {"startTimeUnixNano": 2**64},
+        {"attributes": nested(48)},
+        {"name": "\ud800"},
+        {"attributes": [{"key": "a", "value": 5}]},
+        "text",
+        None,
+    ],
+    ids=str,
+)
+def test_a_wrong_span_is_empty_and_the_others_stay(wrong):
+    body = request_of({"name": "a"}, wrong, {"name": "c"})
+    with pytest.raises(NotOtlpJson):
+        from_json(ExportTraceServiceRequest, body)
+
+    request = from_json(ExportTraceServiceRequest, body, keep_readable=True)
+
+    assert list(request.resource_spans[0].scope_spans[0].spans) == [Span(name="a"), Span(), Span(name="c")]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        request_of({"kind": "SPAN_KIND_SERVER"}),
+        b'{"resourceSpans": [{"scopeSpans": [{"spans": {}}]}]}',
+        b'{"resourceSpans": [{"scopeSpans": [{"spans": [{}], "scope": 5}]}]}',
+        b'{"resourceSpans": 5}',
+        b"[]",
+    ],
+)
+def test_without_any_readable_span_or_with_a_wrong_frame_there_is_an_error(body):
+    with pytest.raises(NotOtlpJson):
+        from_json(ExportTraceServiceRequest, body, keep_readable=True)

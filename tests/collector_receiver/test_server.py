@@ -3,11 +3,8 @@
 import asyncio
 import os
 import re
-import selectors
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -25,84 +22,12 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 
 from collector_receiver.ingest import Ingest
-from collector_receiver.server import STOP_SECONDS, PortBusy, Receiver
+from collector_receiver.server import STOP_SECONDS, Addresses, PortBusy, Receiver, announce
 from collector_receiver.settings import ReceiverSettings
 from collector_receiver.signals import parse_protobuf
 from profile_store.embedded_mongodb import embedded_mongodb
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-READY = re.compile(r"collector_receiver: OTLP/gRPC on (\S+)$", re.MULTILINE)
-
-
-def receiver_command():
-    return [sys.executable, "-m", "collector_receiver"]
-
-
-def environment(**settings):
-    names = {*ReceiverSettings.model_fields, "mongodb_url", "mongodb_database"}
-    kept = {name: value for name, value in os.environ.items() if name.lower() not in names}
-    return kept | {"OTLP_GRPC_PORT": "0", "OTLP_HTTP_PORT": "0"} | settings
-
-
-def run(**settings):
-    """Runs a receiver that must fail at its start; exit code and stderr."""
-    done = subprocess.run(
-        receiver_command(),
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stderr
-
-
-class Process:
-    """A receiver process whose stderr is collected."""
-
-    def __init__(self, **settings):
-        self._process = subprocess.Popen(
-            receiver_command(), env=environment(**settings), stderr=subprocess.PIPE
-        )
-        self.stderr = ""
-
-    def wait_for_address(self):
-        deadline = time.monotonic() + 30
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stderr, selectors.EVENT_READ)
-            while not (ready := READY.search(self.stderr)):
-                assert selector.select(max(0, deadline - time.monotonic())), f"not ready: {self.stderr}"
-                chunk = os.read(self._process.stderr.fileno(), 65_536).decode()
-                assert chunk, f"ended early: {self.stderr}"
-                self.stderr += chunk
-        return ready.group(1)
-
-    def signal(self, number):
-        self._process.send_signal(number)
-
-    def wait(self, timeout=30):
-        """Exit code; all of stderr is in `.stderr` afterwards."""
-        _, rest = self._process.communicate(timeout=timeout)
-        self.stderr += rest.decode()
-        return self._process.returncode
-
-    def kill(self):
-        self._process.kill()
-        self._process.communicate()
-
-
-@pytest.fixture
-def start_process(mongodb_url, mongodb_database):
-    started = []
-
-    def start(**settings):
-        process = Process(**{"MONGODB_URL": mongodb_url, "MONGODB_DATABASE": mongodb_database} | settings)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
 
 
 def test_the_process_serves_until_a_signal_and_says_what_it_did(start_process, make):
@@ -159,19 +84,43 @@ def test_ctrl_c_stops_it_too(start_process):
     assert "Traceback" not in process.stderr
 
 
-def test_a_second_signal_does_not_wait_for_running_calls(start_process):
-    # Given a receiver that stops while somebody watches its health, a call that never ends
+def test_a_second_signal_does_not_wait_for_running_calls(start_process, mongod_executable, make, tmp_path):
+    # Given a receiver that stops while a request waits for a frozen database
+    with embedded_mongodb(tmp_path) as server:
+        process = start_process(MONGODB_URL=server.url)
+        with grpc.insecure_channel(process.wait_for_address()) as channel:
+            export = channel.unary_unary(EXPORT_TRACES)
+            export(make.request(make.span()).SerializeToString(), timeout=30)
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                waiting = export.future(make.request(make.span()).SerializeToString(), timeout=60)
+                with pytest.raises(grpc.FutureTimeoutError):
+                    waiting.exception(timeout=1)
+                process.signal(signal.SIGTERM)
+                process.wait_for("stopping: finishing running calls")
+                started = time.monotonic()
+
+                # When a second signal comes
+                process.signal(signal.SIGTERM)
+
+                # Then it ends before the database gives up, which takes 8 seconds
+                assert process.wait() == 0
+                assert time.monotonic() - started < 6
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+    assert "Traceback" not in process.stderr
+
+
+def test_who_watches_its_health_does_not_hold_up_a_stop(start_process):
+    """Watch is a call that never ends."""
     process = start_process()
     with grpc.insecure_channel(process.wait_for_address()) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+
         process.signal(signal.SIGTERM)
+
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-
-        # When a second signal comes
-        process.signal(signal.SIGTERM)
-
-        # Then it ends before the time for running calls is over
         assert process.wait(timeout=0.8 * STOP_SECONDS) == 0
     assert "Traceback" not in process.stderr
 
@@ -209,21 +158,21 @@ def test_a_lost_database_is_unavailable_with_the_time_to_wait(
     assert "Traceback" not in process.stderr
 
 
-def test_a_bad_setting_is_exit_code_2_and_one_line():
+def test_a_bad_setting_is_exit_code_2_and_one_line(run):
     code, stderr = run(INGEST_MODE="closed")
 
     assert code == 2
     assert re.fullmatch(r"collector_receiver: INGEST_MODE=closed: .*\n", stderr)
 
 
-def test_an_open_receiver_on_all_addresses_must_be_asked_for():
+def test_an_open_receiver_on_all_addresses_must_be_asked_for(run):
     code, stderr = run(BIND_HOST="0.0.0.0")
 
     assert code == 2
     assert "INGEST_MODE=key" in stderr
 
 
-def test_a_busy_port_is_exit_code_3_and_names_the_remedy(mongodb_url, mongodb_database):
+def test_a_busy_port_is_exit_code_3_and_names_the_remedy(run, mongodb_url, mongodb_database):
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
         code, stderr = run(OTLP_GRPC_PORT=port, MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)
@@ -233,7 +182,7 @@ def test_a_busy_port_is_exit_code_3_and_names_the_remedy(mongodb_url, mongodb_da
     assert "Traceback" not in stderr
 
 
-def test_a_busy_http_port_is_exit_code_3_too(mongodb_url, mongodb_database):
+def test_a_busy_http_port_is_exit_code_3_too(run, mongodb_url, mongodb_database):
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
         code, stderr = run(OTLP_HTTP_PORT=port, MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)
@@ -265,7 +214,7 @@ def test_the_standard_http_exporter_of_python_is_understood(start_process):
     assert "Traceback" not in process.stderr
 
 
-def test_a_missing_database_address_is_exit_code_4_without_a_traceback():
+def test_a_missing_database_address_is_exit_code_4_without_a_traceback(run):
     code, stderr = run()
 
     assert code == 4
@@ -273,7 +222,7 @@ def test_a_missing_database_address_is_exit_code_4_without_a_traceback():
     assert "Traceback" not in stderr
 
 
-def test_a_database_that_does_not_answer_is_exit_code_4():
+def test_a_database_that_does_not_answer_is_exit_code_4(run):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         code, stderr = run(
             MONGODB_URL=f"mongodb://user:hunter2@127.0.0.1:{silent.getsockname()[1]}/?directConnection=true"
@@ -297,7 +246,8 @@ async def test_a_second_receiver_on_the_same_port_fails(store, receiver):
 async def test_ipv6_addresses_are_written_in_brackets(store):
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
-    receiver = Receiver(store, ReceiverSettings(bind_host="::1", otlp_grpc_port=0, otlp_http_port=0))
+    ports = {"otlp_grpc_port": 0, "otlp_http_port": 0, "status_port": 0}
+    receiver = Receiver(store, ReceiverSettings(bind_host="::1", status_host="::1", **ports))
     try:
         addresses = await receiver.start()
     except PortBusy:
@@ -367,3 +317,24 @@ async def test_stopping_does_not_wait_for_ever(receiver, make, monkeypatch):
 
     go_on.set()
     assert (await running).code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("settings", "warnings"),
+    [
+        ({"bind_host": "0.0.0.0", "ingest_mode": "open"}, ["INGEST_MODE=open", "no TLS"]),
+        ({"bind_host": "0.0.0.0", "ingest_mode": "key"}, ["no TLS"]),
+        (
+            {"bind_host": "0.0.0.0", "ingest_mode": "key", "otlp_tls_certificate": "c", "otlp_tls_key": "k"},
+            [],
+        ),
+        ({"bind_host": "127.0.0.1"}, []),
+    ],
+)
+def test_what_is_dangerous_beyond_loopback_is_said_at_the_start(caplog, settings, warnings):
+    with caplog.at_level("INFO", logger="collector_receiver"):
+        announce(Addresses("0.0.0.0:4317", "0.0.0.0:4318"), ReceiverSettings(**settings))
+
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == len(warnings)
+    assert all(line.startswith(warning) for line, warning in zip(said, warnings, strict=True))

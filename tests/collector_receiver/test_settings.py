@@ -39,6 +39,14 @@ def test_an_explicit_zero_and_an_empty_value_are_told_apart(monkeypatch):
         ("INGEST_MODE", "closed"),
         ("LOG_LEVEL", "chatty"),
         ("MAX_REQUEST_SIZE", "1"),
+        ("RECEIVER_PROCESSES", "0"),
+        ("RECEIVER_PROCESSES", "many"),
+        ("STATUS_PORT", "-1"),
+        ("PROJECT_SPANS_PER_SECOND", "-1"),
+        ("PROJECT_BYTES_PER_SECOND", "1MB"),
+        ("CORS_ORIGINS", "shop.example"),
+        ("CORS_ORIGINS", "https://shop.example/"),
+        ("CORS_ORIGINS", "https://shop.example,javascript:alert(1)"),
     ],
 )
 def test_a_bad_value_is_one_line_with_its_name(monkeypatch, name, value):
@@ -84,3 +92,25 @@ def test_every_setting_is_documented():
 
     missing = [name.upper() for name in ReceiverSettings.model_fields if f"`{name.upper()}`" not in text]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("set_ones", "missing"),
+    [
+        (["OTLP_TLS_CERTIFICATE"], "OTLP_TLS_KEY"),
+        (["OTLP_TLS_KEY"], "OTLP_TLS_CERTIFICATE"),
+        (["OTLP_TLS_CLIENT_CA"], "OTLP_TLS_CERTIFICATE"),
+    ],
+)
+def test_half_of_tls_is_refused_and_the_other_half_named(monkeypatch, set_ones, missing):
+    for name in set_ones:
+        monkeypatch.setenv(name, "/etc/tls/file.pem")
+
+    with pytest.raises(InvalidSettings, match=missing):
+        load(ReceiverSettings)
+
+
+def test_origins_are_separated_by_commas(monkeypatch):
+    monkeypatch.setenv("CORS_ORIGINS", " https://Shop.example , http://localhost:3000,")
+
+    assert load(ReceiverSettings).cors_origins == ("https://shop.example", "http://localhost:3000")

@@ -132,7 +132,7 @@ def make_chunk(project_id: str, spans: list[Span]) -> IncomingChildSpans:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Builders of what the receiver hands over; `own_mongod` is a server that a test may stop and freeze."""
 

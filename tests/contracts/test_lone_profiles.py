@@ -149,3 +149,28 @@ async def test_a_profile_expires_with_its_project_s_retention(store, project_id,
 
     [document] = documents("profiles")
     assert (document["expires_at"] - batch.profiles[0].timestamp).days in (29, 30)
+
+
+@pytest.mark.parametrize("first", ["records", "profiles"])
+async def test_many_pairs_are_joined_with_few_messages(store, project_id, make, profile_of, database, first):
+    # Given more pairs than one message joins, of which one half is there
+    records = [make.record(project_id) for _ in range(600)]
+    halves = {
+        "records": IncomingBatch(records=[IncomingRecord(record=record) for record in records]),
+        "profiles": IncomingBatch(profiles=[profile_of(record).profiles[0] for record in records]),
+    }
+    await store.write(halves.pop(first))
+
+    def commands():
+        counted = database.client.admin.command("serverStatus")["metrics"]["commands"]
+        return sum(counted[name]["total"] for name in ("find", "insert", "update", "findAndModify"))
+
+    before = commands()
+    # When the other half comes
+    (other,) = halves.values()
+    result = await store.write(other)
+    # Then
+    assert sorted(joined.record_id for joined in result.joined) == sorted(record.id for record in records)
+    assert commands() - before < 20
+    page = await store.records(RecordQuery(project_id=project_id, profiled=True))
+    assert page.total == 600

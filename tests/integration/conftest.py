@@ -3,6 +3,7 @@
 import http.client
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -139,3 +140,73 @@ def start_collector(otelcol, tmp_path):
     yield start
     for collector in started:
         collector.kill()
+
+
+class ReceiverProcess:
+    """`python -m collector_receiver` on free ports of 127.0.0.1."""
+
+    def __init__(self, log, environment):
+        self._log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "collector_receiver"],
+                env=os.environ | {"OTLP_GRPC_PORT": "0", "OTLP_HTTP_PORT": "0"} | environment,
+                stderr=output,
+            )
+        self.http, self.grpc = (self._address(name) for name in ("OTLP/HTTP", "OTLP/gRPC"))
+
+    def _address(self, name):
+        deadline = time.monotonic() + START_SECONDS
+        while not (found := re.search(rf"{name} on (\S+)\n", self.log())):
+            assert self.process.poll() is None, f"the receiver ended:\n{self.log()[-4000:]}"
+            assert time.monotonic() < deadline, f"the receiver did not start:\n{self.log()[-4000:]}"
+            time.sleep(0.02)
+        return found[1]
+
+    def log(self):
+        return self._log.read_text(errors="replace")
+
+    def largest_memory_mib(self):
+        """The largest resident memory so far (Linux)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+    def stop(self):
+        """Its exit code after SIGTERM."""
+        self.process.terminate()
+        return self.process.wait(START_SECONDS)
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def start_process(tmp_path_factory):
+    """Function (**environment) -> ReceiverProcess; ended after the last test."""
+    started = []
+
+    def start(**environment):
+        log = tmp_path_factory.mktemp("receiver") / "receiver.log"
+        started.append(ReceiverProcess(log, environment))
+        return started[-1]
+
+    yield start
+    for receiver in started:
+        receiver.kill()
+
+
+@pytest.fixture
+def start_receiver_process(start_process, mongodb_url, mongodb_database):
+    """Function (**environment) -> ReceiverProcess on the database of this test; ended after it."""
+    started = []
+
+    def start(**environment):
+        database = {"MONGODB_URL": mongodb_url, "MONGODB_DATABASE": mongodb_database}
+        started.append(start_process(**database, **environment))
+        return started[-1]
+
+    yield start
+    for receiver in started:
+        receiver.kill()

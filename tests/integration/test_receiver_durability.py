@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 SERVICE = "shop"
 KILLS = 10
+PLATFORM_KILLS = 12
 OUTAGE_SECONDS = 10
 SENDERS = 4
 TRACES_PER_BATCH = 4
@@ -92,6 +93,67 @@ class ReceiverProcess:
     def stop(self):
         self._process.terminate()
         return self._process.wait(30)
+
+
+class Platform:
+    """`python -m all_in_one` on ports and data that it keeps over kill() and start()."""
+
+    def __init__(self, ports, data, log):
+        grpc_port, http_port, web_port = ports
+        self.address = f"127.0.0.1:{grpc_port}"
+        self._data, self._log = data, log
+        self._environment = {key: value for key, value in os.environ.items() if key != "MONGODB_URL"} | {
+            "OTLP_GRPC_PORT": str(grpc_port),
+            "OTLP_HTTP_PORT": str(http_port),
+            "HTTP_PORT": str(web_port),
+        }
+        self._process = None
+
+    def start(self):
+        """Starts everything and waits until it is ready."""
+        command = [sys.executable, "-m", "all_in_one", "--data", self._data, "--demo", "none"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 60
+        while "Open http://" not in self._log.read_text():
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, self._log.read_text()
+            time.sleep(0.05)
+
+    def mongodb_url(self):
+        return (
+            f"mongodb://127.0.0.1:{(self._data / 'mongodb.port').read_text()}/?replicaSet=otel_pyinstrument"
+        )
+
+    def processes(self):
+        """Everything that runs, the database first and the parent last."""
+        children = [
+            int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if self._is_child(stat)
+        ]
+        return [*sorted(children), self._process.pid]
+
+    def _is_child(self, stat):
+        try:
+            return int(stat.read_text().rpartition(")")[2].split()[1]) == self._process.pid
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    def kill_everything(self):
+        """As the kernel does when a container is killed: nobody has a chance to stop anybody."""
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+    def kill_its_group(self):
+        """As a supervisor does: the children have sessions of their own and see only its end."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self):
+        self._process.send_signal(signal.SIGINT)
+        return self._process.wait(60)
 
 
 class Trace:
@@ -292,3 +354,39 @@ def test_no_acknowledged_span_is_lost_or_doubled_when_the_database_is_away_for_t
         assert "Traceback" not in log
         assert len(re.findall("storage_unavailable", log)) <= 3, "refusals are logged at most once a minute"
         assert receiver.stop() == 0
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_no_acknowledged_span_is_lost_or_doubled_when_the_whole_platform_is_killed(
+    free_ports, mongod_executable, tmp_path, full_scale
+):
+    # Given everything that one command starts, under load
+    platform = Platform(free_ports(3), tmp_path / "data", tmp_path / "platform.log")
+    moments = random.Random(20_261_121)
+    platform.start()
+    try:
+        with Load(platform.address) as load:
+            # When all of it is killed at once, or its group is, and it is started again at once
+            for number in range(PLATFORM_KILLS if full_scale else 2):
+                load.wait_for_acknowledged(20)
+                time.sleep(moments.uniform(0, 0.2))
+                before = platform.processes()
+                assert len(before) == 4  # mongod, receiver, web server and the parent
+                if number % 2:
+                    platform.kill_its_group()
+                else:
+                    platform.kill_everything()
+                platform.start()
+                # Then nothing of the last one runs any more
+                assert not set(before) & {int(entry.name) for entry in Path("/proc").glob("[0-9]*")}
+            load.wait_for_acknowledged(20)
+
+        # And everything that was acknowledged is there once
+        assert load.refusals["UNAVAILABLE"] > 0
+        assert_everything_is_there_once(load, platform.mongodb_url(), "otel_pyinstrument")
+        print(f"{len(load.acknowledged)} batches acknowledged over {number + 1} kills, none lost or doubled")
+        assert platform.stop() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            platform.kill_everything()

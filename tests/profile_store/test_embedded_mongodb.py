@@ -145,6 +145,58 @@ def test_the_server_does_not_outlive_a_parent_that_was_killed(tmp_path):
         assert not is_running(server_pid)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_a_frozen_server_whose_parent_was_killed_is_ended_and_its_data_are_kept(tmp_path, monkeypatch):
+    # Given a server that was frozen before its parent was killed, so that nothing can stop it
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    with parent:
+        server_pid = int(parent.stdout.readline())
+        insert(f"mongodb://127.0.0.1:{(tmp_path / 'mongodb.port').read_text()}/?w=majority", "kept")
+        os.kill(server_pid, signal.SIGSTOP)
+        parent.kill()
+    # When the next one starts on its data
+    monkeypatch.setattr("profile_store.embedded_mongodb._STOP_LIMIT_SECONDS", 0.5)
+    with embedded_mongodb(tmp_path) as server:
+        # Then it is gone, and what it had acknowledged is there
+        assert not is_running(server_pid)
+        assert notes(server.url) == ["kept"]
+        monkeypatch.undo()
+
+
+def test_somebody_elses_server_on_the_directory_is_named_and_left_alone(
+    tmp_path, mongod_executable, monkeypatch
+):
+    # Given a server that somebody runs on the directory, perhaps to repair it
+    monkeypatch.setattr("profile_store.embedded_mongodb._STOP_LIMIT_SECONDS", 0.1)
+    database = tmp_path / "mongodb"
+    database.mkdir()
+    command = [
+        mongod_executable,
+        "--dbpath",
+        database,
+        "--port",
+        "0",
+        "--bind_ip",
+        "127.0.0.1",
+        "--nounixsocket",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as somebody:
+        try:
+            lock = database / "mongod.lock"
+            wait_for(lambda: lock.exists() and lock.read_text() == f"{somebody.pid}\n", "the lock")
+            # When one of ours is to start, then it is not killed but named
+            with (
+                pytest.raises(EmbeddedMongoDBError, match=f"process {somebody.pid}"),
+                embedded_mongodb(tmp_path, limit_seconds=1),
+            ):
+                pass
+            assert is_running(somebody.pid)
+        finally:
+            somebody.kill()
+
+
 def test_the_server_outlives_the_thread_that_started_it(tmp_path):
     # Given a server started by a thread that ends
     entered = []

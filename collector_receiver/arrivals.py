@@ -1,0 +1,65 @@
+"""How long the bodies of requests may take to arrive, and how many may arrive at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+# What a body has while others wait for its place. Who needs longer has little to lose: a Collector gives up
+# after 5 s. With much less, many honest senders behind slow networks would refuse each other again and again.
+FAIR_SECONDS = 3.0
+
+
+class Arrivals:
+    """Bodies on their way from the network into memory. Used on one loop.
+
+    `places` bodies arrive at one time, others wait. A sender that trickles cannot keep the others out: for
+    each body that waits, the oldest of those that arrive has no more than `FAIR_SECONDS` in all.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places = asyncio.Semaphore(places)
+        self._under_way: dict[asyncio.Timeout, float] = {}
+        self._not_after: float | None = None
+
+    @asynccontextmanager
+    async def one(self, seconds: float) -> AsyncGenerator[None]:
+        """A place and at most `seconds` for one body, once it has the place.
+
+        Raises:
+            TimeoutError: at the end, when the time was over.
+        """
+        if self._places.locked():
+            self._hurry_the_oldest()
+        async with self._places:
+            started = asyncio.get_running_loop().time()
+            until = started + seconds if self._not_after is None else min(started + seconds, self._not_after)
+            async with asyncio.timeout_at(until) as limit:
+                self._under_way[limit] = started
+                try:
+                    yield
+                finally:
+                    del self._under_way[limit]
+
+    def hurry(self, seconds: float) -> None:
+        """From now on, and for those under way too: what has not arrived within `seconds` is given up."""
+        self._not_after = asyncio.get_running_loop().time() + seconds
+        for limit in self._under_way:
+            _bring_forward(limit, self._not_after)
+
+    def _hurry_the_oldest(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for limit, started in self._under_way.items():
+            fair = max(now, started + FAIR_SECONDS)
+            if _bring_forward(limit, fair):
+                return
+
+
+def _bring_forward(limit: asyncio.Timeout, to: float) -> bool:
+    """Whether `limit` was later than that."""
+    when = limit.when()
+    if limit.expired() or when is None or when <= to:
+        return False
+    limit.reschedule(to)
+    return True

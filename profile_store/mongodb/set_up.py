@@ -1,0 +1,153 @@
+"""`python -m profile_store.mongodb.set_up`: turns fresh servers into the database that MONGODB_URL describes.
+
+It starts the replica set with the members that MONGODB_URL names, and gives its user the right to read and
+write MONGODB_DATABASE, nothing else. It needs an administrator, MONGODB_ADMIN_URL, which no other service of
+ours has. Running it again is harmless: it changes only what MONGODB_URL says otherwise, such as the password.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from profile_store.contracts import StoreError
+from profile_store.mongodb.errors import describe
+from profile_store.settings import StoreSettings
+
+LIMIT_SECONDS = 120.0
+
+# The default of 10 s stalls writes for 11 s when a primary is killed, 2 s for 3 (docs/operations.md).
+ELECTION_TIMEOUT_MS = 2_000
+
+_POLL_SECONDS = 0.5
+_DEFAULT_PORT = 27017
+
+# Error codes of the server.
+_AUTHENTICATION_FAILED = 18
+_NOT_YET_INITIALIZED = 94
+_USER_EXISTS = 51003
+
+Client = MongoClient[dict[str, Any]]
+
+
+class SetUpSettings(StoreSettings):
+    """Those of every service, and who may set up the servers."""
+
+    mongodb_admin_url: SecretStr = Field(alias="MONGODB_ADMIN_URL")
+    """An administrator on one of the members."""
+
+
+def set_up(settings: SetUpSettings, *, limit_seconds: float = LIMIT_SECONDS) -> None:
+    """Block until everything is as MONGODB_URL says.
+
+    Raises:
+        StoreError: it cannot be; the message says what to correct and holds no password.
+    """
+    if settings.mongodb_url is None:
+        raise StoreError("MONGODB_URL is not set: it names the members, the replica set and the user")
+    wanted = _parsed("MONGODB_URL", settings.mongodb_url)
+    name, user, password = wanted["options"].get("replicaSet"), wanted["username"], wanted["password"]
+    if not name or not user or not password:
+        raise StoreError(
+            "MONGODB_URL must name user, password and replica set: mongodb://user:password@host/?replicaSet=rs0"
+        )
+    if wanted["options"].get("authSource", wanted["database"]) not in (None, "admin"):
+        raise StoreError("MONGODB_URL: the user is made in the database admin, set authSource=admin")
+    _parsed("MONGODB_ADMIN_URL", settings.mongodb_admin_url)
+    members = [f"{host}:{port or _DEFAULT_PORT}" for host, port in wanted["nodelist"]]
+    deadline = time.monotonic() + limit_seconds
+    with _client(settings, directConnection=True) as client:
+        _until_done(lambda: _start(client, name, members), deadline)
+    with _client(settings, replicaSet=name) as client:
+        _until_done(lambda: _grant(client, user, password, settings.mongodb_database), deadline)
+
+
+def _parsed(variable: str, url: SecretStr) -> Any:
+    try:
+        return parse_uri(url.get_secret_value())
+    except (PyMongoError, ValueError) as error:
+        # The message of the driver may repeat the address with its password.
+        raise StoreError(f"{variable} is not usable: the driver raised {type(error).__name__}") from None
+
+
+def _client(settings: SetUpSettings, **options: Any) -> Client:
+    return MongoClient(
+        settings.mongodb_admin_url.get_secret_value(),
+        serverSelectionTimeoutMS=1_000,
+        socketTimeoutMS=10_000,
+        **options,
+    )
+
+
+def _until_done(step: Callable[[], bool], deadline: float) -> None:
+    while True:
+        try:
+            if step():
+                return
+            problem = "no member accepts writes yet"
+        except OperationFailure as error:
+            if error.code == _AUTHENTICATION_FAILED:
+                raise StoreError(
+                    "MONGODB_ADMIN_URL: MongoDB refuses this user and password. A volume keeps the password"
+                    " that it was first started with."
+                ) from None
+            problem = describe(error)
+        except PyMongoError as error:
+            problem = describe(error)
+        if time.monotonic() > deadline:
+            raise StoreError(f"MongoDB did not get ready in time: {problem}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _start(client: Client, name: str, members: list[str]) -> bool:
+    """Start the replica set unless it runs; whether it has a primary."""
+    try:
+        client.admin.command("replSetGetStatus")
+    except OperationFailure as error:
+        if error.code != _NOT_YET_INITIALIZED:
+            raise
+        config = {
+            "_id": name,
+            "members": [{"_id": number, "host": member} for number, member in enumerate(members)],
+            "settings": {"electionTimeoutMillis": ELECTION_TIMEOUT_MS},
+        }
+        client.admin.command("replSetInitiate", config)
+    return "primary" in client.admin.command("hello")
+
+
+def _grant(client: Client, user: str, password: str, database: str) -> bool:
+    roles = [{"role": "readWrite", "db": database}]
+    try:
+        client.admin.command("createUser", user, pwd=password, roles=roles)
+    except OperationFailure as error:
+        if error.code != _USER_EXISTS:
+            raise
+        client.admin.command("updateUser", user, pwd=password, roles=roles)
+    return True
+
+
+def main() -> int:
+    """Set up what the environment names; returns the exit code: 1 it did not work, 2 a setting is wrong."""
+    try:
+        settings = SetUpSettings()  # pyright: ignore[reportCallIssue] - the environment gives the address
+        set_up(settings)
+    except ValidationError as raised:
+        problem = raised.errors(include_url=False, include_input=False)[0]
+        sys.stderr.write(f"{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}\n")
+        return 2
+    except StoreError as problem:
+        sys.stderr.write(f"{problem}\n")
+        return 1
+    sys.stdout.write(f"the database {settings.mongodb_database} is ready\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""One project's flood is slowed down, exactly as OTLP asks for it, and is nobody else's trouble."""
+
+import asyncio
+import json
+
+import grpc
+import httpx2
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from pymongo import AsyncMongoClient
+
+from collector_receiver import rate_limit
+from collector_receiver.rate_limit import BURST_SECONDS, MAX_DEBT_SECONDS, Demand, RateLimit, RateLimiter
+from collector_receiver.refusals import RateLimited
+from profile_store.model import RecordQuery
+
+PROTOBUF = {"content-type": "application/x-protobuf"}
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def flood(limiter, seconds, clock, limit, per_request, every):
+    """Spans that got through when requests come all the time."""
+    taken, end = 0, clock.now + seconds
+    while clock.now < end:
+        try:
+            limiter.take({"p": Demand(limit, **per_request)})
+            taken += 1
+        except RateLimited:
+            pass
+        clock.now += every
+    return taken
+
+
+@pytest.mark.parametrize("amount", ["spans", "bytes"])
+def test_a_flood_gets_through_at_the_rate_and_not_faster(amount):
+    clock, limit = Clock(), RateLimit(**{amount: 1_000})
+    limiter = RateLimiter(clock)
+
+    taken = flood(limiter, 100, clock, limit, {amount: 100}, every=0.01)
+
+    expected = (100 + BURST_SECONDS) * 1_000 / 100
+    assert taken == pytest.approx(expected, rel=0.02)
+
+
+def test_the_time_to_wait_is_when_a_request_gets_in_again():
+    clock, limit = Clock(), RateLimit(spans=100)
+    limiter = RateLimiter(clock)
+    limiter.take({"p": Demand(limit, spans=1_000)})
+
+    with pytest.raises(RateLimited) as refused:
+        limiter.take({"p": Demand(limit, spans=1)})
+
+    assert refused.value.retry_after_seconds == pytest.approx(1_000 / 100 - BURST_SECONDS)
+    clock.now += refused.value.retry_after_seconds
+    limiter.take({"p": Demand(limit, spans=1)})
+
+
+def test_one_huge_request_does_not_shut_a_project_out_for_long():
+    clock, limit = Clock(), RateLimit(spans=1)
+    limiter = RateLimiter(clock)
+    limiter.take({"p": Demand(limit, spans=65_536)})
+
+    clock.now += MAX_DEBT_SECONDS
+    limiter.take({"p": Demand(limit, spans=1)})
+
+
+def test_a_refused_request_takes_nothing_from_any_of_its_projects():
+    limiter = RateLimiter(Clock())
+    limiter.take({"over": Demand(RateLimit(spans=1), spans=100)})
+
+    other = Demand(RateLimit(spans=1), spans=5)
+    with pytest.raises(RateLimited) as refused:
+        limiter.take({"other": other, "over": Demand(RateLimit(spans=1), spans=1)})
+
+    assert refused.value.project_id == "over"
+    limiter.take({"other": other})
+    limiter.take({"other": other})  # had exactly this much
+
+
+def test_no_limit_remembers_nothing():
+    limiter = RateLimiter(Clock())
+
+    for _ in range(100):
+        limiter.check("p", RateLimit())
+        limiter.take({"p": Demand(RateLimit(), spans=10**9, bytes=10**12)})
+
+    assert not limiter._buckets
+
+
+def test_the_number_of_remembered_projects_is_bounded(monkeypatch):
+    monkeypatch.setattr(rate_limit, "MAX_REMEMBERED", 10)
+    limiter = RateLimiter(Clock())
+
+    for number in range(100):
+        limiter.take({str(number): Demand(RateLimit(spans=1), spans=1)})
+
+    assert len(limiter._buckets) == 10
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, RateLimit(10, 20)),
+        ({"max_spans_per_second": 5}, RateLimit(5, 20)),
+        ({"max_bytes_per_second": 0}, RateLimit(10, 0)),
+        ({"max_spans_per_second": "many", "max_bytes_per_second": -1}, RateLimit(10, 20)),
+        ({"max_spans_per_second": True, "max_bytes_per_second": float("nan")}, RateLimit(10, 20)),
+    ],
+)
+def test_a_project_has_its_own_limit_where_its_config_says_so(config, expected):
+    assert RateLimit(10, 20).of_project(config) == expected
+
+
+async def total_of(store, service):
+    project = await store.project_for_service(service)
+    return (await store.records(RecordQuery(project_id=project.id))).total
+
+
+def request_of(make, service, spans=1):
+    return make.request(*(make.span() for _ in range(spans)), resource={"service.name": service})
+
+
+@pytest.mark.anyio
+async def test_over_grpc_it_is_unavailable_with_the_time_to_wait(start_receiver, make, store):
+    receiver = await start_receiver(project_spans_per_second=1)
+    await receiver.client.export(request_of(make, "loud", spans=20))
+
+    error = await receiver.client.refusal(request_of(make, "loud"))
+
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    retry = RetryInfo.FromString(dict(error.trailing_metadata())["google.rpc.retryinfo-bin"])
+    assert 10 <= retry.retry_delay.seconds <= 15
+    assert await total_of(store, "loud") == 20
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("encoding", ["protobuf", "json"])
+async def test_over_http_it_is_a_429_with_the_time_to_wait(start_receiver, make, store, encoding):
+    receiver = await start_receiver(project_bytes_per_second=1)
+    await receiver.client.export(request_of(make, "loud"))
+    body, headers = b'{"resourceSpans":[{"resource":{"attributes":[', {"content-type": "application/json"}
+    body += b'{"key":"service.name","value":{"stringValue":"loud"}}]}}]}'
+    if encoding == "protobuf":
+        body, headers = request_of(make, "loud").SerializeToString(), PROTOBUF
+
+    async with httpx2.AsyncClient(trust_env=False, timeout=20) as client:
+        response = await client.post(
+            f"http://{receiver.http_address}/v1/traces", content=body, headers=headers
+        )
+
+    assert response.status_code == 429
+    assert 1 <= int(response.headers["retry-after"]) <= MAX_DEBT_SECONDS
+    if encoding == "protobuf":
+        status = Status.FromString(response.content)
+        retry = RetryInfo()
+        assert status.details[0].Unpack(retry)
+        assert retry.retry_delay.seconds == int(response.headers["retry-after"])
+    else:
+        assert json.loads(response.content)["message"]
+    assert await total_of(store, "loud") == 1
+
+
+@pytest.mark.anyio
+async def test_a_request_with_one_project_too_much_is_refused_whole(start_receiver, make, store):
+    receiver = await start_receiver(project_spans_per_second=1)
+    await receiver.client.export(request_of(make, "loud", spans=20))
+    both = request_of(make, "quiet")
+    both.resource_spans.extend(request_of(make, "loud").resource_spans)
+
+    error = await receiver.client.refusal(both)
+
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert await total_of(store, "quiet") == 0
+    await receiver.client.export(request_of(make, "quiet"))
+
+
+@pytest.mark.anyio
+async def test_a_flood_does_not_starve_another_project(start_receiver, make, store):
+    # Given a project that floods from many sides
+    receiver = await start_receiver(project_spans_per_second=50)
+    stop = asyncio.Event()
+    answers = {"ok": 0, "refused": 0}
+    codes = set()
+
+    async def flooding():
+        body = request_of(make, "loud", spans=50).SerializeToString()
+        while not stop.is_set():
+            try:
+                await receiver.client.export(body)
+                answers["ok"] += 1
+            except grpc.aio.AioRpcError as error:
+                codes.add(error.code())
+                answers["refused"] += 1
+
+    floods = [asyncio.create_task(flooding()) for _ in range(8)]
+    async with asyncio.timeout(20):
+        while not answers["refused"]:
+            await asyncio.sleep(0.01)
+
+    # When another one sends now and then
+    for _ in range(20):
+        await receiver.client.export(request_of(make, "quiet"))
+    stop.set()
+    await asyncio.gather(*floods)
+
+    # Then all of it was taken, and the flood was told to wait
+    assert await total_of(store, "quiet") == 20
+    assert answers["refused"] > answers["ok"]
+    assert codes == {grpc.StatusCode.UNAVAILABLE}
+    counted = receiver.ingest.counters
+    loud = (await store.project_for_service("loud")).id
+    assert counted.project_rate_limited.items() == {loud: answers["refused"]}
+
+
+@pytest.mark.anyio
+async def test_with_a_key_it_is_refused_before_anything_is_parsed(start_receiver, make, store):
+    receiver = await start_receiver(project_spans_per_second=1)
+    project = await store.create_project("orders")
+    key = [("x-project-key", project.project_key)]
+    await receiver.client.export(request_of(make, "x", spans=20), metadata=key)
+
+    error = await receiver.client.refusal(b"\xff no protobuf", metadata=key)
+
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.anyio
+async def test_the_config_of_a_project_counts(start_receiver, make, store, mongodb_url, mongodb_database):
+    project = await store.create_project("orders")
+    async with AsyncMongoClient(mongodb_url) as client:
+        await client[mongodb_database]["projects"].update_one(
+            {"name": "orders"}, {"$set": {"config.max_spans_per_second": 1}}
+        )
+    receiver = await start_receiver()
+    key = [("x-project-key", project.project_key)]
+    await receiver.client.export(request_of(make, "x", spans=20), metadata=key)
+
+    assert (await receiver.client.refusal(request_of(make, "x"), metadata=key)).code() is (
+        grpc.StatusCode.UNAVAILABLE
+    )

@@ -1,0 +1,55 @@
+"""What is wrong with the settings of the database's setup; the setup itself runs in tests/deployment."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from profile_store.contracts import StoreError
+from profile_store.mongodb.set_up import SetUpSettings, main, set_up
+
+ADMIN = "mongodb://root:hunter2@127.0.0.1:1/?authSource=admin"
+URL = "mongodb://user:hunter2@127.0.0.1:1/?replicaSet=rs0"
+
+
+@pytest.mark.parametrize(
+    ("variables", "exit_code", "told"),
+    [
+        ({"MONGODB_ADMIN_URL": ""}, 2, "MONGODB_ADMIN_URL: Field required"),
+        ({"MONGODB_DATABASE": "admin"}, 2, "MONGODB_DATABASE: is a system database"),
+        ({"MONGODB_ADMIN_URL": "mongodb://root:hun/ter2@host/"}, 1, "MONGODB_ADMIN_URL is not usable"),
+        ({"MONGODB_URL": ""}, 1, "MONGODB_URL is not set"),
+        ({"MONGODB_URL": "mongodb://u:hun/ter2@host/"}, 1, "MONGODB_URL is not usable"),
+        ({"MONGODB_URL": "mongodb://host/?replicaSet=rs0"}, 1, "MONGODB_URL must name user, password and"),
+        ({"MONGODB_URL": "mongodb://u:hunter2@host/"}, 1, "MONGODB_URL must name user, password and replica"),
+        ({"MONGODB_URL": f"{URL}&authSource=shop"}, 1, "MONGODB_URL: the user is made in the database admin"),
+    ],
+)
+def test_the_variable_that_is_wrong_is_named_and_no_password_shown(
+    variables, exit_code, told, monkeypatch, capsys
+) -> None:
+    for name, value in ({"MONGODB_ADMIN_URL": ADMIN, "MONGODB_URL": URL} | variables).items():
+        monkeypatch.setenv(name, value)
+
+    assert main() == exit_code
+
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(told)
+    assert "ter2" not in output.err
+
+
+def test_servers_that_do_not_answer_are_given_up_and_the_reason_told() -> None:
+    # Given an address where nothing listens
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        host = f"127.0.0.1:{nobody.getsockname()[1]}"
+    settings = SetUpSettings(
+        MONGODB_ADMIN_URL=f"mongodb://root:hunter2@{host}/",
+        MONGODB_URL=f"mongodb://u:hunter2@{host}/?replicaSet=r",
+    )
+
+    with pytest.raises(StoreError, match="did not get ready in time: ServerSelectionTimeoutError") as problem:
+        set_up(settings, limit_seconds=0)
+
+    assert "hunter2" not in str(problem.value)
