@@ -1,31 +1,46 @@
 """What the receiver costs: spans per second and core, beside raw `insert_many` of the very same documents.
 
-A real mongod, the real receiver in a process of its own, OTLP/gRPC over loopback. Every trace is one server
-span, some with a profile, and nine child spans, all with 20 attributes. "Raw" takes the documents that the
-receiver stored and inserts them again into another database, with the receiver's write concern and the same
-number of inserts in flight: what MongoDB and its driver cost alone.
+A real mongod, real receivers in processes of their own, real protocols over loopback. Every trace is one
+server span, some with a profile, and nine child spans, all with 20 attributes; small requests divide it.
 
-    python benchmarks/ingest.py [--spans 60000] [--in-flight 8]
+**Raw** is the bound that MongoDB and its driver set: the documents that the receiver stored are read back and
+inserted again into another database, with the same indexes and write concern and as many `insert_many` at a
+time as there were requests in flight. Each of them takes what one request left: first its profiles, then its
+child spans, then its records, as the store writes them. Nothing is received, parsed, checked or compressed
+there; the documents lie ready as dictionaries. (The receiver may write requests that wait together; a program
+that calls `insert_many` for each request does not.)
+
+Sender, receiver and mongod share the machine, while raw has but one process beside mongod, and one receiver
+uses one core. So there are two ratios: of the rates, and of the CPU time of a span without the sender (raw
+client + mongod, divided by receiver + mongod). Both would be 1 if receiving cost nothing.
+
+    python benchmarks/ingest.py [--spans N] [--in-flight N] [--receivers N] [--protocols json] [--sizes 10]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 SPANS_PER_TRACE = 10
 PROFILE_SHARE = 0.05
-SPANS_PER_REQUEST = (10, 100, 512)
+PROTOCOLS = ("grpc", "http", "json")
+SPANS_PER_REQUEST = (1, 10, 100, 512)
+MAX_REQUESTS = 3_000
+JSON_SHARE = 0.25  # of the spans: they cost so much more that the rest would only take time
+COLLECTIONS = ("profiles", "child_spans", "performance_records")
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -36,12 +51,12 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def profile_payload(seed: int) -> bytes:
-    """A call tree of about 300 nodes, as a request of 200 ms leaves it."""
+    """A call tree of about 300 nodes, as a request of 250 ms leaves it."""
     from otel_pyinstrument.call_tree import CallTreeBuilder, Frame, encode
 
     choose = random.Random(seed)
     builder = CallTreeBuilder()
-    for _ in range(200):
+    for _ in range(25):
         depth = choose.randrange(15, 45)
         builder.add(
             [f"function_{level}_{choose.randrange(2) if level > 12 else 0}" for level in range(depth)], 0.01
@@ -109,56 +124,151 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def send(port: int, requests: list[bytes], in_flight: int) -> None:
-    """Export all requests with `in_flight` at a time; raises on the first that is not accepted."""
+def as_json(request: bytes) -> bytes:
+    """The same request in OTLP/JSON: ids in hexadecimal, everything else as protobuf's own mapping."""
+    from google.protobuf.json_format import MessageToDict
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    message = ExportTraceServiceRequest.FromString(request)
+    document = MessageToDict(message, use_integers_for_enums=True)
+    for resource_spans, shown in zip(message.resource_spans, document["resourceSpans"], strict=True):
+        for scope_spans, shown_scope in zip(resource_spans.scope_spans, shown["scopeSpans"], strict=True):
+            for span, shown_span in zip(scope_spans.spans, shown_scope["spans"], strict=True):
+                shown_span["traceId"], shown_span["spanId"] = span.trace_id.hex(), span.span_id.hex()
+                if span.parent_span_id:
+                    shown_span["parentSpanId"] = span.parent_span_id.hex()
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+Export = Callable[[bytes], Awaitable[None]]
+
+
+@asynccontextmanager
+async def grpc_connection(port: int) -> AsyncIterator[Export]:
+    """A channel of its own; `export` raises when a request is not accepted as a whole."""
     import grpc
 
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
-        waiting = iter(requests)
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        call = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
 
-        async def sender() -> None:
-            for request in waiting:
-                answer = await export(request)
-                assert answer == b"", answer
+        async def export(request: bytes) -> None:
+            answer = await call(request)
+            assert answer == b"", answer
 
-        await asyncio.gather(*(sender() for _ in range(in_flight)))
+        yield export
 
 
-async def insert_raw(url: str, source: str, requests: int, in_flight: int) -> tuple[float, float]:
-    """Insert the documents of database `source` again; returns (wall, client CPU) seconds."""
+@asynccontextmanager
+async def http_connection(port: int, media_type: str) -> AsyncIterator[Export]:
+    """HTTP/1.1 by hand: the sender shares the cores with what it measures, and libraries cost more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST /v1/traces HTTP/1.1\r\nHost: localhost\r\nContent-Type: {media_type}\r\nContent-Length: "
+
+    async def export(request: bytes) -> None:
+        writer.writelines([f"{head}{len(request)}\r\n\r\n".encode(), request])
+        answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert answer.startswith(b"http/1.1 200"), answer
+        length = int(answer.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        body = await reader.readexactly(length)
+        assert body in (b"", b"{}"), body
+
+    try:
+        yield export
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def send(protocol: str, receivers: list[Receiver], requests: list[bytes], in_flight: int) -> None:
+    """Export all requests with `in_flight` at a time, each on its own connection to one of the receivers."""
+    waiting = iter(requests)
+
+    async def sender(export: Export) -> None:
+        for request in waiting:
+            await export(request)
+
+    async with AsyncExitStack() as connections:
+        exports: list[Export] = []
+        for number in range(in_flight):
+            ports = receivers[number % len(receivers)].ports
+            connection = (
+                grpc_connection(ports["gRPC"])
+                if protocol == "grpc"
+                else http_connection(
+                    ports["HTTP"], "application/json" if protocol == "json" else "application/x-protobuf"
+                )
+            )
+            exports.append(await connections.enter_async_context(connection))
+        await asyncio.gather(*(sender(export) for export in exports))
+
+
+class Cost(NamedTuple):
+    """Wall time, CPU time of the processes at work and of mongod: in seconds, or microseconds per span."""
+
+    wall: float
+    cpu: float
+    mongod: float
+
+    def per(self, spans: int) -> Cost:
+        return Cost(*(seconds / spans * 1e6 for seconds in self))
+
+
+class Stopwatch:
+    """Measures until `stop`."""
+
+    def __init__(self, pids: list[int], mongod_pid: int) -> None:
+        self._pids, self._mongod_pid = pids, mongod_pid
+        self._start = self._now()
+
+    def _now(self) -> Cost:
+        return Cost(time.perf_counter(), sum(map(cpu_seconds, self._pids)), cpu_seconds(self._mongod_pid))
+
+    def stop(self) -> Cost:
+        return Cost(*(now - start for now, start in zip(self._now(), self._start, strict=True)))
+
+
+async def insert_raw(url: str, mongod_pid: int, source: str, requests: int, in_flight: int) -> Cost:
+    """Insert the documents of database `source` again, as described above."""
     from pymongo import AsyncMongoClient, WriteConcern
 
     async with AsyncMongoClient(url) as client:
-        collections = ("profiles", "child_spans", "performance_records")
-        stored = {name: await client[source][name].find().to_list() for name in collections}
+        stored = {name: await client[source][name].find().to_list() for name in COLLECTIONS}
         target = client.get_database(f"{source}_raw", write_concern=WriteConcern(w="majority", j=True))
-        for name in collections:
+        for name in COLLECTIONS:
             specifications = await (await client[source][name].list_indexes()).to_list()
             for index in specifications:
                 if index["name"] != "_id_":
                     options = {k: v for k, v in index.items() if k not in ("key", "v", "ns")}
                     await target[name].create_index(list(index["key"].items()), **options)
-        work = []
-        for name, documents in stored.items():
-            size = max(1, len(documents) // requests)
-            work += [(name, batch) for batch in batches(documents, size)]
-        waiting = iter(work)
+        waiting = iter(range(requests))
 
         async def inserter() -> None:
-            for name, documents in waiting:
-                await target[name].insert_many(documents, ordered=False)
+            for number in waiting:
+                for name, documents in stored.items():
+                    first, last = (len(documents) * n // requests for n in (number, number + 1))
+                    if first < last:
+                        await target[name].insert_many(documents[first:last], ordered=False)
 
-        wall, cpu = time.perf_counter(), time.process_time()
+        # As many connections as will be needed, before the clock runs.
+        await asyncio.gather(*(client.admin.command("ping") for _ in range(in_flight)))
+        stopwatch = Stopwatch([os.getpid()], mongod_pid)
         await asyncio.gather(*(inserter() for _ in range(in_flight)))
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        cost = stopwatch.stop()
         await client.drop_database(target.name)
-        return wall, cpu
+        return cost
 
 
-def measure(url: str, mongod_pid: int, spans: int, per_request: int, in_flight: int) -> None:
-    """One line of the table."""
-    database = f"ingest_{per_request}"
+class Receiver(NamedTuple):
+    """A running receiver: its process id, and its ports by protocol."""
+
+    pid: int
+    ports: dict[str, int]
+
+
+@contextmanager
+def running_receiver(url: str, database: str) -> Iterator[Receiver]:
+    """A receiver in a process of its own."""
     environment = os.environ | {"MONGODB_URL": url, "MONGODB_DATABASE": database}
     environment |= {"OTLP_GRPC_PORT": "0", "OTLP_HTTP_PORT": "0"}
     receiver = subprocess.Popen(
@@ -166,45 +276,74 @@ def measure(url: str, mongod_pid: int, spans: int, per_request: int, in_flight: 
     )
     assert receiver.stderr is not None
     try:
-        port = next(int(line.rsplit(":", 1)[1]) for line in receiver.stderr if "OTLP/gRPC on" in line)
-        asyncio.run(send(port, make_requests(2_000, per_request), in_flight))
-        requests = make_requests(spans, per_request)
-        before = cpu_seconds(receiver.pid), cpu_seconds(mongod_pid), time.perf_counter()
-        asyncio.run(send(port, requests, in_flight))
-        wall = time.perf_counter() - before[2]
-        cpu, mongod_cpu = cpu_seconds(receiver.pid) - before[0], cpu_seconds(mongod_pid) - before[1]
+        ports: dict[str, int] = {}
+        for line in receiver.stderr:
+            if " OTLP/" in line:
+                protocol, _, address = line.partition("OTLP/")[2].partition(" on ")
+                ports[protocol] = int(address.rsplit(":", 1)[1])
+            if len(ports) == 2:
+                break
+        yield Receiver(receiver.pid, ports)
     finally:
         receiver.terminate()
-        receiver.wait(30)
-    raw_wall, raw_cpu = asyncio.run(insert_raw(url, database, len(requests), in_flight))
-    print(
-        f"| {per_request} | {spans / wall:.0f} | {cpu / spans * 1e6:.1f} | {spans / cpu:.0f} "
-        f"| {mongod_cpu / spans * 1e6:.1f} | {spans / raw_wall:.0f} | {raw_cpu / spans * 1e6:.1f} "
-        f"| {raw_wall / wall:.2f} |",
-        flush=True,
+        receiver.communicate(timeout=30)
+
+
+def line(
+    url: str, mongod_pid: int, protocol: str, spans: int, per_request: int, in_flight: int, processes: int
+) -> str:
+    """Measures one line of the table."""
+    spans = min(int(spans * (JSON_SHARE if protocol == "json" else 1)), MAX_REQUESTS * per_request)
+    database = f"ingest_{protocol}_{per_request}"
+    encode = as_json if protocol == "json" else bytes
+    with ExitStack() as stack:
+        receivers = [stack.enter_context(running_receiver(url, database)) for _ in range(processes)]
+        warm_up = [encode(request) for request in make_requests(max(200, 4 * per_request), per_request)]
+        asyncio.run(send(protocol, receivers, warm_up, in_flight))
+        requests = [encode(request) for request in make_requests(spans, per_request)]
+        stopwatch = Stopwatch([receiver.pid for receiver in receivers], mongod_pid)
+        sender = time.process_time()
+        asyncio.run(send(protocol, receivers, requests, in_flight))
+        cost, sender = stopwatch.stop(), time.process_time() - sender
+    stored = spans + max(200, 4 * per_request)
+    raw = asyncio.run(insert_raw(url, mongod_pid, database, len(warm_up) + len(requests), in_flight))
+    cost, raw = cost.per(spans), raw.per(stored)
+    return (
+        f"| {protocol} | {per_request} | {1e6 / cost.wall:,.0f} | {1e6 / cost.cpu:,.0f} | {cost.cpu:.1f} "
+        f"| {cost.mongod:.1f} | {sender / spans * 1e6:.1f} | {1e6 / raw.wall:,.0f} | {raw.cpu:.1f} "
+        f"| {raw.mongod:.1f} | **{raw.wall / cost.wall:.2f}** "
+        f"| {(raw.cpu + raw.mongod) / (cost.cpu + cost.mongod):.2f} |"
     )
 
 
 def main() -> None:
-    """Print the table, one line per request size."""
+    """Print the table, one line per protocol and request size."""
     from profile_store.embedded_mongodb import embedded_mongodb
 
     parser = argparse.ArgumentParser(description="receiver against raw insert_many")
     parser.add_argument("--spans", type=int, default=60_000)
     parser.add_argument("--in-flight", type=int, default=8)
+    parser.add_argument("--receivers", type=int, default=1)
+    parser.add_argument("--protocols", default=",".join(PROTOCOLS))
+    parser.add_argument("--sizes", default=",".join(map(str, SPANS_PER_REQUEST)))
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="benchmark-ingest-") as directory,
         embedded_mongodb(Path(directory)) as mongodb,
     ):
-        print(f"\n{Path(__file__).name}: {options.spans} spans, {options.in_flight} requests in flight\n")
         print(
-            "| spans per request | spans/s end to end | receiver CPU us/span | spans/s per receiver core "
-            "| mongod CPU us/span | raw: spans/s | raw: client CPU us/span | end to end / raw |"
+            f"\n{Path(__file__).name}: up to {options.spans:,} spans a line, {options.in_flight} requests in "
+            f"flight, {options.receivers} receiver(s); CPU in microseconds per span\n"
         )
-        print("|---:|---:|---:|---:|---:|---:|---:|---:|")
-        for per_request in SPANS_PER_REQUEST:
-            measure(mongodb.url, mongodb.pid, options.spans, per_request, options.in_flight)
+        print(
+            "| protocol | spans per request | spans/s | per receiver core | receiver CPU | mongod CPU "
+            "| sender CPU | raw: spans/s | raw: client CPU | raw: mongod CPU | rate / raw | raw CPU / CPU |"
+        )
+        print("|---|" + "---:|" * 11, flush=True)
+        for protocol in options.protocols.split(","):
+            for size in map(int, options.sizes.split(",")):
+                sizes = options.spans, size, options.in_flight, options.receivers
+                print(line(mongodb.url, mongodb.pid, protocol, *sizes), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,33 +6,33 @@ user asks for it; not every one of them masks, and senders may be of any languag
 
 from __future__ import annotations
 
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_pyinstrument.masking import MASK, is_secret
 from profile_store.model import AttributeValue
 
 HEADER_PREFIXES = ("http.request.header.", "http.response.header.")
+_HEADER = ".header."
 
 
 def mask_attributes(attributes: dict[str, AttributeValue]) -> None:
     """Replace the values of secret headers, in place."""
+    if _HEADER not in "".join(attributes):
+        return
     for key in attributes:
         if _is_secret_header(key):
             attributes[key] = MASK
 
 
-def masked_otlp(chunk: ResourceSpans) -> bytes:
-    """The chunk as bytes, secret headers replaced. Looks at attributes only when one may be a header."""
-    otlp = chunk.SerializeToString()
-    if b".header." not in otlp:
+def masked_otlp(span: Span, otlp: bytes) -> bytes:
+    """`otlp`, the bytes of `span`, with secret headers replaced. Spans without headers cost one search."""
+    if _HEADER.encode() not in otlp:  # keys lie in there as they are
         return otlp
-    for scope_spans in chunk.scope_spans:
-        for span in scope_spans.spans:
-            for pair in span.attributes:
-                if _is_secret_header(pair.key):
-                    pair.value.Clear()
-                    pair.value.string_value = MASK
-    return chunk.SerializeToString()
+    for pair in span.attributes:
+        if _is_secret_header(pair.key):
+            pair.value.Clear()
+            pair.value.string_value = MASK
+    return span.SerializeToString()
 
 
 def _is_secret_header(key: str) -> bool:

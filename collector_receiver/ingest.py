@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from collector_receiver.admission import MAX_BYTES_IN_FLIGHT, MIN_WEIGHT_BYTES, Admission, Place
 from collector_receiver.counters import Counters, RefusalLog
+from collector_receiver.group_commit import GroupCommit
 from collector_receiver.outcome import place_of
 from collector_receiver.profile_event import EVENT_NAME
 from collector_receiver.projects import KEY_REFUSALS, Projects
@@ -52,10 +53,11 @@ class Ingest:
     ) -> None:
         self.counters = counters or Counters()
         self._refusals = refusals or RefusalLog()
-        self._store = store
+        self._commits = GroupCommit(store)
         self._projects = projects
         self.admission = Admission(max_bytes_in_flight)
         self._rates = RateLimiter()
+        self._repeated = 0
         self._running: set[asyncio.Task[Message]] = set()
         # Costly requests are parsed and translated one after another on one thread: Python would not run two
         # at once anyway, and their objects weigh many times their bytes.
@@ -114,6 +116,7 @@ class Ingest:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running)
+        await self._commits.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._refusals.flush()
 
@@ -167,7 +170,7 @@ class Ingest:
                 outcome.warn(refused.reason)  # only a profile was lost
         self.counters.new_records += result.new_records
         self.counters.new_profiles += result.new_profiles
-        self.counters.repeated_records += _repeated_records(translated.batch, result)
+        self._count_repeated(_repeated_records(translated.batch, result))
         self._announce_first_profiles(translated.batch, result)
         self.counters.count(signal.name, translated.received, outcome)
         message = outcome.message()
@@ -175,10 +178,17 @@ class Ingest:
             self._refusals.note(outcome.rejected + outcome.warnings)
         return signal.answer(outcome.rejected_count, message)
 
+    def _count_repeated(self, records: int) -> None:
+        """What is new of a group is told to one of its batches, so that one has fewer than none repeated."""
+        self._repeated += records
+        if self._repeated > 0:
+            self.counters.repeated_records += self._repeated
+            self._repeated = 0
+
     async def _write(self, batch: IncomingBatch) -> WriteResult:
         started = time.perf_counter()
         try:
-            return await self._store.write(batch)
+            return await self._commits.write(batch)
         finally:
             self.counters.store_seconds.observe(time.perf_counter() - started)
 
@@ -257,7 +267,7 @@ def _require_a_destination(destinations: list[Destination]) -> None:
 
 
 def _repeated_records(batch: IncomingBatch, result: WriteResult) -> int:
-    """How many records of `batch` were stored already."""
+    """How many records of `batch` were stored already; negative where `result` tells what is new of others too."""
     refused = {span_id for refusal in result.refusals for span_id in refusal.span_ids}
     kept = sum(item.record.span_id not in refused for item in batch.records)
-    return max(0, kept - result.new_records)
+    return kept - result.new_records

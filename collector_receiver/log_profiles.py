@@ -12,8 +12,8 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs
 
 from collector_receiver.outcome import Outcome, log_failure
 from collector_receiver.profile_event import EVENT_NAME, BrokenProfile, DecodeBudget, read_profile
-from collector_receiver.translation import Destination, Translated, utc
-from collector_receiver.validation import MAX_TIME_UNIX_NANO, id_refusal
+from collector_receiver.translation import Destination, Translated
+from collector_receiver.validation import MAX_TIME_UNIX_NANO, id_refusal, utc
 from profile_store.model import IncomingBatch, IncomingProfile
 
 # How an event's name travelled before log records had a field for it, and still does through old Collectors.

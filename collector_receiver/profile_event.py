@@ -85,6 +85,8 @@ class DecodeBudget:
 
 def take_profile_event(span: Span) -> Span.Event | None:
     """Remove every profile event from `span`; the first one, or None. A span has one profile."""
+    if not span.events:
+        return None
     found: Span.Event | None = None
     kept: list[Span.Event] = []
     for event in span.events:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
@@ -15,6 +14,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 from collector_receiver.bounds import bound_resource, bound_span, bounded_scope
+from collector_receiver.child_span_chunk import ChildSpanChunk
 from collector_receiver.endpoint import endpoint_of, origin_of, status_code_of
 from collector_receiver.header_masking import mask_attributes, masked_otlp
 from collector_receiver.outcome import Outcome, log_failure
@@ -36,7 +36,7 @@ from collector_receiver.semantic_conventions import (
     UNKNOWN_SERVICE,
     first_text,
 )
-from collector_receiver.validation import MAX_TIME_UNIX_NANO, parent_of, refusal
+from collector_receiver.validation import MAX_TIME_UNIX_NANO, parent_of, refusal, utc
 from profile_store.model import (
     Attributes,
     IncomingBatch,
@@ -48,13 +48,11 @@ from profile_store.model import (
 from profile_store.otlp_attributes import attributes_of
 
 MAX_SPANS_PER_REQUEST = 65_536
-MAX_CHUNK_SPANS = 512
-MAX_CHUNK_BYTES = 1_048_576
 MAX_NAME_CHARACTERS = 200
 SDK_SCOPE = "otel_pyinstrument"
 
 _NO_LIMIT = RateLimit()
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SERVER = Span.SPAN_KIND_SERVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,45 +66,26 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """What all spans of one resource share."""
+    """What all spans of one resource share. `stored_resource`: what child spans keep of it, as OTLP bytes."""
 
     project_id: str
     resource: Attributes
     service: str
     version: str
     environment: str
+    stored_resource: bytes
 
 
-class _Chunk:
-    """Child spans of one trace, until the chunk is full. Of the resource only the service's name is kept."""
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """An instrumentation scope: whether it is our own, and what is kept of it, as OTLP bytes."""
 
-    def __init__(self, service: str) -> None:
-        self._otlp = ResourceSpans()
-        self._otlp.resource.attributes.add(key=SERVICE_NAME[0]).value.string_value = service
-        self._scope: InstrumentationScope | None = None
-        self._span_ids: list[bytes] = []
-        self._size_bytes = 0
-        self._start_time_unix_nano = MAX_TIME_UNIX_NANO
+    is_sdk: bool
+    otlp: bytes
 
-    def add(self, span: Span, scope: InstrumentationScope) -> bool:
-        """Append a copy of `span`; True when the chunk is full now. Spans of one scope come in a row."""
-        if scope is not self._scope:
-            self._scope = scope
-            self._otlp.scope_spans.add().scope.CopyFrom(scope)
-        self._otlp.scope_spans[-1].spans.append(span)
-        self._span_ids.append(span.span_id)
-        self._size_bytes += span.ByteSize()
-        self._start_time_unix_nano = min(self._start_time_unix_nano, span.start_time_unix_nano)
-        return self._size_bytes >= MAX_CHUNK_BYTES or len(self._span_ids) >= MAX_CHUNK_SPANS
-
-    def close(self, trace_id: bytes, project_id: str) -> IncomingChildSpans:
-        return IncomingChildSpans(
-            project_id=project_id,
-            trace_id=trace_id,
-            span_ids=self._span_ids,
-            timestamp=utc(self._start_time_unix_nano),
-            otlp=masked_otlp(self._otlp),
-        )
+    @classmethod
+    def of(cls, scope: InstrumentationScope) -> _Scope:
+        return cls(scope.name == SDK_SCOPE, bounded_scope(scope).SerializeToString())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +108,7 @@ class Translator:
         self._seen: set[tuple[str, bytes, bytes, int]] = set()
         self._records: list[IncomingRecord] = []
         self._chunks: list[IncomingChildSpans] = []
-        self._open_chunks: dict[bytes, _Chunk] = {}
+        self._open_chunks: dict[bytes, ChildSpanChunk] = {}
 
     def translated(
         self, request: ExportTraceServiceRequest, destinations: Sequence[Destination]
@@ -157,7 +136,7 @@ class Translator:
     def _translate_resource(self, resource_spans: ResourceSpans, project_id: str) -> None:
         sender = sender_of(resource_spans.resource, project_id)
         for scope_spans in resource_spans.scope_spans:
-            scope = bounded_scope(scope_spans.scope)
+            scope = _Scope.of(scope_spans.scope)
             spans = scope_spans.spans
             room = max(0, MAX_SPANS_PER_REQUEST - self._examined)
             self._examined += len(spans)
@@ -169,7 +148,7 @@ class Translator:
             self._chunks.append(chunk.close(trace_id, project_id))
         self._open_chunks.clear()
 
-    def _translate_span(self, span: Span, sender: Sender, scope: InstrumentationScope) -> None:
+    def _translate_span(self, span: Span, sender: Sender, scope: _Scope) -> None:
         if reason := refusal(span):
             self.outcome.reject(reason)
             return
@@ -183,14 +162,15 @@ class Translator:
         except Exception as error:
             log_failure(self.outcome, "a span", error)
 
-    def _keep(self, span: Span, sender: Sender, scope: InstrumentationScope) -> None:
+    def _keep(self, span: Span, sender: Sender, scope: _Scope) -> None:
         if span.end_time_unix_nano < span.start_time_unix_nano:
             # The clock was set back; the request did happen.
             span.end_time_unix_nano = span.start_time_unix_nano
             self.outcome.warn("end_before_start")
         event = take_profile_event(span)
-        bound_span(span)
-        if event is not None or span.kind == Span.SPAN_KIND_SERVER or _is_profiled_run(span, scope):
+        otlp = bound_span(span)
+        # The last one is a run of `@profile` outside any request: its profile may come as a log record.
+        if event is not None or span.kind == _SERVER or (scope.is_sdk and parent_of(span) is None):
             profile = self._profile(event)
             record = record_of(span, sender, profile)
             self._records.append(
@@ -201,7 +181,7 @@ class Translator:
                 )
             )
         else:
-            self._add_child(span, sender, scope)
+            self._add_child(span, masked_otlp(span, otlp), sender, scope)
 
     def _profile(self, event: Span.Event | None) -> ReceivedProfile | None:
         if event is None:
@@ -212,18 +192,14 @@ class Translator:
             self.outcome.warn(broken.reason)
             return None
 
-    def _add_child(self, span: Span, sender: Sender, scope: InstrumentationScope) -> None:
-        chunk = self._open_chunks.get(span.trace_id)
+    def _add_child(self, span: Span, otlp: bytes, sender: Sender, scope: _Scope) -> None:
+        trace_id = span.trace_id
+        chunk = self._open_chunks.get(trace_id)
         if chunk is None:
-            chunk = self._open_chunks[span.trace_id] = _Chunk(sender.service)
-        if chunk.add(span, scope):
-            del self._open_chunks[span.trace_id]
-            self._chunks.append(chunk.close(span.trace_id, sender.project_id))
-
-
-def _is_profiled_run(span: Span, scope: InstrumentationScope) -> bool:
-    """A run of `@profile` outside any request. Its profile may come as a log record, before or after it."""
-    return scope.name == SDK_SCOPE and parent_of(span) is None
+            chunk = self._open_chunks[trace_id] = ChildSpanChunk(sender.stored_resource)
+        if chunk.add(span.span_id, span.start_time_unix_nano, otlp, scope.otlp):
+            del self._open_chunks[trace_id]
+            self._chunks.append(chunk.close(trace_id, sender.project_id))
 
 
 def record_of(span: Span, sender: Sender, profile: ReceivedProfile | None) -> Record:
@@ -266,18 +242,17 @@ def sender_of(resource: Resource, project_id: str) -> Sender:
     bound_resource(resource)
     attributes = attributes_of(resource.attributes)
     attributes.pop(PROJECT_KEY, None)
+    service = first_text(attributes, SERVICE_NAME, limit=MAX_NAME_CHARACTERS) or UNKNOWN_SERVICE
+    stored = Resource()
+    stored.attributes.add(key=SERVICE_NAME[0]).value.string_value = service
     return Sender(
         project_id=project_id,
         resource=attributes,
-        service=first_text(attributes, SERVICE_NAME, limit=MAX_NAME_CHARACTERS) or UNKNOWN_SERVICE,
+        service=service,
         version=first_text(attributes, SERVICE_VERSION, limit=MAX_NAME_CHARACTERS),
         environment=first_text(attributes, ENVIRONMENT, limit=MAX_NAME_CHARACTERS),
+        stored_resource=stored.SerializeToString(),
     )
-
-
-def utc(time_unix_nano: int) -> datetime:
-    """Nanoseconds since 1970, below 2**63, as a date; exact to the microsecond, unlike a float."""
-    return _EPOCH + timedelta(microseconds=time_unix_nano // 1_000)
 
 
 def _event_of(event: Span.Event, span: Span) -> SpanEvent:

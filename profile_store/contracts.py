@@ -36,6 +36,10 @@ class StoreUnavailable(StoreError):
     """Network, election, time-out, full disk: nothing is known about what was written. Try the call again."""
 
 
+class UnknownStoreError(StoreUnavailable):
+    """The database answered with an error of a kind that we do not know: one item may be its cause."""
+
+
 class ProjectExists(StoreError):
     """Another project already has this name."""
 

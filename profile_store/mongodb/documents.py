@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
@@ -23,14 +22,14 @@ from profile_store.model import (
 )
 from profile_store.mongodb.attributes import pack, unpack
 from profile_store.mongodb.client import Document
+from profile_store.mongodb.compression import compress, decompress
 from profile_store.project_keys import key_hash, key_prefix
-from profile_store.request_facts import request_info, response_info, server_info
+from profile_store.request_facts import http, server_info
 
 TRACE_ID_BYTES = 16
 SPAN_ID_BYTES = 8
 
 _CHUNK_HASH_BYTES = 16
-_CHUNK_COMPRESSION_LEVEL = 1
 MAX_CHUNK_OTLP_BYTES = 64 * 1024 * 1024
 
 LIST_PROJECTION = {
@@ -107,17 +106,17 @@ def _readable_facts(record: Record) -> Document:
 
     Nothing in here is read back, and no name in here comes from a sender.
     """
-    detail = RecordDetail(record=record, call_tree=None, child_spans=())
-    request, response, server = request_info(detail), response_info(detail), server_info(detail)
+    attributes = record.attributes
+    server = server_info(RecordDetail(record=record, call_tree=None, child_spans=()))
     return {
         "request_info": {
-            "user_agent": request.user_agent,
-            "remote_ip": request.remote_ip,
-            "request_size": request.request_size,
+            "user_agent": http.user_agent(attributes),
+            "remote_ip": http.remote_ip(attributes),
+            "request_size": http.request_size(attributes),
         },
         "response_info": {
-            "response_size": response.response_size,
-            "content_type": response.content_type,
+            "response_size": http.response_size(attributes),
+            "content_type": http.content_type(attributes),
         },
         "server_info": {"hostname": server.hostname, "pid": server.pid},
     }
@@ -211,7 +210,7 @@ def child_spans_document(chunk: IncomingChildSpans, *, expiry: Document) -> Docu
         "project_id": project_id,
         "timestamp": chunk.timestamp,
         "span_count": len(chunk.span_ids),
-        "otlp": zlib.compress(chunk.otlp, _CHUNK_COMPRESSION_LEVEL),
+        "otlp": compress(chunk.otlp),
         **expiry,
     }
 
@@ -222,14 +221,7 @@ def otlp_of(document: Document) -> bytes:
     Raises:
         ValueError: damaged, or larger than `MAX_CHUNK_OTLP_BYTES`.
     """
-    decompressor = zlib.decompressobj()
-    try:
-        otlp = decompressor.decompress(document["otlp"], MAX_CHUNK_OTLP_BYTES)
-    except zlib.error as error:
-        raise ValueError(f"child spans are damaged: {error}") from None
-    if not decompressor.eof:
-        raise ValueError("child spans are cut off or too large")
-    return otlp
+    return decompress(document["otlp"], at_most=MAX_CHUNK_OTLP_BYTES)
 
 
 def project_document(project: Project, keys: Iterable[Document]) -> Document:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
 
-from profile_store.contracts import StoreUnavailable
+from profile_store.contracts import StoreUnavailable, UnknownStoreError
 
 _MAX_DETAIL_CHARACTERS = 300
 
@@ -21,7 +21,9 @@ def unavailable_on_failure(action: str) -> Generator[None]:
     try:
         yield
     except PyMongoError as error:
-        raise StoreUnavailable(f"MongoDB could not {action}: {describe(error)}") from None
+        answered = isinstance(error, OperationFailure) and not error.timeout
+        kind = UnknownStoreError if answered else StoreUnavailable
+        raise kind(f"MongoDB could not {action}: {describe(error)}") from None
 
 
 def describe(error: PyMongoError) -> str:

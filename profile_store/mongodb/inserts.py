@@ -16,7 +16,7 @@ from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from profile_store.contracts import Refusal, StoreUnavailable
+from profile_store.contracts import Refusal, StoreUnavailable, UnknownStoreError
 from profile_store.mongodb.client import Collection, Document, newest
 
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
@@ -124,7 +124,7 @@ def _settle(
         elif code in _REFUSED_CODES:
             outcome.refused[item.key] = _refusal(what, item, code)
         else:
-            raise StoreUnavailable(f"MongoDB could not store {what}: write error {code}")
+            raise UnknownStoreError(f"MongoDB could not store {what}: write error {code}")
     return duplicates
 
 

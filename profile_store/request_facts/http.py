@@ -40,7 +40,6 @@ class ResponseInfo:
 def request_info(detail: RecordDetail) -> RequestInfo:
     """What was asked."""
     record, attributes = detail.record, detail.record.attributes
-    headers = _headers(attributes, _REQUEST_HEADER)
     parameters: dict[str, list[str]] = {}
     for name, value in query_pairs(_query(attributes)):
         parameters.setdefault(name, []).append(value)
@@ -48,31 +47,51 @@ def request_info(detail: RecordDetail) -> RequestInfo:
         method=record.method,
         path=record.path,
         query_params=parameters,
-        headers=headers,
-        user_agent=text(attributes, "user_agent.original", "http.user_agent")
-        or headers.get("user-agent", ""),
-        remote_ip=text(
-            attributes,
-            "client.address",
-            "http.client_ip",
-            "network.peer.address",
-            "net.sock.peer.addr",
-            "net.peer.ip",
-        ),
-        request_size=integer(attributes, "http.request.body.size", "http.request_content_length"),
+        headers=_headers(attributes, _REQUEST_HEADER),
+        user_agent=user_agent(attributes),
+        remote_ip=remote_ip(attributes),
+        request_size=request_size(attributes),
     )
 
 
 def response_info(detail: RecordDetail) -> ResponseInfo:
     """What was answered."""
     attributes = detail.record.attributes
-    headers = _headers(attributes, _RESPONSE_HEADER)
     return ResponseInfo(
         status_code=detail.record.status_code,
-        response_size=integer(attributes, "http.response.body.size", "http.response_content_length"),
-        content_type=headers.get("content-type", ""),
-        headers=headers,
+        response_size=response_size(attributes),
+        content_type=content_type(attributes),
+        headers=_headers(attributes, _RESPONSE_HEADER),
     )
+
+
+def user_agent(attributes: Attributes) -> str:
+    known = text(attributes, "user_agent.original", "http.user_agent")
+    return known or _headers(attributes, _REQUEST_HEADER).get("user-agent", "")
+
+
+def remote_ip(attributes: Attributes) -> str:
+    return text(
+        attributes,
+        "client.address",
+        "http.client_ip",
+        "network.peer.address",
+        "net.sock.peer.addr",
+        "net.peer.ip",
+    )
+
+
+def request_size(attributes: Attributes) -> int | None:
+    return integer(attributes, "http.request.body.size", "http.request_content_length")
+
+
+def response_size(attributes: Attributes) -> int | None:
+    return integer(attributes, "http.response.body.size", "http.response_content_length")
+
+
+def content_type(attributes: Attributes) -> str:
+    """Of the response."""
+    return _headers(attributes, _RESPONSE_HEADER).get("content-type", "")
 
 
 def _query(attributes: Attributes) -> str:
@@ -87,6 +106,8 @@ def _query(attributes: Attributes) -> str:
 def _headers(attributes: Attributes, prefix: str) -> dict[str, str]:
     """Python's instrumentations write `content_type` where the convention has `content-type`."""
     headers: dict[str, str] = {}
+    if prefix not in "".join(attributes):  # nearly always
+        return headers
     for key, value in attributes.items():
         if key.startswith(prefix):
             name = key.removeprefix(prefix).replace("_", "-").lower()

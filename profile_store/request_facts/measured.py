@@ -62,9 +62,12 @@ class Measured:
     commit: str = ""
 
 
+_UNKNOWN = Measured()
+
+
 def measured(record: Record) -> Measured:
     """The facts of a record; all unknown when it has none or they cannot be read."""
-    return _read(record.facts) if record.facts else Measured()
+    return _read(record.facts) if record.facts else _UNKNOWN
 
 
 @lru_cache(maxsize=4)
@@ -72,9 +75,9 @@ def _read(facts: str) -> Measured:
     try:
         whole: object = json.loads(facts)
     except (ValueError, RecursionError):
-        return Measured()
+        return _UNKNOWN
     if not isinstance(whole, dict):
-        return Measured()
+        return _UNKNOWN
     members = cast("dict[str, AttributeValue]", whole)
     memory, process, runtime = (_object(members, name) for name in ("memory", "process", "runtime"))
     framework = f"{text(runtime, 'framework')} {text(runtime, 'framework_version')}"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -331,6 +332,20 @@ async def test_spans_that_are_each_others_parents_end_no_loop(store, project_id,
     selfish = make.span(record.trace_id, span_id=b"s" * 8, parent=b"s" * 8)
     await write(store, record, child_spans=[make.chunk(project_id, [*spans, selfish])])
     assert (await store.record(project_id, record.id)).child_spans == []
+
+
+async def test_child_spans_that_an_earlier_version_compressed_with_zlib_are_read(
+    store, project_id, make, database
+):
+    record = make.record(project_id)
+    span = make.span(record.trace_id, parent=record.span_id)
+    chunk = make.chunk(project_id, [span])
+    await write(store, record, child_spans=[chunk])
+    database.child_spans.update_one({}, {"$set": {"otlp": zlib.compress(chunk.otlp, 1)}})
+
+    detail = await store.record(project_id, record.id)
+
+    assert [child.span_id for child in detail.child_spans] == [span.span_id]
 
 
 async def test_damaged_child_spans_leave_the_record_readable(store, project_id, make, database):
