@@ -198,7 +198,7 @@ CASES = [
         "write a profile whose record is there",
         "write",
         lambda s, shop: s.write(shop.late_profile()),
-        {"projects find _id_", "performance_records findAndModify _id_"},
+        {"projects find _id_", "performance_records find _id_", "performance_records update _id_"},
     ),
 ]
 
