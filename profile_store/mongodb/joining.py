@@ -55,9 +55,11 @@ class ProfileJoiner:
                 waiting[item.trace_id + item.span_id] = ObjectId(item.project_id), fields
             joined += await self._complete(waiting)
         without = [item.record for item in batch.records if item.record.profile is None]
-        projects = {record.trace_id + record.span_id: ObjectId(record.project_id) for record in without}
+        projects = {record.trace_id + record.span_id: record.project_id for record in without}
+        # One that was refused may name no project at all.
         for part in _parts([key for key in projects if key not in lost]):
-            joined += await self._complete(await self._waiting_for({key: projects[key] for key in part}))
+            wanted = {key: ObjectId(projects[key]) for key in part}
+            joined += await self._complete(await self._waiting_for(wanted))
         return joined
 
     async def _waiting_for(self, projects: Mapping[bytes, ObjectId]) -> Waiting:

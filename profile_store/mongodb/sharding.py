@@ -23,6 +23,8 @@ SHARD_KEYS: Mapping[str, Mapping[str, int] | None] = {
     indexes.PROFILES: BY_PROJECT_AND_ID,
     indexes.CHILD_SPANS: BY_PROJECT_AND_ID,
     indexes.PROJECTS: None,
+    indexes.PROJECT_CHORES: None,
+    indexes.NAME_LISTS: None,
 }
 """The key of every collection. None: it stays on one shard, because it is small or needs unique indexes."""
 

@@ -116,13 +116,25 @@ CASES = [
         lambda store, shop: store.projects(status="active"),
         {"projects aggregate COLLSCAN", "projects find name"},
     ),
-    Case("project by id", "project", lambda s, shop: s.project(shop.id), {"projects find _id_ project_key"}),
-    Case("project by key", "project", lambda s, shop: s.project(shop.key), {"projects find project_key"}),
+    Case("project by id", "project", lambda s, shop: s.project(shop.id), {"projects find _id_"}),
+    Case("project by key", "project", lambda s, shop: s.project(shop.key), {"projects find key_hash"}),
     Case(
         "project that a key may write to",
         "project_for_key",
         lambda s, shop: s.project_for_key(shop.key),
-        {"projects find project_key"},
+        {"projects find key_hash"},
+    ),
+    Case(
+        "projects that several keys may write to",
+        "projects_for_keys",
+        lambda s, shop: s.projects_for_keys([shop.key, "opk_unknown"]),
+        {"projects find key_hash"},
+    ),
+    Case(
+        "projects of several services",
+        "projects_for_services",
+        lambda s, shop: s.projects_for_services(["shop", "cart", "unknown"]),
+        {"projects find name"},
     ),
     Case(
         "project of a known service",
@@ -174,7 +186,7 @@ CASES = [
         "write records, profiles and child spans",
         "write",
         lambda s, shop: s.write(shop.fresh()),
-        {"projects find _id_", "projects update _id_", "profiles find _id_"},
+        {"projects find _id_", "projects update _id_", "profiles find _id_", "name_lists find _id_"},
     ),
     Case(
         "write the same again",
@@ -185,20 +197,21 @@ CASES = [
             "performance_records find _id_",
             "profiles find _id_",
             "child_spans find _id_",
+            "name_lists find _id_",
         },
     ),
     Case(
         "write an id that another project holds",
         "write",
         lambda s, shop: s.write(shop.stolen()),
-        {"projects find _id_", "performance_records find _id_"},
+        {"projects find _id_", "performance_records find _id_", "name_lists find _id_"},
         asks_everywhere=True,
     ),
     Case(
         "write a profile whose record is there",
         "write",
         lambda s, shop: s.write(shop.late_profile()),
-        {"projects find _id_", "performance_records findAndModify _id_"},
+        {"projects find _id_", "performance_records find _id_", "performance_records update _id_"},
     ),
 ]
 
@@ -247,6 +260,7 @@ async def fill(settings: StoreSettings, make: SimpleNamespace) -> SimpleNamespac
             await store.write(IncomingBatch(records=records[begin : begin + 500]))
         written = IncomingBatch(records=records[:10], child_spans=[make.chunk(shop.id, spans)])
         await store.write(written)
+        key = (await store.add_key(shop.id)).secret
 
     def fresh() -> IncomingBatch:
         new = [record(shop.id, number) for number in range(10)]
@@ -275,7 +289,7 @@ async def fill(settings: StoreSettings, make: SimpleNamespace) -> SimpleNamespac
 
     return SimpleNamespace(
         id=shop.id,
-        key=shop.project_key,
+        key=key,
         profiled=profiled.id,
         written=written,
         fresh=fresh,
@@ -448,6 +462,7 @@ def test_every_filter_of_the_record_list_is_explained() -> None:
 async def test_every_document_of_a_sharded_collection_names_its_project(store, shop, database) -> None:
     await store.write(shop.fresh())
 
+    assert set(database.list_collection_names()) - {"system.profile"} <= set(SHARD_KEYS)
     for collection, key in SHARD_KEYS.items():
         if key is not None:
             assert database[collection].count_documents({}) > 0
