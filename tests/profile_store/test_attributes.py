@@ -3,7 +3,7 @@ from __future__ import annotations
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from profile_store.model import SpanEvent
@@ -16,6 +16,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(t
 mappings = st.dictionaries(texts, values, max_size=5)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a loaded machine is slow
 @given(mappings, mappings, st.lists(st.tuples(texts, st.integers(), mappings), max_size=3))
 def test_whatever_is_packed_comes_back(attributes, resource, events):
     events = [SpanEvent(name=name, time_unix_nano=time, attributes=values) for name, time, values in events]
