@@ -18,10 +18,18 @@ from profile_store.settings import StoreSettings
 BY_PROJECT_AND_ID: Mapping[str, int] = {"project_id": 1, "_id": 1}
 """A project lies together, and one that outgrows a shard is divided between its traces."""
 
+BY_PROJECT_AND_TIME: Mapping[str, int] = {"project_id": 1, "start": 1}
+"""The key of rollups, with which their unique indexes begin."""
+
 SHARD_KEYS: Mapping[str, Mapping[str, int] | None] = {
     indexes.RECORDS: BY_PROJECT_AND_ID,
     indexes.PROFILES: BY_PROJECT_AND_ID,
     indexes.CHILD_SPANS: BY_PROJECT_AND_ID,
+    indexes.ROLLUP_MINUTES: BY_PROJECT_AND_TIME,
+    indexes.ROLLUP_HOURS: BY_PROJECT_AND_TIME,
+    indexes.ROLLUP_TREES: BY_PROJECT_AND_TIME,
+    indexes.ROLLUP_MARKS: {"project_id": 1, "kind": 1},
+    indexes.ROLLUP_VERSIONS: None,
     indexes.PROJECTS: None,
     indexes.PROJECT_CHORES: None,
     indexes.NAME_LISTS: None,
@@ -34,8 +42,10 @@ def commands(database: str) -> Iterator[str]:
     for collection, key in SHARD_KEYS.items():
         if key is not None:
             shown = json.dumps(key)
-            # A collection that holds something can only be sharded by a key that has an index.
-            yield f"db.getSiblingDB({json.dumps(database)}).{collection}.createIndex({shown});"
+            if "_id" in key:
+                # A collection that holds something can only be sharded by a key that has an index, and no
+                # index of ours begins with this one.
+                yield f"db.getSiblingDB({json.dumps(database)}).{collection}.createIndex({shown});"
             yield f"sh.shardCollection({json.dumps(f'{database}.{collection}')}, {shown});"
 
 

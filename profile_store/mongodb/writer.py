@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -81,8 +81,9 @@ class RecordWriter(DatabaseUser):
                 "record",
                 await prepare(encoder.records, batch.records, profiles.refused),
             )
-            joined = await self._joiner.join(batch, lost=profiles.refused.keys() | records.refused.keys())
-            await self._mark_for_rollups(batch)
+            lost = profiles.refused.keys() | records.refused.keys()
+            joined = await self._joiner.join(batch, lost=lost)
+            await self._mark_for_rollups(batch, lost=records.refused.keys())
         if records.new:
             await self._note_activity({item.record.project_id for item in batch.records})
         refused = [*profiles.refused.values(), *chunks.refused.values(), *records.refused.values()]
@@ -90,13 +91,19 @@ class RecordWriter(DatabaseUser):
             new_records=records.new, new_profiles=profiles.new, refusals=refused, joined=joined
         )
 
-    async def _mark_for_rollups(self, batch: IncomingBatch) -> None:
-        """Also for what was there before: whoever stored it may have died before it could set the mark."""
-        requests = [(item.record.project_id, item.record.timestamp) for item in batch.records]
+    async def _mark_for_rollups(self, batch: IncomingBatch, *, lost: Container[bytes]) -> None:
+        """Also for what was there before: whoever stored it may have died before it could set the mark.
+
+        What was refused, named by `lost`, may have neither a project nor a time.
+        """
+        stored = [item.record for item in batch.records if _key(item.record) not in lost]
+        requests = [(record.project_id, record.timestamp) for record in stored]
         if batch.profiles:
             keys = [item.trace_id + item.span_id for item in batch.profiles]
+            projects = {item.project_id for item in batch.profiles if ObjectId.is_valid(item.project_id)}
             found = self._database[indexes.RECORDS].find(
-                {"_id": {"$in": keys}}, {"project_id": True, "timestamp": True}
+                {"project_id": {"$in": [ObjectId(project) for project in projects]}, "_id": {"$in": keys}},
+                {"project_id": True, "timestamp": True},
             )
             requests += [(str(record["project_id"]), record["timestamp"]) async for record in found]
         await self._marks.note(minute_marks(requests, self._clock()))

@@ -32,6 +32,15 @@ def test_every_index_of_a_sharded_collection_begins_with_the_project(collection)
 
 
 @pytest.mark.parametrize("collection", SHARDED)
+def test_the_key_has_an_index_or_a_command_that_makes_it(collection) -> None:
+    key = list(SHARDED[collection])
+    has_one = any(list(each.document["key"])[: len(key)] == key for each in INDEXES[collection])
+    makes_one = any(f".{collection}.createIndex(" in line for line in commands("shop"))
+
+    assert has_one != makes_one
+
+
+@pytest.mark.parametrize("collection", SHARDED)
 def test_a_unique_index_begins_with_the_whole_key(collection) -> None:
     key = list(SHARDED[collection])
     for index in (each.document for each in INDEXES[collection] if each.document.get("unique")):
