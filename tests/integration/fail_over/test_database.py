@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import httpx2
 import pymongo
@@ -30,7 +30,6 @@ from analysis_api.settings import ApiSettings
 from profile_store import StoreSettings, open_store
 from profile_store.contracts import StoreUnavailable
 from profile_store.model import IncomingBatch, IncomingChildSpans
-from profile_store.mongodb.documents import child_spans_document
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
@@ -451,6 +450,7 @@ def test_with_two_of_three_nodes_away_nothing_is_acknowledged_and_all_goes_on_wh
 
 def test_what_only_the_primary_has_is_not_acknowledged_for_being_there_already(replica_set, database):
     async def write():
+        chunks = primary.client.get_database(database, write_concern=WriteConcern(w=1)).child_spans
         settings = StoreSettings(MONGODB_URL=replica_set.url, MONGODB_DATABASE=database)
         async with open_store(settings) as store:
             chunk = IncomingChildSpans(
@@ -461,12 +461,10 @@ def test_what_only_the_primary_has_is_not_acknowledged_for_being_there_already(r
                 otlp=b"",
             )
             batch = IncomingBatch(child_spans=[chunk])
+            await store.write(batch)
             with frozen(replica_set, *replica_set.others(primary)):
                 # Given a document that no other node has, so that a fail-over would take it back
-                document = child_spans_document(chunk, expires_at=datetime.now(UTC) + timedelta(days=1))
-                primary.client.get_database(database, write_concern=WriteConcern(w=1)).child_spans.insert_one(
-                    document
-                )
+                chunks.insert_one(chunks.find_one_and_delete({}))
                 # When the same is written, then its being there is no success
                 with pytest.raises(StoreUnavailable), pymongo.timeout(1.5):
                     await store.write(batch)
