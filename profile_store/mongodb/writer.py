@@ -23,7 +23,7 @@ from profile_store.model import (
     Record,
 )
 from profile_store.mongodb import indexes
-from profile_store.mongodb.client import Database, DatabaseUser, Document
+from profile_store.mongodb.client import Database, DatabaseUser, Document, newest
 from profile_store.mongodb.documents import (
     child_spans_document,
     lone_profile_document,
@@ -95,8 +95,10 @@ class RecordWriter(DatabaseUser):
         requests = [(item.record.project_id, item.record.timestamp) for item in batch.records]
         if batch.profiles:
             keys = [item.trace_id + item.span_id for item in batch.profiles]
-            found = self._database[indexes.RECORDS].find(
-                {"_id": {"$in": keys}}, {"project_id": True, "timestamp": True}
+            projects = sorted({ObjectId(item.project_id) for item in batch.profiles})
+            found = newest(self._database[indexes.RECORDS]).find(
+                {"_id": {"$in": keys}, "project_id": {"$in": projects}},
+                {"project_id": True, "timestamp": True},
             )
             requests += [(str(record["project_id"]), record["timestamp"]) async for record in found]
         await self._marks.note(minute_marks(requests, self._clock()))
