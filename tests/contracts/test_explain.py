@@ -53,9 +53,8 @@ class Case:
     """One shape of a call. `method` names it in the contract.
 
     `plans`: "collection operation index" of everything that the server sees, no more and no less; "+SORT"
-    when it sorts in memory.
-    `filters` are those of RecordQuery. `asks_everywhere`: one of its queries may name no project. `read_in_vain`:
-    how many documents may be read that do not belong to the answer.
+    when it sorts in memory. `filters` are those of RecordQuery. `asks_everywhere`: one query may name
+    no project. `read_in_vain`: how many documents may be read that do not belong to the answer.
     """
 
     name: str

@@ -78,6 +78,7 @@ class Machine:
         return (
             text.replace("mongodb:27017", f"127.0.0.1:{self.ports['mongodb']}")
             .replace("127.0.0.1:8000", f"127.0.0.1:{self.ports['web']}")
+            .replace("127.0.0.1:4318", f"127.0.0.1:{self.ports['http']}")
             .replace("/data/", f"{self.directory}/")
         )
 
