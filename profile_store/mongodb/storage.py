@@ -32,7 +32,7 @@ class StorageStatistics(DatabaseUser):
                 if field := indexes.PROJECT_DATA.get(name):
                     for project, share in (await self._shares(name, field)).items():
                         shares[project, name] = share
-            names = await self._names({project for project, _ in shares})
+            names = await self._project_names({project for project, _ in shares})
         storage_of = {storage.name: storage for storage in collections}
         projects = [
             _project_storage(names.get(project, str(project)), storage_of[collection], *share)
@@ -83,7 +83,7 @@ class StorageStatistics(DatabaseUser):
         size = sum(found["bytes"] for found in groups)
         return {found["_id"]: (found["documents"] / documents, found["bytes"] / size) for found in groups}
 
-    async def _names(self, projects: set[ObjectId]) -> dict[ObjectId, str]:
+    async def _project_names(self, projects: set[ObjectId]) -> dict[ObjectId, str]:
         cursor = self._database[indexes.PROJECTS].find({"_id": {"$in": list(projects)}}, {"name": True})
         return {document["_id"]: document["name"] async for document in cursor}
 

@@ -102,7 +102,7 @@ class RecordWriter(DatabaseUser):
             keys = [item.trace_id + item.span_id for item in batch.profiles]
             projects = {item.project_id for item in batch.profiles if ObjectId.is_valid(item.project_id)}
             found = newest(self._database[indexes.RECORDS]).find(
-                {"_id": {"$in": keys}, "project_id": {"$in": [ObjectId(project) for project in projects]}},
+                {"project_id": {"$in": [ObjectId(project) for project in projects]}, "_id": {"$in": keys}},
                 {"project_id": True, "timestamp": True},
             )
             requests += [(str(record["project_id"]), record["timestamp"]) async for record in found]
