@@ -89,6 +89,11 @@ def newest(collection: Collection) -> Collection:
     return collection.with_options(read_concern=ReadConcern("local"))
 
 
+def newest_of(database: Database) -> Database:
+    """The same for all collections of a database."""
+    return database.with_options(read_concern=ReadConcern("local"))
+
+
 class DatabaseUser:
     """What every part of the store works with. `clock` gives the current time in UTC."""
 

@@ -18,7 +18,7 @@ from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, DeleteOne, UpdateOne
 
 from profile_store.mongodb import indexes
-from profile_store.mongodb.client import Database, DatabaseUser, Document
+from profile_store.mongodb.client import Database, DatabaseUser, Document, newest_of
 from profile_store.mongodb.errors import unavailable_on_failure
 from profile_store.mongodb.retention import RetentionOfProjects
 from profile_store.mongodb.rollup_documents import (
@@ -57,9 +57,10 @@ class Rollups(DatabaseUser):
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         super().__init__(database, clock)
         self._rolled_retention = RetentionOfProjects(database[indexes.PROJECTS], clock)
-        self._sources = RollupSources(database)
+        self._newest = newest_of(database)
+        self._sources = RollupSources(self._newest)
         self._settling = SettlingMarks()
-        self._trees = TreeRoller(database, clock, self._sources)
+        self._trees = TreeRoller(self._newest, clock, self._sources)
         self._last_project = ObjectId("0" * 24)
 
     async def roll_up(self, *, project_id: str | None = None, max_minutes: int = 60) -> RollUpStep:
@@ -104,18 +105,18 @@ class Rollups(DatabaseUser):
         with unavailable_on_failure("mark minutes for rolling up"), pymongo.timeout(_MINUTE_LIMIT_SECONDS):
             minutes = {minute async for minute in self._minutes_with_records(project, window)}
             within = {"project_id": project, "start": {"$gte": window.start, "$lt": window.end}}
-            async for stored in self._database[indexes.ROLLUP_MINUTES].find(within, {"start": True}):
+            async for stored in self._newest[indexes.ROLLUP_MINUTES].find(within, {"start": True}):
                 minutes.add(stored["start"])
             keys = [MarkKey(project, MINUTES, minute) for minute in minutes]
             keys += [MarkKey(project, TREES, hour) for hour in {floor_to(minute, HOUR) for minute in minutes}]
-            await set_marks(self._database[indexes.ROLLUP_MARKS], keys)
+            await set_marks(self._newest[indexes.ROLLUP_MARKS], keys)
         return len(minutes)
 
     async def request_missing_roll_ups(self) -> int:
         """See `profile_store.contracts.Maintainer.request_missing_roll_ups`."""
         requested = 0
         with unavailable_on_failure("look for minutes without rollups"):
-            projects = await self._database[indexes.PROJECTS].find({}, {"_id": True}).to_list()
+            projects = await self._newest[indexes.PROJECTS].find({}, {"_id": True}).to_list()
             for project in projects:
                 if window := await self._never_rolled_up(project["_id"]):
                     requested += await self.request_roll_up(str(project["_id"]), *window)
@@ -127,12 +128,12 @@ class Rollups(DatabaseUser):
         retention = await self._retention_of(project) or timedelta()
         oldest = now - retention + _BEFORE_RETENTION_ENDS
         earliest = {"sort": [("timestamp", ASCENDING)], "hint": indexes.RECENT}
-        first_record = await self._database[indexes.RECORDS].find_one(
+        first_record = await self._newest[indexes.RECORDS].find_one(
             {"project_id": project, "timestamp": {"$gte": oldest}}, {"timestamp": True}, **earliest
         )
         if first_record is None:
             return None
-        first_minute = await self._database[indexes.ROLLUP_MINUTES].find_one(
+        first_minute = await self._newest[indexes.ROLLUP_MINUTES].find_one(
             {"project_id": project, "start": {"$gte": floor_to(oldest, MINUTE)}},
             {"start": True},
             sort=[("start", ASCENDING)],
@@ -141,7 +142,7 @@ class Rollups(DatabaseUser):
         return window if window.start < window.end else None
 
     async def _minutes_with_records(self, project: ObjectId, window: Window) -> AsyncIterator[datetime]:
-        cursor = await self._database[indexes.RECORDS].aggregate(
+        cursor = await self._newest[indexes.RECORDS].aggregate(
             [
                 {
                     "$match": {
@@ -167,7 +168,7 @@ class Rollups(DatabaseUser):
             after = low
             while True:
                 bounds: Document = {"$gt": after} if high is None else {"$gt": after, "$lte": high}
-                found = await self._database[indexes.ROLLUP_MARKS].find_one(
+                found = await self._newest[indexes.ROLLUP_MARKS].find_one(
                     {"project_id": bounds}, {"project_id": True}, sort=[("project_id", ASCENDING)]
                 )
                 if found is None:
@@ -178,7 +179,7 @@ class Rollups(DatabaseUser):
     async def _listed_marks(self, project: ObjectId, kind: str) -> tuple[list[Mark], int]:
         """The newest marks that are settled, and how many are not."""
         found = await (
-            self._database[indexes.ROLLUP_MARKS]
+            self._newest[indexes.ROLLUP_MARKS]
             .find({"project_id": project, "kind": kind})
             .sort("start", DESCENDING)
             .limit(_MARKS_LISTED)
@@ -193,7 +194,7 @@ class Rollups(DatabaseUser):
         now = self._clock()
         hour = floor_to(marks[0][0].start, HOUR)
         retention = await self._retention_of(project)
-        stored = await self._database[indexes.ROLLUP_HOURS].find_one(
+        stored = await self._newest[indexes.ROLLUP_HOURS].find_one(
             {"project_id": project, "start": hour}, {"sources_until": True}
         )
         if retention is None or not may_be_computed(stored, now):
@@ -208,7 +209,7 @@ class Rollups(DatabaseUser):
             await self._delete_marks(done)
 
     async def _roll_minute(self, key: MarkKey, retention: timedelta) -> bool:
-        collection = self._database[indexes.ROLLUP_MINUTES]
+        collection = self._newest[indexes.ROLLUP_MINUTES]
         identity: Document = {"project_id": key.project_id, "start": key.start}
         stored = await collection.find_one(identity, {"revision": True, "sources_until": True, "count": True})
         rolled = await self._sources.requests(
@@ -231,15 +232,15 @@ class Rollups(DatabaseUser):
             return False
         if bucket.total.profiles:
             hour = MarkKey(key.project_id, TREES, floor_to(key.start, HOUR))
-            await set_marks(self._database[indexes.ROLLUP_MARKS], [hour])
+            await set_marks(self._newest[indexes.ROLLUP_MARKS], [hour])
         return True
 
     async def _roll_hour(self, project: ObjectId, hour: datetime, retention: timedelta) -> bool:
-        collection = self._database[indexes.ROLLUP_HOURS]
+        collection = self._newest[indexes.ROLLUP_HOURS]
         identity: Document = {"project_id": project, "start": hour}
         stored = await collection.find_one(identity, {"revision": True})
         minutes = await (
-            self._database[indexes.ROLLUP_MINUTES]
+            self._newest[indexes.ROLLUP_MINUTES]
             .find({"project_id": project, "start": {"$gte": hour, "$lt": hour + HOUR}})
             .sort("start", ASCENDING)
             .to_list()
@@ -285,11 +286,11 @@ class Rollups(DatabaseUser):
                     upsert=True,
                 )
             )
-        await upsert_all(self._database[indexes.ROLLUP_VERSIONS], updates)
+        await upsert_all(self._newest[indexes.ROLLUP_VERSIONS], updates)
 
     async def _retention_of(self, project: ObjectId) -> timedelta | None:
         """None when the project is gone: then nothing of it is made again."""
-        known = await self._database[indexes.PROJECTS].find_one({"_id": project}, {"_id": True})
+        known = await self._newest[indexes.PROJECTS].find_one({"_id": project}, {"_id": True})
         if known is None:
             return None
         return timedelta(days=(await self._rolled_retention.days([project]))[project])
@@ -298,7 +299,7 @@ class Rollups(DatabaseUser):
         """Only those that still have the value that was seen before their minute was read."""
         if marks:
             deletions = [DeleteOne({**key.as_filter(), "value": value}) for key, value in marks]
-            await self._database[indexes.ROLLUP_MARKS].bulk_write(deletions, ordered=False)
+            await self._newest[indexes.ROLLUP_MARKS].bulk_write(deletions, ordered=False)
         for key, _ in marks:
             self._settling.forget(key)
 

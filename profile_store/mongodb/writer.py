@@ -23,7 +23,7 @@ from profile_store.model import (
     Record,
 )
 from profile_store.mongodb import indexes
-from profile_store.mongodb.client import Database, DatabaseUser, Document
+from profile_store.mongodb.client import Database, DatabaseUser, Document, newest
 from profile_store.mongodb.documents import (
     child_spans_document,
     lone_profile_document,
@@ -101,8 +101,8 @@ class RecordWriter(DatabaseUser):
         if batch.profiles:
             keys = [item.trace_id + item.span_id for item in batch.profiles]
             projects = {item.project_id for item in batch.profiles if ObjectId.is_valid(item.project_id)}
-            found = self._database[indexes.RECORDS].find(
-                {"project_id": {"$in": [ObjectId(project) for project in projects]}, "_id": {"$in": keys}},
+            found = newest(self._database[indexes.RECORDS]).find(
+                {"_id": {"$in": keys}, "project_id": {"$in": [ObjectId(project) for project in projects]}},
                 {"project_id": True, "timestamp": True},
             )
             requests += [(str(record["project_id"]), record["timestamp"]) async for record in found]
