@@ -125,7 +125,7 @@ async def test_what_is_remembered_is_bounded_and_wrong_keys_displace_no_right_on
     # Given a sender with a right key
     monkeypatch.setattr("collector_receiver.projects.MAX_REMEMBERED", 3)
     counting = Counting(store)
-    projects = Projects(counting, "key")
+    projects = Projects(counting, "key", clock=lambda: 0.0)
     project = await store.create_project("orders")
     await projects.of_key(project.project_key)
 
