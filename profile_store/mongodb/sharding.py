@@ -33,7 +33,6 @@ SHARD_KEYS: Mapping[str, Mapping[str, int] | None] = {
     indexes.PROJECTS: None,
     indexes.PROJECT_CHORES: None,
     indexes.NAME_LISTS: None,
-    **dict.fromkeys(indexes.ROLLUPS),
 }
 """The key of every collection. None: it stays on one shard, because it is small or needs unique indexes."""
 
