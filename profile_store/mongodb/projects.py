@@ -15,7 +15,7 @@ from pymongo.errors import DuplicateKeyError
 from profile_store.contracts import InvalidProject, ProjectExists, ProjectLimitReached
 from profile_store.model import Framework, Page, Project, ProjectStatus
 from profile_store.mongodb import indexes
-from profile_store.mongodb.client import DatabaseUser, Document
+from profile_store.mongodb.client import DatabaseUser, Document, newest
 from profile_store.mongodb.documents import (
     is_valid_key,
     key_document,
@@ -82,7 +82,7 @@ class Projects(DatabaseUser):
         now = self._clock()
         found: dict[str, Project] = {}
         with unavailable_on_failure("look up keys"):
-            cursor = self._database[indexes.PROJECTS].find(
+            cursor = newest(self._database[indexes.PROJECTS]).find(
                 {"keys.hash": {"$in": list(key_of_hash)}, "status": "active"}
             )
             async for document in cursor:
@@ -95,7 +95,7 @@ class Projects(DatabaseUser):
         wanted = key_hash(project_key)
         now = self._clock()
         with unavailable_on_failure("look up a key"):
-            document = await self._database[indexes.PROJECTS].find_one({"keys.hash": wanted})
+            document = await newest(self._database[indexes.PROJECTS]).find_one({"keys.hash": wanted})
         if document is None:
             return None
         if not any(key["hash"] == wanted and is_valid_key(key, now) for key in document["keys"]):

@@ -116,7 +116,12 @@ def _start(client: Client, name: str, members: list[str]) -> bool:
         config = {
             "_id": name,
             "members": [{"_id": number, "host": member} for number, member in enumerate(members)],
-            "settings": {"electionTimeoutMillis": ELECTION_TIMEOUT_MS},
+            "settings": {
+                "electionTimeoutMillis": ELECTION_TIMEOUT_MS,
+                "heartbeatIntervalMillis": 500,
+                "heartbeatTimeoutSecs": 2,
+                "catchUpTimeoutMillis": 1_000,
+            },
         }
         client.admin.command("replSetInitiate", config)
     return "primary" in client.admin.command("hello")
