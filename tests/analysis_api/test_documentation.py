@@ -33,7 +33,9 @@ def test_every_code_is_documented_with_its_status(code: int, status: int) -> Non
 @pytest.mark.parametrize("name", ServerSettings.model_fields)
 def test_every_setting_is_documented_with_its_default(name: str) -> None:
     default = ServerSettings.model_fields[name].default
-    shown = f"`{default}`" if default else "none"
+    # As one writes it in the environment.
+    written = str(default).lower() if isinstance(default, bool) else default
+    shown = f"`{written}`" if written else "none"
     assert f"| `{name.upper()}` | {shown} |" in TEXT
 
 

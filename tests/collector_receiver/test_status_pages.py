@@ -235,14 +235,14 @@ async def test_a_stopping_receiver_is_not_ready(start_receiver, make, operate, m
     # Given a receiver with a request that is held up in the store
     receiver = await start_receiver(status_port=0)
     go_on, entered = asyncio.Event(), asyncio.Event()
-    real = receiver.ingest._store.write
+    real = receiver.ingest._commits._store.write
 
     async def slow(batch):
         entered.set()
         await go_on.wait()
         return await real(batch)
 
-    monkeypatch.setattr(receiver.ingest._store, "write", slow)
+    monkeypatch.setattr(receiver.ingest._commits._store, "write", slow)
     running = asyncio.create_task(receiver.client.export(make.request(make.span())))
     await asyncio.wait_for(entered.wait(), 20)
 
