@@ -24,6 +24,7 @@ class Readiness:
         self._check = check
         self._tell = tell
         self._watching: asyncio.Task[None] | None = None
+        self._stopped = False
         self.problem = ""
         """Why requests have no chance; "" when they have."""
 
@@ -37,16 +38,18 @@ class Readiness:
 
     async def stop(self) -> None:
         """Not ready any more, for good. Safe to call again."""
+        self._stopped = True
         self.problem = "stopping"
-        if self._watching is not None:
+        while self._watching is not None and not self._watching.done():
+            # More than once: one that came while the driver connected anew was lost.
             self._watching.cancel()
-            await asyncio.wait({self._watching})
+            await asyncio.wait({self._watching}, timeout=LIMIT_SECONDS)
 
     async def _watch(self) -> None:
-        while True:
+        while not self._stopped:
             await asyncio.sleep(CHECK_SECONDS)
             problem = await self._ask()
-            if problem == self.problem:
+            if problem == self.problem or self._stopped:
                 continue
             self.problem = problem
             if problem:

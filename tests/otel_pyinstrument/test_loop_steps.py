@@ -121,7 +121,7 @@ def test_what_others_put_around_it_stays(loop, serve, tree_of, traced, time_in, 
         await asyncio.sleep(0.001)
 
     def planted() -> None:
-        burn(0.02)
+        burn(0.06)
 
     async def more_work() -> None:
         await asyncio.sleep(0.01)
