@@ -333,12 +333,13 @@ class Segment:
             self._add_waiting(now, samples=1)
             self._count_cpu(ours=False)
         self._sample_count += 1
+        asked_early = self._asked_interval_seconds < _NEARLY * self._interval_seconds
         if now - self._start >= self._max_duration_seconds or self.builder.node_count >= MAX_NODES:
             self._end_early(None)
         elif self._first_turn and not ours:
             self.pause()
-        elif not self._first_turn and self._asked_interval_seconds < _NEARLY * self._interval_seconds:
-            self._hook()  # after what was left, the whole interval
+        elif self._hooked and not self._first_turn and asked_early:
+            self._hook()  # after what was left, the whole interval; never inside `_unhook`
 
     def _count_cpu(self, *, ours: bool) -> None:
         cpu = time.thread_time()

@@ -15,7 +15,7 @@ import pytest
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 from opentelemetry.trace import SpanKind
 
-from otel_pyinstrument import hop_patches, request
+from otel_pyinstrument import hop_patches, private_names, request
 from otel_pyinstrument.call_tree import CallTree
 
 
@@ -167,6 +167,26 @@ def test_many_hops_from_one_place_make_one_tree(run_traced, time_in, monkeypatch
     tree = run_traced(view)
 
     assert time_in(tree, "chunk") > 45_000
+
+
+def test_a_sample_while_the_hook_is_removed_does_not_bring_it_back(
+    run_traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given the moment between two steps in which the hook goes, and is still there
+    original = private_names.unsubscribe
+
+    def unsubscribe(sampler, sampled) -> bool:
+        sampled(["view\0/app/views.py\x001"], 0.001, None)
+        return original(sampler, sampled)
+
+    monkeypatch.setattr(private_names, "unsubscribe", unsubscribe)
+
+    async def view() -> None:
+        for _ in range(20):
+            await anyio.to_thread.run_sync(time.sleep, 0.001)
+
+    # Then the tree still has all of the request's time
+    run_traced(view)
 
 
 def test_an_exception_from_a_thread_passes_unchanged(run_traced) -> None:
