@@ -7,8 +7,10 @@ BIN := $(VENV)/bin
 DEMO ?= flask
 DATA_DIR ?= data
 TESTS ?= tests
-# Many tests wait for processes. Those of one file share servers, so they stay together.
-AT_ONCE := --numprocesses 2 --dist loadfile
+# These measure time, so nothing runs beside them. The others wait for processes most of the time; those of one file
+# share servers and stay together.
+ALONE := tests/otel_pyinstrument tests/integration tests/benchmarks
+AT_ONCE := --numprocesses 2 --dist loadfile $(ALONE:%=--ignore=%)
 WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
 BENCH_PYTHONS ?= 3.11 3.13
 DEBIAN_PACKAGES := chromium fonts-wqy-microhei iproute2 libcurl4 libssl3 openssl $(if $(shell command -v npm),,nodejs npm)
@@ -37,6 +39,7 @@ format: setup ## rewrite the sources in the project's format
 test: setup $(if $(CI),debian-packages check) ## run all tests (TESTS=path for some)
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(if $(filter tests,$(TESTS)),$(AT_ONCE)) $(TESTS)
+	$(if $(filter tests,$(TESTS)),$(BIN)/coverage run -m pytest $(ALONE))
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(filter tests,$(TESTS)),--fail-under=90,--fail-under=0)
 	$(if $(CI),$(if $(filter tests,$(TESTS)),$(BIN)/python tests/interpreters.py --ends))
