@@ -110,7 +110,7 @@ def test_names_that_the_owner_lists_are_masked(application, serve, wait_until, m
 def test_the_body_belongs_to_the_request(application, serve, wait_until, tree_of, time_in, burn) -> None:
     # Given a body that is made while it is sent
     def part(n: int) -> bytes:
-        burn(0.01)
+        burn(0.03)
         return b"x" * n
 
     def app(environ, start_response):
@@ -122,7 +122,7 @@ def test_the_body_belongs_to_the_request(application, serve, wait_until, tree_of
 
     (span,) = finished(application, wait_until)
     assert span.attributes["http.response.status_code"] == 200
-    assert time_in(tree_of(span), "part") > 25_000
+    assert time_in(tree_of(span), "part") > 60_000
 
 
 def test_an_application_that_fails_marks_its_span(application, serve, wait_until) -> None:
