@@ -38,7 +38,7 @@ def identifier_of_code(code: CodeType) -> str:
 
 def current_describer() -> Callable[[str], Frame]:
     """A function from identifier to frame that sees `sys.path` as it is now. Any thread."""
-    return _Describer(current_place()).describe
+    return _describer(current_place())
 
 
 def current_place() -> Callable[[str], tuple[str, bool]]:
@@ -52,11 +52,10 @@ def current_place() -> Callable[[str], tuple[str, bool]]:
     return _place_function(tuple(sys.path), directory)
 
 
-class _Describer:
-    def __init__(self, place: Callable[[str], tuple[str, bool]]) -> None:
-        self._place = place
-
-    def describe(self, identifier: str) -> Frame:
+@lru_cache(maxsize=4)
+def _describer(place: Callable[[str], tuple[str, bool]]) -> Callable[[str], Frame]:
+    @lru_cache(maxsize=8192)
+    def describe(identifier: str) -> Frame:
         head, _, attribute = identifier.partition(_ATTRIBUTE)
         class_name = attribute.removeprefix(_CLASS_ATTRIBUTE)
         name, _, rest = head.partition(_SEPARATOR)
@@ -64,8 +63,10 @@ class _Describer:
         function = f"{class_name}.{name}" if class_name else name
         if not file or file == _BUILT_IN:
             return Frame(function, "", 0, False)
-        short, own_code = self._place(file)
+        short, own_code = place(file)
         return Frame(function, short, int(line) if line.isdecimal() else 0, own_code)
+
+    return describe
 
 
 @lru_cache(maxsize=4)

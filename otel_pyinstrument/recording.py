@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from types import CodeType
+from typing import NamedTuple
 
 from otel_pyinstrument.base import without_base
 from otel_pyinstrument.call_tree import CallTree, CallTreeBuilder, Frame
@@ -12,8 +12,7 @@ from otel_pyinstrument.frames import identifier_of, identifier_of_code
 from otel_pyinstrument.grafting import graft
 
 
-@dataclass(frozen=True)
-class RecordingFacts:
+class RecordingFacts(NamedTuple):
     """`truncated`: a limit or a failure ended sampling early. `interrupted`: another profiler did.
 
     `cpu_seconds` is what the request itself used, `hooked_cpu_seconds` what its threads used under the hook,
@@ -31,8 +30,7 @@ class RecordingFacts:
 
     def with_part(self, part: RecordingFacts) -> RecordingFacts:
         """These facts of a request, with those of a part of it that ran elsewhere."""
-        return replace(
-            self,
+        return self._replace(
             cpu_seconds=self.cpu_seconds + part.cpu_seconds,
             hooked_cpu_seconds=self.hooked_cpu_seconds + part.hooked_cpu_seconds,
             switching_cpu_seconds=self.switching_cpu_seconds + part.switching_cpu_seconds,
@@ -43,8 +41,7 @@ class RecordingFacts:
         )
 
 
-@dataclass(frozen=True)
-class HopTree:
+class HopTree(NamedTuple):
     """The raw tree of what ran elsewhere (`builder`) while the stack `path` of `parent` waited for it."""
 
     parent: CallTreeBuilder

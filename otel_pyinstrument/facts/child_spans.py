@@ -48,11 +48,15 @@ class CallSite:
 
 @dataclass(slots=True)
 class Group:
-    """All calls of one kind. Times are nanoseconds; `call_sites` come from a few of the calls only."""
+    """All calls of one kind. Times are nanoseconds; `call_sites` come from a few of the calls only.
+
+    `seen` is about `count`, while the calls are not measured yet.
+    """
 
     category: str
     name: str
     system: str
+    seen: int = 0
     count: int = 0
     duration_ns: int = 0
     max_duration_ns: int = 0
@@ -95,13 +99,14 @@ class ChildSpans:
         self._groups_by_text: dict[tuple[str, str], Group] = {}
         self._recent: deque[_Counted] = deque(maxlen=_RECENT_SPANS)
         self._waiting: list[tuple[Span, Group, Mapping[str, Any]]] = []
+        self._room = _MAX_WAITING
         self._closed = False
 
     def add(self, span: Span) -> None:
         """Count `span`, which ends on this thread now: its caller is still on the stack.
 
-        Runs under the profile hook, where every call costs twice: hence few calls, here and below. The many
-        queries of an N+1 page find their group by their text.
+        Runs under the profile hook, where every call costs twice: the many queries of an N+1 page find their
+        group by their text, with two. Nothing is locked for them, each step is one of the interpreter.
         """
         try:
             attributes = private_names.attributes_in(span)
@@ -109,28 +114,28 @@ class ChildSpans:
             if came_from_signal_handler(error):
                 raise
             attributes = attributes_of(span)
-        text: tuple[Any, Any] | None = None
+        text: Any = None
+        system: Any = None
         if "db.statement" in attributes:
-            text = attributes.get("db.system"), attributes["db.statement"]
+            text = attributes["db.statement"]
+            system = attributes.get("db.system")
         elif "db.query.text" in attributes:
-            text = attributes.get("db.system.name"), attributes["db.query.text"]
+            text = attributes["db.query.text"]
+            system = attributes.get("db.system.name")
+        known = self._groups_by_text
         # A value may be anything, and only texts are sure to be hashable.
-        if text is not None and not (text[0].__class__ is str and text[1].__class__ is str):
-            text = None
-        group = None if text is None else self._groups_by_text.get(text)
-        if group is None:
-            group = self._group_of(span, attributes, text)
-            if group is None:
-                return
-        with self._lock:
-            if self._closed:
-                return
-            group.count += 1
-            if group.name and (group.count <= _ALWAYS_LOCATED or group.count & (group.count - 1) == 0):
-                _locate(group, span.get_span_context().span_id)
-            self._waiting.append((span, group, attributes))
-            if len(self._waiting) >= _MAX_WAITING:
-                self._measure_waiting()
+        key = (system, text) if text.__class__ is str and system.__class__ is str else None
+        group = known[key] if key is not None and key in known else self._group_of(span, attributes, key)
+        if group is None or self._closed:
+            return
+        group.seen += 1
+        if group.name and (group.seen <= _ALWAYS_LOCATED or group.seen & (group.seen - 1) == 0):
+            self._locate(group, span)
+        waiting = self._waiting
+        waiting += ((span, group, attributes),)
+        self._room -= 1
+        if self._room <= 0:
+            self._measure_waiting()
 
     def close(self) -> list[Group]:
         """The groups, and no more changes to them."""
@@ -138,11 +143,11 @@ class ChildSpans:
             self._closed = True
             self._measure_waiting()
             self._recent.clear()
-            self._groups_by_text.clear()
+            self._groups_by_text = {}
             return [group for group in self._groups.values() if group.count]
 
     def _group_of(
-        self, span: Span, attributes: Mapping[str, Any], text: tuple[str, str] | None
+        self, span: Span, attributes: Mapping[str, Any], key: tuple[str, str] | None
     ) -> Group | None:
         kind = _kind_of(span, attributes)
         if kind is None:
@@ -150,18 +155,33 @@ class ChildSpans:
         with self._lock:
             group = self._groups[kind] if kind in self._groups else self._new_group(kind)
             few = len(self._groups_by_text) < MAX_GROUPS
-            if text is not None and few and len(text[1]) <= _MAX_KEPT_CHARACTERS:
-                self._groups_by_text[text] = group
+            if key is not None and few and len(key[1]) <= _MAX_KEPT_CHARACTERS:
+                self._groups_by_text[key] = group
         return group
+
+    def _locate(self, group: Group, span: Span) -> None:
+        caller = nearest_caller()
+        if caller is None:
+            return
+        with self._lock:
+            for site in group.call_sites:
+                if site.caller == caller:
+                    site.count += 1
+                    return
+            if len(group.call_sites) < _MAX_CALLERS:
+                group.call_sites.append(CallSite(caller, span.get_span_context().span_id))
 
     def _measure_waiting(self) -> None:
         """What needs no more than the ended spans: if they are not too many, when the hook is gone."""
-        for span, group, attributes in self._waiting:
-            if group.category != TEMPLATE and span.kind is not SpanKind.CLIENT:
-                group.count -= 1  # the text of a query, on a span that is none
-            else:
-                self._measure(span, group, attributes)
-        self._waiting.clear()
+        with self._lock:
+            waiting = self._waiting[:]
+            del self._waiting[: len(waiting)]
+            self._room = _MAX_WAITING
+            for span, group, attributes in waiting:
+                # The text of a query may be on a span that is none.
+                if group.category == TEMPLATE or span.kind is SpanKind.CLIENT:
+                    group.count += 1
+                    self._measure(span, group, attributes)
 
     def _measure(self, span: Span, group: Group, attributes: Mapping[str, Any]) -> None:
         start_ns, end_ns = span.start_time or 0, span.end_time or 0
@@ -220,18 +240,6 @@ class ChildSpans:
         counted.group.count -= 1
         counted.group.duration_ns -= counted.duration_ns
         counted.group.failed -= counted.failed
-
-
-def _locate(group: Group, span_id: int) -> None:
-    caller = nearest_caller()
-    if caller is None:
-        return
-    for site in group.call_sites:
-        if site.caller == caller:
-            site.count += 1
-            return
-    if len(group.call_sites) < _MAX_CALLERS:
-        group.call_sites.append(CallSite(caller, span_id))
 
 
 def _kind_of(span: Span, attributes: Mapping[str, Any]) -> Kind | None:

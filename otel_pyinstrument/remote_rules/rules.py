@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, cast
 
 from otel_pyinstrument.endpoint import Endpoint, endpoint_key
 from otel_pyinstrument.path_patterns import BadPattern, PathPatterns
@@ -21,8 +21,7 @@ class InvalidRules(ValueError):
     """The document is none of ours; the message names the field."""
 
 
-@dataclass(frozen=True)
-class EndpointRule:
+class EndpointRule(NamedTuple):
     """For one endpoint, until `expires_at` (Unix time). None: not decided."""
 
     sampling_rate: float | None = None
@@ -31,15 +30,17 @@ class EndpointRule:
     expires_at: float | None = None
 
 
-@dataclass(frozen=True)
-class Rules:
+_NO_PATTERNS: Final = PathPatterns(())
+
+
+class Rules(NamedTuple):
     """None and empty mean that the platform does not decide; then the settings do."""
 
     enabled: bool | None = None
     sampling_rate: float | None = None
-    include: PathPatterns = field(default_factory=lambda: PathPatterns(()))
-    exclude: PathPatterns = field(default_factory=lambda: PathPatterns(()))
-    endpoints: Mapping[str, EndpointRule] = field(default_factory=dict[str, EndpointRule])
+    include: PathPatterns = _NO_PATTERNS
+    exclude: PathPatterns = _NO_PATTERNS
+    endpoints: Mapping[str, EndpointRule] = MappingProxyType({})
 
     def rule_for(self, endpoint: Endpoint, now: float) -> EndpointRule | None:
         """The rule for this route or, as the route may be unknown at the start, this very path."""

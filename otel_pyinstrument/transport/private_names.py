@@ -8,8 +8,7 @@ from __future__ import annotations
 import copy
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from opentelemetry.sdk.trace import Event, EventBase, ReadableSpan
 
@@ -21,8 +20,7 @@ _EXPORTER_NAMES = {"OTLPSpanExporter": "traces", "OTLPLogExporter": "logs"}
 _DEFAULT_TIMEOUT_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class ExporterKind:
+class ExporterKind(NamedTuple):
     """Which of the four OTLP exporters something is."""
 
     protocol: str
@@ -121,15 +119,22 @@ def timeout_seconds_of(exporter: object) -> float:
     return _DEFAULT_TIMEOUT_SECONDS
 
 
-def simple_contents_of(span: Any) -> object:
-    """What differs between spans without events, links and trace state; None for others. Runs for every span.
+def simple_contents_of(spans: Iterable[Any]) -> list[object]:
+    """What differs between spans without events, links and trace state. No calls: for every span.
 
     Raises:
         AttributeError: this version of the SDK keeps them elsewhere.
     """
-    if span._events or span._links or span._context.trace_state:
-        return None
-    return span._name, span._attributes._dict, span._status._description
+    return [
+        (span._name, span._attributes._dict, span._status._description)
+        for span in spans
+        if not (span._events._dq or span._links._dq or span._context.trace_state._dict)
+    ]
+
+
+def others_than_simple(spans: Iterable[Any]) -> list[Any]:
+    """The spans that `simple_contents_of` leaves out."""
+    return [span for span in spans if span._events._dq or span._links._dq or span._context.trace_state._dict]
 
 
 def with_events(span: ReadableSpan, events: Iterable[EventBase]) -> ReadableSpan:

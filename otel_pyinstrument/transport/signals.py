@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.sdk.trace.export import SpanExportResult
 
@@ -15,8 +14,7 @@ from otel_pyinstrument.transport.sizes import attributes_bytes, span_bytes, span
 _LOG_RECORD_BYTES = 160
 
 
-@dataclass(frozen=True)
-class Signal:
+class Signal(NamedTuple):
     """How items of one signal are measured, cut and encoded, and what an export of them answers."""
 
     grpc_method: str
@@ -58,10 +56,14 @@ def _logs() -> Signal:
         success=success,
         failure=failure,
         size_of=_log_record_bytes,
-        size_of_all=lambda batch: sum(map(_log_record_bytes, batch)),
+        size_of_all=_log_records_bytes,
         without_payload=log_record_without_payload,
         encode=private_names.encode_log_records,
     )
+
+
+def _log_records_bytes(batch: Sequence[Any]) -> int:
+    return sum(map(_log_record_bytes, batch))
 
 
 def _log_record_bytes(readable: Any) -> int:

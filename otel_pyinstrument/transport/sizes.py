@@ -7,12 +7,13 @@ length are at most 6 bytes for the messages that occur here, a number at most 10
 from __future__ import annotations
 
 import marshal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from otel_pyinstrument.transport.private_names import simple_contents_of
+from otel_pyinstrument.transport.private_names import others_than_simple, simple_contents_of
 
 _FIELD_BYTES = 6
 _VALUE_BYTES = 2 * _FIELD_BYTES + 11
@@ -22,6 +23,9 @@ _EVENT_BYTES = 40
 _LINK_BYTES = 70
 _SCOPE_BYTES = 40
 _BYTES_PER_CHARACTER = 4
+
+_RESOURCE = attrgetter("resource")
+_SCOPE = attrgetter("instrumentation_scope")
 
 _MARSHAL_FORMAT = 2
 """The last one that writes an object that comes again in full."""
@@ -37,15 +41,11 @@ def spans_bytes(spans: Sequence[ReadableSpan]) -> int:
     Raises:
         Exception: whatever, where a span holds what only `span_bytes` can measure.
     """
-    size = _SPAN_BYTES * len(spans)
-    simple: list[object] = []
-    for span in spans:
-        contents = simple_contents_of(span)
-        if contents is None:
-            size += span_bytes(span)
-        else:
-            simple.append(contents)
-    return size + _MARSHAL_FACTOR * len(marshal.dumps(simple, _MARSHAL_FORMAT))
+    simple = simple_contents_of(spans)
+    size = _SPAN_BYTES * len(simple) + _MARSHAL_FACTOR * len(marshal.dumps(simple, _MARSHAL_FORMAT))
+    if len(simple) < len(spans):
+        size += sum(map(span_bytes, others_than_simple(spans)))
+    return size
 
 
 def span_bytes(span: ReadableSpan) -> int:
@@ -65,16 +65,19 @@ def span_bytes(span: ReadableSpan) -> int:
     return size
 
 
-def envelope_bytes(items: Iterable[Any]) -> int:
-    """Of what a request holds beside its spans or log records: each resource and scope once."""
-    pairs = {(id(item.resource), id(item.instrumentation_scope)): item for item in items}
+def envelope_bytes(items: Sequence[Any]) -> int:
+    """Of what a request holds beside its spans or log records: each resource once, in each every scope."""
+    resources = {id(resource): resource for resource in map(_RESOURCE, items)}
+    scopes = {id(scope): scope for scope in map(_SCOPE, items)}
     size = 0
-    for item in pairs.values():
-        resource, scope = item.resource, item.instrumentation_scope
-        size += 2 * _SCOPE_BYTES + attributes_bytes(resource.attributes) + _text_bytes(resource.schema_url)
+    for resource in resources.values():
+        size += _SCOPE_BYTES + attributes_bytes(resource.attributes) + _text_bytes(resource.schema_url)
+    for scope in scopes.values():
+        scope_bytes = _SCOPE_BYTES
         if scope is not None:
-            size += _text_bytes(scope.name) + _text_bytes(scope.version) + _text_bytes(scope.schema_url)
-            size += attributes_bytes(scope.attributes)
+            scope_bytes += _text_bytes(scope.name) + _text_bytes(scope.version)
+            scope_bytes += _text_bytes(scope.schema_url) + attributes_bytes(scope.attributes)
+        size += len(resources) * scope_bytes
     return size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import subprocess
 import sys
@@ -66,6 +67,20 @@ def test_unsubscribing_twice_leaves_others_alone() -> None:
     assert [each.target for each in sampler.subscribers] == [theirs]
     assert private_names.unsubscribe(sampler, theirs)
     assert sys.getprofile() is None
+
+
+@pytest.mark.parametrize("theirs", [None, "a profiler of the user's"])
+def test_the_context_variable_of_the_hook_has_a_value_because_a_missing_one_is_slow(theirs) -> None:
+    def value_while_hooked() -> object:
+        if theirs is not None:
+            stack_sampler.active_profiler_context_var.set(theirs)
+        sampler = stack_sampler.StackSampler()
+        private_names.subscribe(sampler, lambda *_: None, interval_seconds=1)
+        found = stack_sampler.active_profiler_context_var.get("missing")
+        sys.setprofile(None)
+        return found
+
+    assert contextvars.Context().run(value_while_hooked) == theirs
 
 
 def without_subscribe(patch: pytest.MonkeyPatch) -> None:

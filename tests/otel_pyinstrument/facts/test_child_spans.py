@@ -8,10 +8,12 @@ import time
 from contextlib import AbstractContextManager
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.jinja2 import Jinja2Instrumentor
 from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.instrumentation.sqlite3 import SQLite3Instrumentor
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from otel_pyinstrument.facts import child_spans
 from otel_pyinstrument.facts.child_spans import MAX_GROUPS
@@ -317,3 +319,49 @@ def test_the_connection_of_a_real_driver_is_counted(traced, facts_of) -> None:
     insert = groups["INSERT INTO t VALUES (?)"]
     assert insert["count"] == 3
     assert insert["callers"][0]["function"] == "work"
+
+
+def test_of_two_requests_of_one_trace_each_counts_its_own_calls(traced, facts_of) -> None:
+    # Given a service that calls itself: two requests of one trace are served at the same time
+    caller = NonRecordingSpan(SpanContext(7, 7, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)))
+    both_serve = threading.Barrier(2)
+    one_has_begun = threading.Event()
+
+    def query(name: str) -> None:
+        with traced.tracer.start_as_current_span(name, kind=SpanKind.CLIENT, attributes=OLD):
+            pass
+
+    def serve(name: str, queries: int) -> None:
+        with traced.tracer.start_as_current_span(
+            name, context=trace.set_span_in_context(caller, Context()), kind=SpanKind.SERVER
+        ):
+            query("before")
+            one_has_begun.set()
+            both_serve.wait(10)
+            for _ in range(queries):
+                query("after")
+            both_serve.wait(10)
+
+    # When both do the same queries, the second some more
+    first = threading.Thread(target=serve, args=("first", 2))
+    first.start()
+    assert one_has_begun.wait(10)
+    serve("second", 5)
+    first.join()
+
+    # Then none has those of the other
+    spans = {span.name: span for span in traced.exporter.get_finished_spans()}
+    assert facts_of(spans["first"])["database"]["count"] == 3
+    assert facts_of(spans["second"])["database"]["count"] == 6
+
+
+def test_calls_of_a_request_that_is_not_profiled_count_for_nobody(traced, child, facts_of) -> None:
+    # Given a profiled request, and a span of another trace that ends meanwhile on its thread
+    def work() -> None:
+        other = traced.tracer.start_span("other", context=Context(), kind=SpanKind.CLIENT, attributes=OLD)
+        other.end()
+        with child(OLD):
+            pass
+
+    # Then only its own counts
+    assert facts_of(traced.request(work))["database"]["count"] == 1
