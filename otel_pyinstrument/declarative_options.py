@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, make_dataclass
+from dataclasses import make_dataclass
 from logging import getLogger
 from typing import Any
 
 from otel_pyinstrument.settings import Settings
 
 _logger = getLogger(__name__)
-_NAMES = tuple(field.name for field in fields(Settings))
+_NAMES = Settings._fields
 
 
 def _take(self: object, **options: Any) -> None:

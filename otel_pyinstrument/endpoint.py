@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from opentelemetry.sdk.trace import Span
 
+from otel_pyinstrument import private_names
 from otel_pyinstrument.guard import came_from_signal_handler
 
 _PARAMETER = re.compile(r"<[^<>]*>|\{[^{}]*\}")
@@ -61,14 +62,13 @@ def endpoint_of(span: Span, *, with_path: bool = True) -> Endpoint:
 
 
 def attributes_of(span: Span) -> Mapping[str, Any]:
-    """A plain dict: in the SDK's own mapping each name that is missing costs an exception."""
-    attributes: Any = span.attributes
+    """Not to be changed. A plain dict: the SDK's own mapping raises and catches for each missing name."""
     try:
-        return attributes.copy()
+        return private_names.attributes_in(span)
     except AttributeError as error:
         if came_from_signal_handler(error):
             raise
-        return dict(attributes or {})
+        return dict(span.attributes or {})
 
 
 def _path(attributes: Mapping[str, Any]) -> str:

@@ -76,6 +76,22 @@ Raises:
 """
 
 
+figures_in = attrgetter(
+    "_context",
+    "_parent",
+    "_instrumentation_scope",
+    "_start_time",
+    "_end_time",
+    "_status._status_code",
+    "_kind",
+)
+"""See `Figures`; by a call that the profile hook hardly sees.
+
+Raises:
+    AttributeError: this version of the SDK keeps them elsewhere.
+"""
+
+
 def processors_of(provider: TracerProvider) -> Iterator[SpanProcessor]:
     """All span processors registered with `provider`, those inside composite processors too."""
     waiting: list[SpanProcessor] = [getattr(provider, _ACTIVE_SPAN_PROCESSOR)]

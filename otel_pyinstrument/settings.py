@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from logging import getLogger
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -22,8 +21,7 @@ _SHOWN_CHARACTERS = 80
 _SECRETS = frozenset({"project_key"})
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Fields are named like the variables: `interval` is `OTEL_PYINSTRUMENT_INTERVAL` and so on."""
 
     enabled: bool = True
@@ -296,4 +294,4 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "project_key": _text,
 }
 
-FIELD_NAMES = tuple(field.name for field in fields(Settings))
+FIELD_NAMES = Settings._fields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -15,6 +14,9 @@ _MAX_FRAMES = 400
 _MAX_FILES = 8_192
 _MAX_GREENLETS = 4
 
+_JINJA = "__jinja_template__"
+_INNER = "<locals>."
+_KNOWS_CLASSES = sys.version_info >= (3, 11)
 _LIBRARY, _OWN_CODE, _DJANGO_TEMPLATES = 0, 1, 2
 
 
@@ -31,7 +33,7 @@ def nearest_caller() -> Caller | None:
 
     None when there is none: in a worker thread that runs only library code. Holds no frame afterwards.
     """
-    found = _search(inspect.currentframe())
+    found = _search(sys._getframe())  # pyright: ignore[reportPrivateUsage] - documented, CPython
     if found is None and "greenlet" in sys.modules:
         return _search_parents(cast("Any", sys.modules["greenlet"]).getcurrent)
     return found
@@ -58,7 +60,7 @@ def _search(frame: FrameType | None) -> Caller | None:
             kind = _kinds[file]
         except KeyError:
             kind = _remember(file)
-        if kind and (found := _caller_at(frame, kind)):
+        if kind and (found := _caller_at(frame, kind)) is not None:
             return found
         frame = frame.f_back
         left -= 1
@@ -87,7 +89,9 @@ def _caller_at(frame: FrameType, kind: int) -> Caller | None:
         return Caller(*found) if found and current_place()(found[1])[1] else None
     code = frame.f_code
     # Jinja compiles to Python under the template's file name; the frame's line is one of the Python.
-    line = private_names.jinja_template_line(frame) or frame.f_lineno or code.co_firstlineno
+    line = private_names.jinja_template_line(frame) if _JINJA in frame.f_globals else frame.f_lineno
     # From Python 3.11 on with the class, as in the call tree; an inner function without what is around it.
-    qualified: str = getattr(code, "co_qualname", code.co_name)
-    return Caller(qualified.rpartition("<locals>.")[2], code.co_filename, line)
+    function: str = code.co_qualname if _KNOWS_CLASSES else code.co_name
+    if _INNER in function:
+        function = function.rpartition(_INNER)[2]
+    return Caller(function, code.co_filename, line or frame.f_lineno or code.co_firstlineno)

@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace import Span
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from otel_pyinstrument import private_names
 from otel_pyinstrument.endpoint import attributes_of
@@ -37,7 +38,19 @@ Kind: TypeAlias = "tuple[str, str, str]"
 """What a span did: category, name without values, system. A plain tuple: one is made for every span."""
 
 
-@dataclass(slots=True)
+Figures: TypeAlias = tuple[
+    SpanContext,
+    "SpanContext | None",
+    "InstrumentationScope | None",
+    "int | None",
+    "int | None",
+    StatusCode,
+    SpanKind,
+]
+"""Of a span: context, parent, instrumentation, start and end in nanoseconds, status and kind."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class CallSite:
     """A line that issued calls of a group, and the first span that it was seen for."""
 
@@ -46,7 +59,7 @@ class CallSite:
     count: int = 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Group:
     """All calls of one kind. Times are nanoseconds; `call_sites` come from a few of the calls only.
 
@@ -66,10 +79,18 @@ class Group:
     call_sites: list[CallSite] = field(default_factory=list[CallSite])
 
 
+_Recent: TypeAlias = tuple[
+    SpanContext, "SpanContext | None", "InstrumentationScope | None", int, int, int, bool, Group
+]
+"""As `_Counted`, which takes longer to make than to measure."""
+
+
 class _Counted(NamedTuple):
     """A span that was counted and may turn out to be part of a later one."""
 
-    span: Span
+    context: SpanContext
+    parent: SpanContext | None
+    instrumentation: InstrumentationScope | None
     start_ns: int
     end_ns: int
     duration_ns: int
@@ -77,16 +98,12 @@ class _Counted(NamedTuple):
     group: Group
 
     @property
-    def span_id(self) -> int:
-        return self.span.get_span_context().span_id
-
-    @property
     def parent_id(self) -> int:
-        return self.span.parent.span_id if self.span.parent else 0
+        return self.parent.span_id if self.parent else 0
 
     @property
     def scope(self) -> str:
-        return self.span.instrumentation_scope.name if self.span.instrumentation_scope else ""
+        return self.instrumentation.name if self.instrumentation else ""
 
 
 class ChildSpans:
@@ -97,8 +114,8 @@ class ChildSpans:
         self._lock = threading.RLock()
         self._groups: dict[Kind, Group] = {}
         self._groups_by_text: dict[tuple[str, str], Group] = {}
-        self._recent: deque[_Counted] = deque(maxlen=_RECENT_SPANS)
-        self._waiting: list[tuple[Span, Group, Mapping[str, Any]]] = []
+        self._recent: deque[_Recent] = deque(maxlen=_RECENT_SPANS)
+        self._waiting: list[tuple[Figures, Group, Mapping[str, Any]]] = []
         self._room = _MAX_WAITING
         self._closed = False
 
@@ -109,11 +126,11 @@ class ChildSpans:
         group by their text, with two. Nothing is locked for them, each step is one of the interpreter.
         """
         try:
-            attributes = private_names.attributes_in(span)
+            attributes, figures = private_names.attributes_in(span), private_names.figures_in(span)
         except AttributeError as error:
             if came_from_signal_handler(error):
                 raise
-            attributes = attributes_of(span)
+            attributes, figures = attributes_of(span), _figures_of(span)
         text: Any = None
         system: Any = None
         if "db.statement" in attributes:
@@ -132,7 +149,8 @@ class ChildSpans:
         if group.name and (group.seen <= _ALWAYS_LOCATED or group.seen & (group.seen - 1) == 0):
             self._locate(group, span)
         waiting = self._waiting
-        waiting += ((span, group, attributes),)
+        # Not the span: what is kept until the end of the request makes the garbage collector work.
+        waiting += ((figures, group, attributes),)
         self._room -= 1
         if self._room <= 0:
             self._measure_waiting()
@@ -177,28 +195,29 @@ class ChildSpans:
             waiting = self._waiting[:]
             del self._waiting[: len(waiting)]
             self._room = _MAX_WAITING
-            for span, group, attributes in waiting:
-                # The text of a query may be on a span that is none.
-                if group.category == TEMPLATE or span.kind is SpanKind.CLIENT:
-                    group.count += 1
-                    self._measure(span, group, attributes)
+            for figures, group, attributes in waiting:
+                self._measure(figures, group, attributes)
 
-    def _measure(self, span: Span, group: Group, attributes: Mapping[str, Any]) -> None:
-        start_ns, end_ns = span.start_time or 0, span.end_time or 0
-        failed = span.status.status_code is StatusCode.ERROR
+    def _measure(self, figures: Figures, group: Group, attributes: Mapping[str, Any]) -> None:
+        context, parent, scope, start_ns, end_ns, status, kind = figures
+        start_ns, end_ns = start_ns or 0, end_ns or 0
+        if kind is not SpanKind.CLIENT and group.category != TEMPLATE:
+            return  # the text of a query, on a span that is none
+        failed = status is StatusCode.ERROR
         duration_ns = end_ns - start_ns if end_ns > start_ns else 0
-        counted = _Counted(span, start_ns, end_ns, duration_ns, failed, group)
-        if self._recent and self._recent[-1].end_ns > start_ns:
-            counted = self._without_its_parts(counted)
-            duration_ns = counted.duration_ns
-        group.duration_ns += duration_ns
+        recent = self._recent
+        if recent and recent[-1][4] > start_ns:  # the end of the last one
+            outer = _Counted(context, parent, scope, start_ns, end_ns, duration_ns, failed, group)
+            duration_ns = self._without_its_parts(outer).duration_ns
+        group.count += 1
         group.failed += failed
+        group.duration_ns += duration_ns
         if duration_ns > group.max_duration_ns:
             group.max_duration_ns = duration_ns
-        if "cache.hit" in attributes and group.category == CACHE:
+        if group.category == CACHE and "cache.hit" in attributes:
             group.hits += attributes["cache.hit"] is True
             group.misses += attributes["cache.hit"] is False
-        self._recent.append(counted)
+        recent.append((context, parent, scope, start_ns, end_ns, duration_ns, failed, group))
 
     def _new_group(self, kind: Kind) -> Group:
         if len(self._groups) >= MAX_GROUPS:
@@ -213,14 +232,14 @@ class ChildSpans:
         """
         part: _Counted | None = None
         nested_ns = 0
-        for inner in reversed(tuple(self._recent)):
+        for inner in map(_Counted._make, reversed(tuple(self._recent))):
             if inner.end_ns < outer.start_ns:
                 break
             if inner.start_ns < outer.start_ns or inner.end_ns > outer.end_ns:
                 continue
             if inner.group.category != outer.group.category:
                 continue
-            nested = inner.parent_id == outer.span_id
+            nested = inner.parent_id == outer.context.span_id
             same_work = inner.group.name == outer.group.name and inner.scope != outer.scope
             if nested and (same_work or outer.group.category == EXTERNAL):
                 self._take_back(inner)
@@ -240,6 +259,19 @@ class ChildSpans:
         counted.group.count -= 1
         counted.group.duration_ns -= counted.duration_ns
         counted.group.failed -= counted.failed
+
+
+def _figures_of(span: Span) -> Figures:
+    """What `figures_in` finds, by the public names."""
+    times = span.start_time, span.end_time
+    return (
+        span.get_span_context(),
+        span.parent,
+        span.instrumentation_scope,
+        *times,
+        span.status.status_code,
+        span.kind,
+    )
 
 
 def _kind_of(span: Span, attributes: Mapping[str, Any]) -> Kind | None:

@@ -38,6 +38,7 @@ def runtime_facts(scope: str) -> dict[str, object]:
     }
 
 
+@lru_cache(maxsize=1)
 def commit() -> str:
     """The commit that is running, if the environment tells it; deployment platforms set these names."""
     for name in _COMMIT_VARIABLES:

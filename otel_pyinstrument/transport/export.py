@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from logging import getLogger
@@ -20,6 +21,10 @@ _REFUSAL_SECONDS = 0.5
 """A backend that refuses one request does so at once. What takes longer has been retried, or timed out."""
 
 
+class TooLarge(Exception):
+    """Raised through an exporter that has encoded more than the receiver takes, before it is sent."""
+
+
 class SplittingExport:
     """Calls the exporter's own `export` once for each part of a batch, on the same thread.
 
@@ -36,15 +41,52 @@ class SplittingExport:
         self.spool = spool
         self._signal = signal
         self._max_bytes = max_bytes
+        self._here = threading.local()
+        self.encodes_first = False
+        """Whether `check_size` is told the size of each request."""
         self._reported: set[str] = set()
 
     def __call__(self, batch: Sequence[Any]) -> Any:
         if not self.active:
             return self.original(batch)
-        parts = self._parts_of(batch)
         if self.spool is not None:
-            return self._send_or_keep(parts, self.spool)
+            return self._send_or_keep(self._parts_of(batch), self.spool)
+        if self.encodes_first:
+            return self._send_whole(batch)
+        parts = self._parts_of(batch)
         return self.original(parts[0]) if len(parts) == 1 else self._send(parts)
+
+    def check_size(self, size_bytes: int) -> None:
+        """A request of this thread has been encoded, and is sent next.
+
+        Raises:
+            TooLarge: it is to be sent in parts instead.
+        """
+        if getattr(self._here, "sends_whole", False):
+            if size_bytes > self._max_bytes:
+                raise TooLarge(f"{size_bytes} bytes, at most {self._max_bytes} are taken")
+            self._here.sends_whole = False
+
+    def _send_whole(self, batch: Sequence[Any]) -> Any:
+        """Nearly every batch fits: to measure all spans before would double what profiling costs at rest."""
+        answer, failure = self._signal.failure, None
+        self._here.sends_whole = True
+        try:
+            answer = self.original(batch)
+        except Exception as error:
+            if came_from_signal_handler(error) or not self._here.sends_whole:
+                raise
+            failure = error
+        finally:
+            not_sent, self._here.sends_whole = self._here.sends_whole, False
+        if not not_sent or answer is not self._signal.failure:
+            return answer
+        parts = self._parts_of(batch)
+        if len(parts) > 1 or isinstance(failure, TooLarge):
+            return self._send(parts)
+        if failure is not None:
+            raise failure
+        return answer
 
     def _parts_of(self, batch: Sequence[Any]) -> list[Sequence[Any]]:
         try:
@@ -52,7 +94,6 @@ class SplittingExport:
                 batch,
                 max_bytes=self._max_bytes,
                 size_of=self._signal.size_of,
-                size_of_all=self._signal.size_of_all,
                 without_profile=self._signal.without_payload,
             )
         except Exception as error:

@@ -112,6 +112,11 @@ class Transport:
 
         self._restores.append(deactivate)
         self._hide(exporter, "export", export)
+        step = private_names.step_after_encoding(exporter, kind.protocol, export.check_size)
+        # An exporter with a limit below ours would say that it drops what is yet sent in parts.
+        if step is not None and (limit is None or limit > max_bytes):
+            self._hide(*step)
+            export.encodes_first = True
         if spool is not None:
             self._hide(exporter, "shutdown", _draining(exporter.shutdown, spool))
 

@@ -14,20 +14,16 @@ def split(
     *,
     max_bytes: int,
     size_of: Callable[[Any], int],
-    size_of_all: Callable[[Sequence[Any]], int],
     without_profile: Callable[[Any, int], Any],
 ) -> list[Sequence[Any]]:
     """`batch` cut into parts of at most `max_bytes` of encoded size, in the order given, nothing left out.
 
-    `size_of` is an upper bound of one item; `size_of_all` a looser one of many, which is enough for nearly
-    every batch. An item that is too large by itself becomes a part of its own, as
+    `size_of` is an upper bound of one item. An item that is too large by itself becomes a part of its own, as
     `without_profile(item, max_bytes)`. That part may still be too large: the item is the user's, and the
     receiver decides. An item that cannot be read is a part of its own too, so that its exporter loses nothing
     else.
     """
     room = max_bytes - envelope_bytes(batch)
-    if _size_or(room + 1, size_of_all, batch) <= room:
-        return [batch]
     sizes = [_size_or(room + 1, size_of, item) for item in batch]
     if sum(sizes) <= room:
         return [batch]

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otel_pyinstrument.transport import private_names
 from otel_pyinstrument.transport.oversize import log_record_without_payload, span_without_payload
-from otel_pyinstrument.transport.sizes import attributes_bytes, span_bytes, spans_bytes
+from otel_pyinstrument.transport.sizes import attributes_bytes, span_bytes
 
 _LOG_RECORD_BYTES = 160
 
@@ -21,7 +21,6 @@ class Signal(NamedTuple):
     success: Any
     failure: Any
     size_of: Callable[[Any], int]
-    size_of_all: Callable[[Sequence[Any]], int]
     without_payload: Callable[[Any, int], Any]
     encode: Callable[[Sequence[Any]], bytes]
 
@@ -37,7 +36,6 @@ def _traces() -> Signal:
         success=SpanExportResult.SUCCESS,
         failure=SpanExportResult.FAILURE,
         size_of=span_bytes,
-        size_of_all=spans_bytes,
         without_payload=span_without_payload,
         encode=_encode_spans,
     )
@@ -56,14 +54,9 @@ def _logs() -> Signal:
         success=success,
         failure=failure,
         size_of=_log_record_bytes,
-        size_of_all=_log_records_bytes,
         without_payload=log_record_without_payload,
         encode=private_names.encode_log_records,
     )
-
-
-def _log_records_bytes(batch: Sequence[Any]) -> int:
-    return sum(map(_log_record_bytes, batch))
 
 
 def _log_record_bytes(readable: Any) -> int:

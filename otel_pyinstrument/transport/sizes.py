@@ -6,14 +6,11 @@ length are at most 6 bytes for the messages that occur here, a number at most 10
 
 from __future__ import annotations
 
-import marshal
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, cast
 
 from opentelemetry.sdk.trace import ReadableSpan
-
-from otel_pyinstrument.transport.private_names import others_than_simple, simple_contents_of
 
 _FIELD_BYTES = 6
 _VALUE_BYTES = 2 * _FIELD_BYTES + 11
@@ -26,26 +23,6 @@ _BYTES_PER_CHARACTER = 4
 
 _RESOURCE = attrgetter("resource")
 _SCOPE = attrgetter("instrumentation_scope")
-
-_MARSHAL_FORMAT = 2
-"""The last one that writes an object that comes again in full."""
-_MARSHAL_FACTOR = 4
-"""By how much OTLP may be larger: a boolean in an array takes 4 bytes, and 1 in this format."""
-
-
-def spans_bytes(spans: Sequence[ReadableSpan]) -> int:
-    """Of all `spans` together: a looser bound than the sum of `span_bytes`, for a third of its time.
-
-    Most spans are simple (see `simple_contents_of`); one call of C measures those.
-
-    Raises:
-        Exception: whatever, where a span holds what only `span_bytes` can measure.
-    """
-    simple = simple_contents_of(spans)
-    size = _SPAN_BYTES * len(simple) + _MARSHAL_FACTOR * len(marshal.dumps(simple, _MARSHAL_FORMAT))
-    if len(simple) < len(spans):
-        size += sum(map(span_bytes, others_than_simple(spans)))
-    return size
 
 
 def span_bytes(span: ReadableSpan) -> int:

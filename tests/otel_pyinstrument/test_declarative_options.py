@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, fields
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,12 +17,11 @@ from otel_pyinstrument.settings import Settings
 
 PROGRAM = """
 import json
-from dataclasses import asdict
 from opentelemetry.instrumentation.auto_instrumentation import initialize
 initialize()
 from otel_pyinstrument import PyinstrumentInstrumentor
 _, processor = PyinstrumentInstrumentor()._installed
-print(json.dumps(asdict(processor._settings)))
+print(json.dumps(processor._settings._asdict()))
 """
 
 CONFIG = """
@@ -42,7 +41,7 @@ instrumentation/development:
 
 def test_the_options_are_those_of_the_settings() -> None:
     assert [field.name for field in fields(PyinstrumentInstrumentor.configuration)] == list(
-        asdict(Settings())
+        Settings()._asdict()
     )
 
 

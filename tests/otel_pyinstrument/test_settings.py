@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -131,7 +130,7 @@ def test_a_bad_value_warns_once_with_name_value_and_default(
     # Then the default is used and one line says so
     assert settings == Settings()
     (record,) = caplog.records
-    default = shown_value(asdict(Settings())[variable.lower()])
+    default = shown_value(Settings()._asdict()[variable.lower()])
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith(f"OTEL_PYINSTRUMENT_{variable}={value[:80]}: expected ")
     assert record.getMessage().endswith(f"using the default {default}")
@@ -159,7 +158,7 @@ def test_an_unknown_option_is_named(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_every_setting_has_a_variable_and_every_variable_a_setting() -> None:
-    assert {variable_of(name) for name in asdict(Settings())} == VARIABLES
+    assert {variable_of(name) for name in Settings()._asdict()} == VARIABLES
     assert all(getattr(environment_variables, name) == name for name in VARIABLES)
 
 
@@ -170,7 +169,7 @@ def test_the_reference_names_every_variable_with_its_default() -> None:
     )
 
     # Then it says what the code does
-    assert rows == {variable_of(name): shown_value(value) for name, value in asdict(Settings()).items()}
+    assert rows == {variable_of(name): shown_value(value) for name, value in Settings()._asdict().items()}
 
 
 # --- sources -----------------------------------------------------------------------------------------
@@ -199,7 +198,7 @@ def test_code_wins_over_environment_over_file_over_default(config_file: Path) ->
     assert origins["interval"] == "environment (OTEL_PYINSTRUMENT_INTERVAL)"
     assert origins["max_duration"] == "code"
     assert origins["max_concurrent"] == "default"
-    assert list(origins) == list(asdict(settings))
+    assert list(origins) == list(settings._asdict())
 
 
 def test_the_file_may_be_named_in_code(config_file: Path) -> None:

@@ -148,13 +148,12 @@ class Wrapping:
         self.signal = signal_named("traces")
 
     def splitting(self, patch: pytest.MonkeyPatch) -> SplittingExport:
-        object.__setattr__(self.signal, "size_of", self.arrives)
-        return SplittingExport(lambda batch: None, self.signal, max_bytes=1000, spool=None)
+        signal = self.signal._replace(size_of=self.arrives)
+        return SplittingExport(lambda batch: None, signal, max_bytes=1000, spool=None)
 
     def stripping(self, patch: pytest.MonkeyPatch) -> SplittingExport:
-        object.__setattr__(self.signal, "size_of", lambda item: 2000)
-        object.__setattr__(self.signal, "without_payload", self.arrives)
-        return SplittingExport(lambda batch: None, self.signal, max_bytes=1000, spool=None)
+        signal = self.signal._replace(size_of=lambda item: 2000, without_payload=self.arrives)
+        return SplittingExport(lambda batch: None, signal, max_bytes=1000, spool=None)
 
     def measuring_the_batch(self, patch: pytest.MonkeyPatch) -> SplittingExport:
         patch.setattr(parts, "envelope_bytes", self.arrives)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
@@ -89,9 +88,7 @@ class Telemetry:
         from otel_pyinstrument import PyinstrumentInstrumentor
 
         arguments: dict[str, Any] = {
-            field.name: getattr(settings, field.name)
-            for field in fields(Settings)
-            if field.name not in _NOT_MEASURED
+            name: value for name, value in settings._asdict().items() if name not in _NOT_MEASURED
         }
         if every_request:
             arguments |= _EVERY_REQUEST

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ from otel_pyinstrument.facts import process, request_facts, usage
 from otel_pyinstrument.facts.request_facts import MAX_BYTES, RequestFacts
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "wire-format.md").read_text("utf-8")
+
+
+@pytest.fixture(autouse=True)
+def each_test_has_its_own_environment() -> Iterator[None]:
+    process.commit.cache_clear()
+    yield
+    process.commit.cache_clear()
 
 
 def test_the_process_and_the_runtime_are_named(traced, facts_of, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import EventBase, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
 from otel_pyinstrument import PyinstrumentInstrumentor
 from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
 from otel_pyinstrument.private_names import processors_of
 from otel_pyinstrument.transport import export as export_module
+from otel_pyinstrument.transport import private_names
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -141,7 +144,10 @@ def test_somebody_elses_wrapper_outlives_us(grpc_backend, provider, installed, s
     exporter.export(batch)
 
     # Then both still work, and nothing is split any more
-    assert seen == [("later", 2), ("earlier", 1), ("earlier", 1), ("later", 2), ("earlier", 2)]
+    assert seen == [
+        *(("later", 2), ("earlier", 2), ("earlier", 1), ("earlier", 1)),  # whole it is refused unsent
+        *(("later", 2), ("earlier", 2)),
+    ]
 
 
 def test_other_exporters_are_left_alone(provider, installed) -> None:
@@ -167,6 +173,36 @@ def test_the_instrumentor_installs_and_removes_it(grpc_backend, provider) -> Non
     assert len(list(processors_of(provider))) == 1
 
 
+def test_no_span_is_measured_as_long_as_batches_fit(
+    backend, provider, installed, spans, monkeypatch, caplog
+) -> None:
+    # Given a splitting that would fail
+    monkeypatch.setattr(export_module, "split", lambda *_a, **_k: 1 / 0)
+    exporter = backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider)
+
+    # Then it is not asked: the exporter tells how large the encoded request is
+    assert exporter.export(spans(3)) is SpanExportResult.SUCCESS
+    assert (len(backend.spans), caplog.records) == (3, [])
+
+
+def test_an_exporter_that_encodes_elsewhere_has_its_spans_measured_before(
+    provider, installed, spans, monkeypatch
+) -> None:
+    # Given an exporter of a version that does not have the step where we look for it
+    monkeypatch.setattr(private_names, "step_after_encoding", lambda *_: None)
+    sent = []
+    monkeypatch.setattr(OTLPSpanExporter, "export", lambda self, batch: sent.append(len(batch)))
+    exporter = OTLPSpanExporter(endpoint="http://127.0.0.1:1/v1/traces")
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider, max_request_bytes=64 * KIB)
+
+    exporter.export(spans(3, payload_bytes=40 * KIB))
+
+    assert sent == [1, 1, 1]
+
+
 def test_a_failure_of_ours_exports_the_batch_as_it_came(
     grpc_backend, provider, installed, spans, monkeypatch, caplog
 ) -> None:
@@ -174,10 +210,10 @@ def test_a_failure_of_ours_exports_the_batch_as_it_came(
     monkeypatch.setattr(export_module, "split", lambda *_a, **_k: 1 / 0)
     exporter = grpc_backend.exporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    installed(provider)
+    installed(provider, max_request_bytes=64 * KIB)
 
-    # When
-    results = [exporter.export(spans(3)) for _ in range(2)]
+    # When batches are too large for one request
+    results = [exporter.export(spans(3, payload_bytes=40 * KIB)) for _ in range(2)]
 
     # Then nothing is lost, and it is said once
     assert results == [SpanExportResult.SUCCESS] * 2
@@ -211,8 +247,6 @@ def test_a_part_that_cannot_be_encoded_takes_no_other_part_with_it(
 
 
 def test_the_limit_of_the_exporter_itself_is_kept(provider, installed, spans) -> None:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
     if "max_request_size" not in inspect.signature(OTLPSpanExporter).parameters:
         pytest.skip("this version of the exporter has no limit")
     exporter = OTLPSpanExporter(endpoint="http://127.0.0.1:1/v1/traces", max_request_size=100 * KIB)
@@ -251,7 +285,7 @@ def test_a_refused_part_does_not_stop_the_others(backend, provider, installed, s
     result = exporter.export(spans(3, payload_bytes=40 * KIB))
 
     assert result is SpanExportResult.FAILURE
-    assert tried == [1, 1, 1]
+    assert tried == [3, 1, 1, 1]  # of the whole only the size was found out
 
 
 def test_an_absent_backend_costs_a_split_batch_no_more_time_than_a_whole_one(
@@ -271,7 +305,7 @@ def test_an_absent_backend_costs_a_split_batch_no_more_time_than_a_whole_one(
 
     # Then only the first was retried until the timeout, and what was given up is counted
     assert result is SpanExportResult.FAILURE
-    assert tried == [1]
+    assert tried == [5, 1]  # of the whole only the size was found out
     assert "4 spans or log records are lost: the backend does not answer" in caplog.messages
 
 
@@ -289,8 +323,6 @@ def test_the_sdk_still_sees_whether_shutdown_takes_a_timeout(backend, provider, 
 
 def test_a_black_hole_does_not_slow_requests_down(provider, installed, spans) -> None:
     # Given an endpoint that takes connections and never answers
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.trace import SpanKind
 
     with socket.create_server(("127.0.0.1", 0)) as hole:
         exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{hole.getsockname()[1]}/v1/traces", timeout=1)

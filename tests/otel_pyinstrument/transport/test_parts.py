@@ -6,7 +6,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 from otel_pyinstrument.transport.oversize import span_without_payload
 from otel_pyinstrument.transport.parts import split
-from otel_pyinstrument.transport.sizes import span_bytes, spans_bytes
+from otel_pyinstrument.transport.sizes import span_bytes
 
 KIB = 1024
 
@@ -16,7 +16,6 @@ def parts_of(batch, max_bytes):
         batch,
         max_bytes=max_bytes,
         size_of=span_bytes,
-        size_of_all=spans_bytes,
         without_profile=span_without_payload,
     )
 
