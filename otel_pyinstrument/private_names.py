@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from operator import attrgetter
 from types import FrameType
@@ -220,11 +220,11 @@ def keep_samplers_by_thread() -> None:
         stack_sampler.thread_locals = native.local()
 
 
-def frame_identifier(frame: FrameType) -> str:
-    """What the sampler calls a frame: name, file, first line, and attributes such as the class."""
+def frame_identifiers(frames: Iterable[FrameType]) -> list[str]:
+    """What the sampler calls frames: name, file, first line, and attributes such as the class."""
     from pyinstrument.low_level.stat_profile import get_frame_info
 
-    return get_frame_info(frame)
+    return list(map(get_frame_info, frames))
 
 
 def silence_overhead_warning() -> None:
@@ -374,7 +374,7 @@ def _sample_a_little() -> str | None:
             if len(stacks) > 1:
                 break
         installed = hook_is_installed()
-        named = frame_identifier(sys._getframe())  # pyright: ignore[reportPrivateUsage]
+        (named,) = frame_identifiers([sys._getframe()])  # pyright: ignore[reportPrivateUsage]
         interval_seconds = sampling_interval_seconds(sampler)
     finally:
         intact = unsubscribe(sampler, keep)

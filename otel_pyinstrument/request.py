@@ -20,7 +20,7 @@ from otel_pyinstrument.frames import identifier_of
 from otel_pyinstrument.gate import Reason, Slot, Visit
 from otel_pyinstrument.guard import Guard
 from otel_pyinstrument.hop import Hop
-from otel_pyinstrument.private_names import frame_identifier
+from otel_pyinstrument.private_names import frame_identifiers
 from otel_pyinstrument.recording import HopTree, Recording, RecordingFacts
 from otel_pyinstrument.segment import MAX_NODES, Segment, new_builder
 
@@ -103,7 +103,7 @@ class Request:
         if found is None:
             return None
         segment, calls, is_own = found
-        path = tuple(identifier_of(frame_identifier(call)) for call in calls[: calls.index(waiting)])
+        path = tuple(map(identifier_of, frame_identifiers(calls[: calls.index(waiting)])))
         builder = self._builder_for(segment.builder, path)
         if builder is None:
             return None

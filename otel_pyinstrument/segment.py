@@ -242,8 +242,8 @@ class Segment:
     def _add_pause(self, now: float) -> None:
         """Credit the time since `pause` where the unit waits, unless it has been credited to a hop."""
         if self._waiting_below is None:
-            waiting = [private_names.frame_identifier(call) for call in self._classifier.calls()]
-            self._add_wait([*waiting[self._skip :], AWAIT], now - self._paused_since, samples=0)
+            waiting = private_names.frame_identifiers(self._classifier.calls()[self._skip :])
+            self._add_wait([*waiting, AWAIT], now - self._paused_since, samples=0)
 
     # --- waiting for work elsewhere ------------------------------------------------------------------
 

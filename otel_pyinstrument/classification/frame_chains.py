@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import sys
-from types import FrameType
-from typing import Any
+from collections.abc import Callable
+from operator import attrgetter
+from types import CoroutineType, FrameType, GeneratorType
+from typing import Any, cast
 
 _LONGEST_CHAIN = 2_000
 _WITHOUT_LINK = frozenset(
@@ -17,6 +19,11 @@ _LINKS = {
     "generator": ("gi_frame", "gi_yieldfrom"),
     "async_generator": ("ag_frame", "ag_await"),
 }
+_LINKS_BY_TYPE: dict[type, Callable[[Any], tuple[FrameType | None, Any]]] = {
+    CoroutineType: attrgetter(*_LINKS["coroutine"]),
+    GeneratorType: attrgetter(*_LINKS["generator"]),
+}
+"""Python's own, by one call of C: this runs for each step of a request. Compilers have types like them."""
 _LINKED = _WITHOUT_LINK | {"coroutine", "async_generator"}
 
 
@@ -49,7 +56,8 @@ def suspended_calls(awaitable: Any) -> list[FrameType]:
     """The frames of a suspended coroutine and of what it awaits, outermost first."""
     frames: list[FrameType] = []
     while awaitable is not None and len(frames) < _LONGEST_CHAIN:
-        frame, awaited = _frame_and_awaited(awaitable)
+        links_of = _LINKS_BY_TYPE.get(type(cast("object", awaitable)), _frame_and_awaited)
+        frame, awaited = links_of(awaitable)
         if frame is not None:
             frames.append(frame)
         awaitable = awaited

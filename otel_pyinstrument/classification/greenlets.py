@@ -11,7 +11,7 @@ import greenlet
 
 from otel_pyinstrument.classification import AWAIT, AlwaysItsTurn, Place
 from otel_pyinstrument.classification.frame_chains import calls_up_to, running_calls
-from otel_pyinstrument.private_names import frame_identifier
+from otel_pyinstrument.private_names import frame_identifiers
 
 
 class GreenletClassifier(AlwaysItsTurn):
@@ -33,7 +33,7 @@ class GreenletClassifier(AlwaysItsTurn):
         whole = stack_from(self._greenlet(), stack)
         if whole is not None:
             return Place(whole[1:], True)
-        return Place([*map(frame_identifier, self.calls()), AWAIT], False)
+        return Place([*frame_identifiers(self.calls()), AWAIT], False)
 
     def calls(self) -> list[FrameType]:
         if self.is_running():
@@ -70,4 +70,4 @@ def stack_from(home: Any, stack: list[str]) -> list[str] | None:
         if current is None:
             return None
         outer[:0] = calls_up_to(current.gr_frame)
-    return [stack[0], *map(frame_identifier, outer), *stack[1:]]
+    return [stack[0], *frame_identifiers(outer), *stack[1:]]

@@ -19,7 +19,7 @@ from otel_pyinstrument.classification.frame_chains import (
 )
 from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.loop_steps import Stepped, can_be_followed, follow
-from otel_pyinstrument.private_names import frame_identifier
+from otel_pyinstrument.private_names import frame_identifiers
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -85,7 +85,7 @@ class TaskClassifier:
         if task is self._task:
             below = self._from_coroutine(self._task, stack)
             return Place(below, True) if below else Place([AWAIT], False)
-        awaiting = list(map(frame_identifier, suspended_calls(self._task.get_coro())))
+        awaiting = frame_identifiers(suspended_calls(self._task.get_coro()))
         if task is not None and self._same_request(get_current_span()):
             below = self._from_coroutine(task, stack)
             return Place(awaiting + (below or [AWAIT]), bool(below))
