@@ -1,11 +1,10 @@
-"""The request object: hung on the request's root span, found by the trace of the spans below it."""
+"""The request object: hung on the request's root span, inherited by the spans below it."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
 from types import FrameType
-from typing import Final
 
 from opentelemetry.sdk.trace import Span as RecordingSpan
 from opentelemetry.trace import Span, StatusCode
@@ -187,43 +186,27 @@ class Request:
 
 
 class Belonging:
-    """What hangs on the root span of a request: its profile, if it has one, and the visit.
+    """What hangs on a span: the profiled request that it is part of, the visit whose root it is.
 
-    Also on spans that their trace does not tell: `is_root` is False there.
+    `is_root` is False for the spans below. Theirs is `below`, made once: they begin under the profile hook.
     """
 
-    __slots__ = ("is_root", "request", "visit")
+    __slots__ = ("below", "is_root", "request", "visit")
 
     def __init__(self, request: Request | None, visit: Visit | None = None, *, is_root: bool = True) -> None:
         self.request = request
         self.visit = visit
         self.is_root = is_root
+        self.below = self
+        if is_root:
+            self.below = _UNPROFILED if request is None else Belonging(request, is_root=False)
 
 
-profiled_by_trace: Final[dict[int, weakref.ref[Request]]] = {}
-"""The requests being profiled, by trace id; of several of one trace the first.
-
-Nothing is hung on the spans below a root: they start under the profile hook, where every call costs twice.
-"""
-
-
-def find_by_trace(trace_id: int, request: Request) -> None:
-    """From now on spans of this trace are part of `request`."""
-    for other, found in list(profiled_by_trace.items()):
-        if found() is None:  # dropped without an end
-            profiled_by_trace.pop(other, None)
-    profiled_by_trace[trace_id] = weakref.ref(request)
-
-
-def forget_trace(trace_id: int, request: Request) -> None:
-    """Undo `find_by_trace`, if it was done."""
-    found = profiled_by_trace.get(trace_id)
-    if found is not None and found() is request:
-        profiled_by_trace.pop(trace_id, None)
+_UNPROFILED = Belonging(None, is_root=False)
 
 
 def belonging_of(span: Span) -> Belonging | None:
-    """None for most spans: they are no root, and their trace tells where they belong."""
+    """None for most spans: nothing is profiled while they begin, and they are no root."""
     # `getattr` with a default, because a signal handler's AttributeError must pass.
     return getattr(span, BELONGING, None)
 
@@ -234,15 +217,9 @@ def attach(span: Span, belonging: Belonging) -> None:
 
 
 def request_of(span: Span) -> Request | None:
-    """The request that `span` belongs to, if it is profiled. A remote span belongs to none here."""
+    """The request that `span` belongs to, if it is profiled."""
     belonging = belonging_of(span)
-    if belonging is not None:
-        return belonging.request
-    if not profiled_by_trace:
-        return None
-    context = span.get_span_context()
-    found = None if context.is_remote else profiled_by_trace.get(context.trace_id)
-    return None if found is None else found()
+    return None if belonging is None else belonging.request
 
 
 def failed(span: RecordingSpan) -> bool:

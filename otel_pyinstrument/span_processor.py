@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from logging import getLogger
@@ -26,11 +27,7 @@ from otel_pyinstrument.request import (
     Belonging,
     Request,
     attach,
-    belonging_of,
     failed,
-    find_by_trace,
-    forget_trace,
-    profiled_by_trace,
     request_of,
     wall_seconds,
 )
@@ -42,11 +39,8 @@ if TYPE_CHECKING:
 
 _logger = getLogger(__name__)
 
+_NOT_LOOKED_AT = Belonging(None)
 _MAX_TRACES = 10_000
-
-
-def _nobody() -> None:
-    """What a weak reference to nothing says."""
 
 
 class ProfilingSpanProcessor(SpanProcessor):
@@ -77,18 +71,24 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._off = False
         self._pid = os.getpid()
         self._lock = native.RLock()
-        self._traces: dict[int, int] = {}
-        """Those whose requests are being served here, and how many requests of each."""
-        self._shared_traces: set[int] = set()
-        """Those of several requests: there a span cannot be told by its trace."""
+        # Weak, without callbacks: see `Gate`.
+        self._profiled: list[weakref.ref[Request]] = []
+        self._traces: dict[int, None] = {}
+        """Those whose requests are being served here."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if self._off:
+            return
         try:
-            # First what holds for nearly all spans: they are no root. The application asks for a profile of
-            # its own by the context.
-            if self._off or (
-                parent_context is None and span.kind is not SpanKind.SERVER and not self._shared_traces
-            ):
+            # First what holds for nearly all spans: they are no root, and nothing is being profiled. The
+            # application asks for a profile of its own by the context.
+            if self._profiled:
+                # Under the profile hook, where every call costs twice.
+                above: Belonging | None = getattr(get_current_span(parent_context), BELONGING, None)
+                if above is not None:
+                    setattr(span, BELONGING, above.below)
+                    return
+            elif parent_context is None and span.kind is not SpanKind.SERVER:
                 return
             self._start(span, parent_context)
         except Exception as error:
@@ -98,15 +98,9 @@ class ProfilingSpanProcessor(SpanProcessor):
 
     def _on_ending(self, span: Span) -> None:
         try:
-            # Runs for every span, and under the profile hook, where every call costs twice.
+            # As `belonging_of`, without the call: this runs for every span.
             belonging: Belonging | None = getattr(span, BELONGING, None)
-            if belonging is None:
-                if not profiled_by_trace:
-                    return
-                request = profiled_by_trace.get(span.get_span_context().trace_id, _nobody)()
-                if request is not None and not self._guard.tripped:
-                    request.facts.child_ended(span)
-            elif self._ending_hook_works and not self._guard.tripped:
+            if belonging is not None and self._ending_hook_works and not self._guard.tripped:
                 self._end(span, belonging)
         except Exception as error:
             if came_from_signal_handler(error):
@@ -131,8 +125,7 @@ class ProfilingSpanProcessor(SpanProcessor):
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = native.RLock()  # the parent's thread that held it does not exist here
-        self._traces, self._shared_traces = {}, set()
-        profiled_by_trace.clear()
+        self._profiled, self._traces = [], {}
         self._engine.stop_all()
         self.gate.reset()
         if self._poller is not None:
@@ -142,11 +135,6 @@ class ProfilingSpanProcessor(SpanProcessor):
         forced = parent_context is not None and get_value(FORCED_KEY, parent_context) is True
         parent = span.parent
         if parent is not None and not parent.is_remote:
-            if parent.trace_id in self._shared_traces:
-                above = belonging_of(get_current_span(parent_context))
-                if above is not None:
-                    attach(span, Belonging(above.request, is_root=False))
-                return
             if not forced or parent.trace_id in self._traces:
                 return
         elif not forced and span.kind is not SpanKind.SERVER:
@@ -156,43 +144,27 @@ class ProfilingSpanProcessor(SpanProcessor):
             # A second instrumentation of the same request, which took the remote parent once more.
             attach(span, Belonging(around, is_root=False))
             return
-        context = span.get_span_context()
-        self._enter(context.trace_id)
-        belonging = self._admit(span, context, forced=forced)
+        belonging = self._admit(span, span.get_span_context(), forced=forced)
         attach(span, belonging)
         if not self._ending_hook_works:
             self._wrap_end(span, belonging)
-
-    def _enter(self, trace_id: int) -> None:
-        with self._lock:
-            if len(self._traces) >= _MAX_TRACES:
-                self._traces, self._shared_traces = {}, set()  # of spans that were dropped without an end
-            requests = self._traces[trace_id] = self._traces.get(trace_id, 0) + 1
-            if requests > 1:
-                self._shared_traces.add(trace_id)
-
-    def _exit(self, trace_id: int) -> None:
-        with self._lock:
-            requests = self._traces.pop(trace_id, 1) - 1
-            if requests > 0:
-                self._traces[trace_id] = requests
-            else:
-                self._shared_traces.discard(trace_id)
 
     def _admit(self, span: Span, context: SpanContext, *, forced: bool) -> Belonging:
         if not context.trace_flags.sampled or (
             self._log_events is None and private_names.max_events_of(span) == 0
         ):
-            return Belonging(None)
+            return _NOT_LOOKED_AT
         if os.getpid() != self._pid:
             self._reset()  # forked in C, as uWSGI does: no hook of Python has run
-            self._enter(context.trace_id)
         if self._poller is not None and not self._poller.started:
             self._poller.start()
+        if len(self._traces) >= _MAX_TRACES:
+            self._traces = {}  # of spans that were dropped without an end
+        self._traces[context.trace_id] = None
         endpoint = endpoint_of(span, with_path=self.gate.asks_for_paths)
         visit = self.gate.arrive(endpoint, forced=forced)
         if visit is None:
-            return Belonging(None)
+            return _NOT_LOOKED_AT
         slot = self.gate.admit(visit, forced=forced)
         if slot is None:
             return Belonging(None, visit)
@@ -200,11 +172,14 @@ class ProfilingSpanProcessor(SpanProcessor):
         if not request.start():
             self.gate.refuse(slot, visit)
             return Belonging(None, visit)
-        if context.trace_id not in self._shared_traces:
-            find_by_trace(context.trace_id, request)
+        with self._lock:
+            self._profiled = [*self._others(request), weakref.ref(request)]
         if request.holds_thread:
             self.gate.begin_hook(slot)
         return Belonging(request, visit)
+
+    def _others(self, request: Request) -> list[weakref.ref[Request]]:
+        return [other for other in self._profiled if other() not in (None, request)]
 
     def _end(self, span: Span, belonging: Belonging, timestamp: int | None = None) -> None:
         request, visit = belonging.request, belonging.visit
@@ -212,14 +187,14 @@ class ProfilingSpanProcessor(SpanProcessor):
             if request is not None:
                 request.facts.child_ended(span)
             return
-        trace_id = span.get_span_context().trace_id
-        self._exit(trace_id)
+        self._traces.pop(span.get_span_context().trace_id, None)
         if visit is None:
             return
         recording = None
         if request is not None:
+            with self._lock:
+                self._profiled = self._others(request)
             recording = request.finish()
-            forget_trace(trace_id, request)
         if request is None or recording is None:
             self._leave(span, timestamp, visit, request, recording)
             return

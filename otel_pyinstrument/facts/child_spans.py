@@ -173,7 +173,7 @@ class ChildSpans:
         with self._lock:
             group = self._groups[kind] if kind in self._groups else self._new_group(kind)
             few = len(self._groups_by_text) < MAX_GROUPS
-            if key is not None and few and len(key[1]) <= _MAX_KEPT_CHARACTERS:
+            if key is not None and few and _is_named_by(key[1], kind):
                 self._groups_by_text[key] = group
         return group
 
@@ -192,9 +192,9 @@ class ChildSpans:
     def _measure_waiting(self) -> None:
         """What needs no more than the ended spans: if they are not too many, when the hook is gone."""
         with self._lock:
+            self._room = _MAX_WAITING  # first: a finalizer may end a span in the middle of this
             waiting = self._waiting[:]
             del self._waiting[: len(waiting)]
-            self._room = _MAX_WAITING
             for figures, group, attributes in waiting:
                 self._measure(figures, group, attributes)
 
@@ -259,6 +259,13 @@ class ChildSpans:
         counted.group.count -= 1
         counted.group.duration_ns -= counted.duration_ns
         counted.group.failed -= counted.failed
+
+
+def _is_named_by(text: str, kind: Kind) -> bool:
+    """Whether every span of this text is of this kind. Without SQL the span's name counts too."""
+    if not text or len(text) > _MAX_KEPT_CHARACTERS:
+        return False
+    return kind[0] == CACHE or (kind[0] == DATABASE and bool(shown_sql(text, kind[2])))
 
 
 def _figures_of(span: Span) -> Figures:

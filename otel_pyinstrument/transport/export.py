@@ -21,6 +21,11 @@ _REFUSAL_SECONDS = 0.5
 """A backend that refuses one request does so at once. What takes longer has been retried, or timed out."""
 
 
+_UNSENT: str = "unsent"
+_TOO_LARGE: str = "too large"
+_SENT: str = "sent"
+
+
 class TooLarge(Exception):
     """Raised through an exporter that has encoded more than the receiver takes, before it is sent."""
 
@@ -62,27 +67,29 @@ class SplittingExport:
         Raises:
             TooLarge: it is to be sent in parts instead.
         """
-        if getattr(self._here, "sends_whole", False):
+        if getattr(self._here, "state", None) == _UNSENT:
             if size_bytes > self._max_bytes:
+                self._here.state = _TOO_LARGE
                 raise TooLarge(f"{size_bytes} bytes, at most {self._max_bytes} are taken")
-            self._here.sends_whole = False
+            self._here.state = _SENT
 
     def _send_whole(self, batch: Sequence[Any]) -> Any:
         """Nearly every batch fits: to measure all spans before would double what profiling costs at rest."""
         answer, failure = self._signal.failure, None
-        self._here.sends_whole = True
+        around, self._here.state = getattr(self._here, "state", None), _UNSENT
         try:
             answer = self.original(batch)
         except Exception as error:
-            if came_from_signal_handler(error) or not self._here.sends_whole:
+            if came_from_signal_handler(error) or self._here.state == _SENT:
                 raise
             failure = error
         finally:
-            not_sent, self._here.sends_whole = self._here.sends_whole, False
-        if not not_sent or answer is not self._signal.failure:
+            state, self._here.state = self._here.state, around
+        # Others may stand around the exporter, and make of what it raises whatever they like.
+        if state == _SENT or (state == _UNSENT and answer is not self._signal.failure):
             return answer
         parts = self._parts_of(batch)
-        if len(parts) > 1 or isinstance(failure, TooLarge):
+        if state == _TOO_LARGE or parts[0] is not batch:
             return self._send(parts)
         if failure is not None:
             raise failure

@@ -365,3 +365,45 @@ def test_calls_of_a_request_that_is_not_profiled_count_for_nobody(traced, child,
 
     # Then only its own counts
     assert facts_of(traced.request(work))["database"]["count"] == 1
+
+
+def test_what_is_no_sql_is_told_apart_by_the_span_although_the_text_is_the_same(
+    traced, child, facts_of
+) -> None:
+    # Given commands of a document database whose text is the same for several collections
+    def find(collection: str) -> dict[str, str]:
+        return {"db.system": "mongodb", "db.statement": "find", "db.mongodb.collection": collection}
+
+    def work() -> None:
+        for collection in ("users", "orders", "orders"):
+            with child(find(collection), name="find"):
+                pass
+
+    groups = facts_of(traced.request(work))["database"]["groups"]
+
+    assert {group["name"]: group["count"] for group in groups} == {"find users": 1, "find orders": 2}
+
+
+def test_a_span_that_ends_while_others_are_measured_is_counted_once(
+    traced, child, facts_of, monkeypatch
+) -> None:
+    # Given a finalizer that ends a span of the request in the middle of the measuring
+    monkeypatch.setattr(child_spans, "_MAX_WAITING", 10)
+    measure = child_spans.ChildSpans._measure
+    late = [False]
+
+    def measure_and_finalize(self, *arguments) -> None:
+        measure(self, *arguments)
+        if not late[0]:
+            late[0] = True
+            with child(OLD):
+                pass
+
+    monkeypatch.setattr(child_spans.ChildSpans, "_measure", measure_and_finalize)
+
+    def work() -> None:
+        for _ in range(25):
+            with child(OLD):
+                pass
+
+    assert facts_of(traced.request(work))["database"]["count"] == 26

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -201,6 +202,55 @@ def test_an_exporter_that_encodes_elsewhere_has_its_spans_measured_before(
     exporter.export(spans(3, payload_bytes=40 * KIB))
 
     assert sent == [1, 1, 1]
+
+
+@pytest.mark.parametrize("says", [SpanExportResult.SUCCESS, SpanExportResult.FAILURE])
+def test_a_batch_too_large_arrives_through_an_exporter_that_swallows_exceptions(
+    says, backend, provider, installed, spans
+) -> None:
+    # Given somebody's exporter, for which telemetry must never raise
+    usual = type(backend.exporter())
+
+    class Silent(usual):
+        def export(self, batch):
+            try:
+                return super().export(batch)
+            except Exception:
+                return says
+
+    exporter = backend.exporter()
+    exporter.__class__ = Silent
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider, max_request_bytes=64 * KIB)
+
+    # When a batch is too large together, and a span alone
+    exporter.export(spans(3, payload_bytes=40 * KIB))
+    exporter.export(spans(1, payload_bytes=90 * KIB))
+
+    # Then all arrive
+    assert len(backend.spans) == 4
+    assert max(map(len, backend.bodies)) <= 64 * KIB
+
+
+def test_a_span_too_large_arrives_through_an_exporter_that_works_on_another_thread(
+    backend, provider, installed, spans
+) -> None:
+    # Given somebody's exporter, of which we do not see how large its requests are
+    usual = type(backend.exporter())
+
+    class Elsewhere(usual):
+        def export(self, batch):
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(super().export, batch).result(30)
+
+    exporter = backend.exporter()
+    exporter.__class__ = Elsewhere
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider)
+
+    exporter.export(spans(1, payload_bytes=5 * MIB))
+
+    assert len(backend.spans) == 1
 
 
 def test_a_failure_of_ours_exports_the_batch_as_it_came(
