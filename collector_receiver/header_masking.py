@@ -12,12 +12,13 @@ from otel_pyinstrument.masking import MASK, is_secret
 from profile_store.model import AttributeValue
 
 HEADER_PREFIXES = ("http.request.header.", "http.response.header.")
-_HEADER = ".header."
+HEADER = b".header."
+"""What the bytes of every span with captured headers hold: keys lie in there as they are."""
 
 
 def mask_attributes(attributes: dict[str, AttributeValue]) -> None:
     """Replace the values of secret headers, in place."""
-    if _HEADER not in "".join(attributes):
+    if HEADER.decode() not in "".join(attributes):
         return
     for key in attributes:
         if _is_secret_header(key):
@@ -26,7 +27,7 @@ def mask_attributes(attributes: dict[str, AttributeValue]) -> None:
 
 def masked_otlp(span: Span, otlp: bytes) -> bytes:
     """`otlp`, the bytes of `span`, with secret headers replaced. Spans without headers cost one search."""
-    if _HEADER.encode() not in otlp:  # keys lie in there as they are
+    if HEADER not in otlp:
         return otlp
     for pair in span.attributes:
         if _is_secret_header(pair.key):

@@ -11,7 +11,13 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs
 
 from collector_receiver.outcome import Outcome, log_failure
-from collector_receiver.profile_event import EVENT_NAME, BrokenProfile, DecodeBudget, read_profile
+from collector_receiver.profile_event import (
+    EVENT_NAME,
+    BrokenProfile,
+    DecodeBudget,
+    TooCostlyHere,
+    read_profile,
+)
 from collector_receiver.translation import Destination, Translated
 from collector_receiver.validation import MAX_TIME_UNIX_NANO, id_refusal, utc
 from profile_store.model import IncomingBatch, IncomingProfile
@@ -42,12 +48,19 @@ def only_profiles(request: ExportLogsServiceRequest) -> ExportLogsServiceRequest
     return kept
 
 
-def translate(request: ExportLogsServiceRequest, destinations: Sequence[Destination]) -> Translated:
+def translate(
+    request: ExportLogsServiceRequest,
+    destinations: Sequence[Destination],
+    decode_budget: DecodeBudget | None = None,
+) -> Translated:
     """The profiles of a request that `only_profiles` has left. `destinations`: one per `resource_logs`.
 
     Never raises for what a record holds: one that cannot be stored is counted as rejected and left out.
+
+    Raises:
+        TooCostlyHere: by the decode budget.
     """
-    outcome, budget = Outcome(item="log records"), DecodeBudget()
+    outcome, budget = Outcome(item="log records"), decode_budget or DecodeBudget()
     profiles: dict[tuple[str, bytes, bytes], IncomingProfile] = {}
     received = 0
     for resource_logs, destination in zip(request.resource_logs, destinations, strict=True):
@@ -64,6 +77,8 @@ def translate(request: ExportLogsServiceRequest, destinations: Sequence[Destinat
                 profiles[identity] = _profile(record, destination.project_id, budget)
             except BrokenProfile as broken:
                 outcome.reject(broken.reason)
+            except TooCostlyHere:
+                raise
             except Exception as error:
                 log_failure(outcome, "a profile", error)
     return Translated(IncomingBatch(profiles=list(profiles.values())), outcome, received)

@@ -29,6 +29,8 @@ REASONS = frozenset({"rate", "slow", "error", "rule", "forced"})
 ENCODINGS = ("zlib+json", "zlib+json+base64")  # compared, not hashed: the value may be a list
 
 MAX_JSON_BYTES_PER_REQUEST = 64 * 1024 * 1024
+MAX_JSON_BYTES_ON_LOOP = 32_768
+"""Of the profiles of a request that is translated on the event loop: four usual ones, 3 ms of work."""
 
 MAX_FACTS_BYTES = 16_384
 
@@ -41,6 +43,10 @@ class BrokenProfile(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class TooCostlyHere(Exception):
+    """To decode these profiles would keep the event loop from others: translate the request on a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +65,23 @@ class ReceivedProfile:
 class DecodeBudget:
     """JSON bytes that the profiles of one request may unfold to; keeps a request of zip bombs short."""
 
-    def __init__(self, available_bytes: int = MAX_JSON_BYTES_PER_REQUEST) -> None:
+    def __init__(
+        self, available_bytes: int = MAX_JSON_BYTES_PER_REQUEST, *, exhausted: type[Exception] = BrokenProfile
+    ) -> None:
         self.left = available_bytes
+        self._exhausted = exhausted
+
+    @classmethod
+    def on_loop(cls) -> DecodeBudget:
+        """A small one, whose end costs no profile: `spend` raises `TooCostlyHere` then."""
+        return cls(MAX_JSON_BYTES_ON_LOOP, exhausted=TooCostlyHere)
 
     def spend(self, payload: bytes) -> None:
         """Take what `payload` inflates to, at most what one profile may have.
 
         Raises:
             BrokenProfile: not zlib, or the budget of the request is used up.
+            TooCostlyHere: the budget `on_loop` is used up.
         """
         inflater = zlib.decompressobj()
         size, rest = 0, payload
@@ -80,7 +95,7 @@ class DecodeBudget:
         finally:
             self.left -= size
         if self.left < 0:
-            raise BrokenProfile("profile_budget_of_request_used_up")
+            raise self._exhausted("profile_budget_of_request_used_up")
 
 
 def take_profile_event(span: Span) -> Span.Event | None:
@@ -109,6 +124,7 @@ def read_profile(pairs: Iterable[KeyValue], budget: DecodeBudget) -> ReceivedPro
 
     Raises:
         BrokenProfile: with the named reason, and nothing else for any bytes whatsoever.
+        TooCostlyHere: see `DecodeBudget.on_loop`.
     """
     attributes = attributes_of(pairs)
     payload = _payload(attributes)

@@ -84,11 +84,13 @@ class Projects:
             return [await self.of_key(key)] * len(batches)
         references: list[tuple[str, str]] = []
         for number, batch in enumerate(batches):
-            if number % RESOURCES_AT_A_TIME == 0:
+            if number and number % RESOURCES_AT_A_TIME == 0:
                 await asyncio.sleep(0)
             references.append(self._reference(batch.resource))
         distinct = list(dict.fromkeys(references))[:MAX_PROJECTS_PER_REQUEST]
-        found = dict(zip(distinct, await asyncio.gather(*map(self._resolve, distinct)), strict=True))
+        found = {reference: known for reference in distinct if (known := self._remembered(reference))}
+        if missing := [reference for reference in distinct if reference not in found]:
+            found.update(zip(missing, await asyncio.gather(*map(self._resolve, missing)), strict=True))
         too_many = Destination(refusal=TOO_MANY_PROJECTS)
         return [found.get(reference, too_many) for reference in references]
 
@@ -117,13 +119,16 @@ class Projects:
             return Destination(refusal=MISSING_KEY)
         if kind == "key" and len(text) > MAX_KEY_CHARACTERS:
             return Destination(refusal=UNKNOWN_KEY)
-        if remembered := self._known.get(reference) or self._refused.get(reference):
+        if remembered := self._remembered(reference):
             return remembered
         # Not from the answer on, which may come late and tell what was.
         until = self._clock() + REMEMBERED_SECONDS
         destination = await self._lookups[kind].of(text)
         (self._refused if destination.refusal else self._known).put(reference, destination, until)
         return destination
+
+    def _remembered(self, reference: tuple[str, str]) -> Destination | None:
+        return self._known.get(reference) or self._refused.get(reference)
 
     async def _look_up_keys(self, keys: Collection[str]) -> Mapping[str, Destination]:
         projects = await self._store.projects_for_keys(keys)

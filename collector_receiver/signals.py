@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
@@ -17,15 +17,17 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from collector_receiver import log_profiles
 from collector_receiver.otlp_json import NotOtlpJson, from_json
-from collector_receiver.profile_event import EVENT_NAME
+from collector_receiver.profile_event import EVENT_NAME, DecodeBudget
 from collector_receiver.projects import Sending
 from collector_receiver.refusals import Undecodable
 from collector_receiver.salvage import salvage
 from collector_receiver.translation import Destination, Translated, Translator
 from collector_receiver.wire_scan import MAX_MESSAGES, Malformed, TooManyMessages, check_messages
+from collector_receiver.written_spans import WrittenResource, spans_as_written
 
 Encoding: TypeAlias = Literal["protobuf", "json"]
 SignalName: TypeAlias = Literal["traces", "logs"]
@@ -33,6 +35,7 @@ SignalName: TypeAlias = Literal["traces", "logs"]
 MAX_RESOURCES_AND_SCOPES = 131_072  # a Collector may batch spans that each have a resource of their own
 
 Request = TypeVar("Request", bound=Message)
+Parsed = TypeVar("Parsed")
 
 
 class _Resources(Protocol):
@@ -41,19 +44,34 @@ class _Resources(Protocol):
     def __call__(self, element: Any, /) -> Sequence[object]: ...
 
 
+class ReadTraces(NamedTuple):
+    """A trace request that protobuf has read, and the bytes of its spans as they came."""
+
+    request: ExportTraceServiceRequest
+    written: Sequence[WrittenResource]
+
+    @property
+    def resource_spans(self) -> Sequence[ResourceSpans]:
+        return self.request.resource_spans
+
+
+Traces: TypeAlias = ExportTraceServiceRequest | ReadTraces
+
+
 @dataclass(frozen=True, slots=True)
-class Signal(Generic[Request]):
+class Signal(Generic[Parsed]):
     """One kind of telemetry that is stored. All functions are pure and may run on any thread.
 
     `parse` raises Undecodable. `senders` are the elements of a request that each have one resource; `size` is
-    the number of spans or profiles in one of them.
+    the number of spans or profiles in one of them. `translate` takes the request apart; it raises
+    TooCostlyHere when the budget says so.
     """
 
     name: SignalName
-    parse: Mapping[Encoding, Callable[[bytes], Request]]
-    senders: Callable[[Request], Sequence[Sending]]
+    parse: Mapping[Encoding, Callable[[bytes], Parsed]]
+    senders: Callable[[Parsed], Sequence[Sending]]
     size: Callable[[Any], int]
-    translate: Callable[[Request, Sequence[Destination]], Translated]
+    translate: Callable[[Parsed, Sequence[Destination], DecodeBudget], Translated]
     answer: Callable[[int, str], Message]
 
 
@@ -64,7 +82,13 @@ def parse_protobuf(body: bytes) -> ExportTraceServiceRequest:
         Undecodable: not protobuf, not UTF-8 where text belongs, nested deeper than protobuf's 100 levels, or
             more messages, resources or scopes than any real request has.
     """
-    return _checked_traces(_from_protobuf(ExportTraceServiceRequest, body))
+    return _checked_traces(_from_protobuf(ExportTraceServiceRequest, body)[0])
+
+
+def _parse_traces(body: bytes) -> Traces:
+    request, is_whole = _from_protobuf(ExportTraceServiceRequest, body)
+    _checked_traces(request)
+    return ReadTraces(request, spans_as_written(body)) if is_whole else request
 
 
 def _parse_traces_json(body: bytes) -> ExportTraceServiceRequest:
@@ -72,7 +96,7 @@ def _parse_traces_json(body: bytes) -> ExportTraceServiceRequest:
 
 
 def _parse_logs(body: bytes) -> ExportLogsServiceRequest:
-    request = _from_protobuf(ExportLogsServiceRequest, body)
+    request, _ = _from_protobuf(ExportLogsServiceRequest, body)
     # Nearly every logs request holds no profile, which its bytes tell without a look at its records.
     return _only_profiles(request) if EVENT_NAME.encode() in body else ExportLogsServiceRequest()
 
@@ -81,13 +105,14 @@ def _parse_logs_json(body: bytes) -> ExportLogsServiceRequest:
     return _only_profiles(_from_json(ExportLogsServiceRequest, body))
 
 
-def _from_protobuf(kind: type[Request], body: bytes) -> Request:
+def _from_protobuf(kind: type[Request], body: bytes) -> tuple[Request, bool]:
+    """The request, and whether it is `body` as it came and not what could be salvaged of it."""
     try:
         try:
             check_messages(kind, body)
-            return kind.FromString(body)
+            return kind.FromString(body), True
         except (DecodeError, Malformed):
-            return salvage(kind, body)
+            return salvage(kind, body), False
     except TooManyMessages:
         raise Undecodable(
             "too_many_messages",
@@ -124,8 +149,11 @@ def _bound_parts(resources: Sequence[object], scopes_of: _Resources) -> None:
         )
 
 
-def _translate_traces(request: ExportTraceServiceRequest, destinations: Sequence[Destination]) -> Translated:
-    return Translator().translated(request, destinations)
+def _translate_traces(
+    traces: Traces, destinations: Sequence[Destination], decode_budget: DecodeBudget
+) -> Translated:
+    request, written = traces if isinstance(traces, ReadTraces) else (traces, None)
+    return Translator(decode_budget).translated(request, destinations, written)
 
 
 def _answer_traces(rejected: int, message: str) -> ExportTraceServiceResponse:
@@ -142,10 +170,10 @@ def _answer_logs(rejected: int, message: str) -> ExportLogsServiceResponse:
     return ExportLogsServiceResponse(partial_success=partial)
 
 
-TRACES: Signal[ExportTraceServiceRequest] = Signal(
+TRACES: Signal[Traces] = Signal(
     name="traces",
-    parse={"protobuf": parse_protobuf, "json": _parse_traces_json},
-    senders=lambda request: request.resource_spans,
+    parse={"protobuf": _parse_traces, "json": _parse_traces_json},
+    senders=lambda traces: traces.resource_spans,
     size=lambda element: sum(len(scope.spans) for scope in element.scope_spans),
     translate=_translate_traces,
     answer=_answer_traces,

@@ -5,23 +5,32 @@ Pure: no clock, no network, no loop. May run on any thread; takes the request ap
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
-from collector_receiver.bounds import bound_resource, bound_span, bounded_scope
+from collector_receiver.bounds import (
+    MAX_ATTRIBUTES,
+    MAX_TEXT_BYTES,
+    bound_resource,
+    bound_span,
+    bounded_scope,
+)
 from collector_receiver.child_span_chunk import ChildSpanChunk
 from collector_receiver.endpoint import endpoint_of, origin_of, status_code_of
-from collector_receiver.header_masking import mask_attributes, masked_otlp
+from collector_receiver.header_masking import HEADER, mask_attributes, masked_otlp
 from collector_receiver.outcome import Outcome, log_failure
 from collector_receiver.profile_event import (
     BrokenProfile,
     DecodeBudget,
     ReceivedProfile,
+    TooCostlyHere,
     read_profile,
     take_profile_event,
 )
@@ -36,7 +45,8 @@ from collector_receiver.semantic_conventions import (
     UNKNOWN_SERVICE,
     first_text,
 )
-from collector_receiver.validation import MAX_TIME_UNIX_NANO, parent_of, refusal, utc
+from collector_receiver.validation import MAX_TIME_UNIX_NANO, is_sound, parent_of, refusal, utc
+from collector_receiver.written_spans import WrittenResource, spans_as_written
 from profile_store.model import (
     Attributes,
     IncomingBatch,
@@ -53,6 +63,11 @@ SDK_SCOPE = "otel_pyinstrument"
 
 _NO_LIMIT = RateLimit()
 _SERVER = Span.SPAN_KIND_SERVER
+
+# What every span is asked for, at once: asking protobuf is most of what a child span costs.
+_ABOUT = attrgetter(
+    "trace_id", "span_id", "parent_span_id", "kind", "start_time_unix_nano", "end_time_unix_nano", "events"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,88 +115,119 @@ class Translated:
 class Translator:
     """Translates one request. Make one, call `translate` once, read `outcome` afterwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, decode_budget: DecodeBudget | None = None) -> None:
         self.outcome = Outcome()
         self.span_count = 0
         self._examined = 0
-        self._decode_budget = DecodeBudget()
-        self._seen: set[tuple[str, bytes, bytes, int]] = set()
+        self._decode_budget = decode_budget or DecodeBudget()
+        # By project. The kind belongs to it: Zipkin's clients and servers share one span id.
+        self._seen: defaultdict[str, set[tuple[bytes, bytes, int]]] = defaultdict(set)
         self._records: list[IncomingRecord] = []
         self._chunks: list[IncomingChildSpans] = []
         self._open_chunks: dict[bytes, ChildSpanChunk] = {}
 
     def translated(
-        self, request: ExportTraceServiceRequest, destinations: Sequence[Destination]
+        self,
+        request: ExportTraceServiceRequest,
+        destinations: Sequence[Destination],
+        written: Sequence[WrittenResource] | None = None,
     ) -> Translated:
         """`translate`, with what became of the spans."""
-        batch = self.translate(request, destinations)
+        batch = self.translate(request, destinations, written)
         return Translated(batch, self.outcome, self.span_count)
 
     def translate(
-        self, request: ExportTraceServiceRequest, destinations: Sequence[Destination]
+        self,
+        request: ExportTraceServiceRequest,
+        destinations: Sequence[Destination],
+        written: Sequence[WrittenResource] | None = None,
     ) -> IncomingBatch:
         """The batch to store. `destinations` holds one entry per `resource_spans`, in their order.
 
+        `written` are the bytes that the spans came in; without them they are written again.
+
         Never raises for what a span holds: a span that cannot be stored is counted in `outcome` and left out.
+
+        Raises:
+            TooCostlyHere: by its decode budget. The request is not whole any more.
         """
-        for resource_spans, destination in zip(request.resource_spans, destinations, strict=True):
+        if written is None:
+            written = spans_as_written(request.SerializeToString())
+        for resource_spans, destination, in_bytes in zip(
+            request.resource_spans, destinations, written, strict=True
+        ):
             if destination.refusal:
                 refused = sum(len(scope_spans.spans) for scope_spans in resource_spans.scope_spans)
                 self.span_count += refused
                 self.outcome.reject(destination.refusal, refused)
             else:
-                self._translate_resource(resource_spans, destination.project_id)
+                self._translate_resource(resource_spans, in_bytes, destination.project_id)
         return IncomingBatch(records=self._records, child_spans=self._chunks)
 
-    def _translate_resource(self, resource_spans: ResourceSpans, project_id: str) -> None:
+    def _translate_resource(
+        self, resource_spans: ResourceSpans, written: WrittenResource, project_id: str
+    ) -> None:
         sender = sender_of(resource_spans.resource, project_id)
-        for scope_spans in resource_spans.scope_spans:
+        for scope_spans, in_bytes in zip(resource_spans.scope_spans, written.scope_spans, strict=True):
             scope = _Scope.of(scope_spans.scope)
             spans = scope_spans.spans
             room = max(0, MAX_SPANS_PER_REQUEST - self._examined)
             self._examined += len(spans)
             self.span_count += len(spans)
             self.outcome.reject("too_many_spans", max(0, len(spans) - room))
-            for span in spans[:room]:
-                self._translate_span(span, sender, scope)
+            self._translate_spans(spans[:room], in_bytes.spans[:room], sender, scope)
         for trace_id, chunk in self._open_chunks.items():
             self._chunks.append(chunk.close(trace_id, project_id))
         self._open_chunks.clear()
 
-    def _translate_span(self, span: Span, sender: Sender, scope: _Scope) -> None:
-        if reason := refusal(span):
-            self.outcome.reject(reason)
-            return
-        # The kind belongs to it: Zipkin's clients and servers share one span id.
-        identity = (sender.project_id, span.trace_id, span.span_id, span.kind)
-        if identity in self._seen:
-            return
-        self._seen.add(identity)
-        try:
-            self._keep(span, sender, scope)
-        except Exception as error:
-            log_failure(self.outcome, "a span", error)
+    def _translate_spans(
+        self, spans: Sequence[Span], written: Sequence[bytes], sender: Sender, scope: _Scope
+    ) -> None:
+        seen, open_chunks = self._seen[sender.project_id], self._open_chunks
+        for span, about, otlp in zip(spans, map(_ABOUT, spans), written, strict=True):
+            trace_id, span_id, parent_id, kind, start, end, events = about
+            if not is_sound(trace_id, span_id, parent_id, start, end) and (reason := refusal(span)):
+                self.outcome.reject(reason)
+                continue
+            identity = (trace_id, span_id, kind)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            try:
+                if end < start:
+                    # The clock was set back; the request did happen.
+                    span.end_time_unix_nano = start
+                    self.outcome.warn("end_before_start")
+                    otlp = span.SerializeToString()
+                event = take_profile_event(span) if events else None
+                if event is not None or len(otlp) > MAX_TEXT_BYTES or len(span.attributes) > MAX_ATTRIBUTES:
+                    otlp = bound_span(span)
+                # The last one is a run of `@profile` outside any request: its profile may come as a log
+                # record.
+                if event is not None or kind == _SERVER or (scope.is_sdk and parent_of(span) is None):
+                    self._records.append(self._record(span, event, sender))
+                    continue
+                if HEADER in otlp:
+                    otlp = masked_otlp(span, otlp)
+                chunk = open_chunks.get(trace_id)
+                if chunk is None:
+                    chunk = open_chunks[trace_id] = ChildSpanChunk(sender.stored_resource)
+                if chunk.add(span_id, start, otlp, scope.otlp):
+                    del open_chunks[trace_id]
+                    self._chunks.append(chunk.close(trace_id, sender.project_id))
+            except TooCostlyHere:
+                raise
+            except Exception as error:
+                log_failure(self.outcome, "a span", error)
 
-    def _keep(self, span: Span, sender: Sender, scope: _Scope) -> None:
-        if span.end_time_unix_nano < span.start_time_unix_nano:
-            # The clock was set back; the request did happen.
-            span.end_time_unix_nano = span.start_time_unix_nano
-            self.outcome.warn("end_before_start")
-        event = take_profile_event(span)
-        otlp = bound_span(span)
-        # The last one is a run of `@profile` outside any request: its profile may come as a log record.
-        if event is not None or span.kind == _SERVER or (scope.is_sdk and parent_of(span) is None):
-            profile = self._profile(event)
-            record = record_of(span, sender, profile)
-            self._records.append(
-                IncomingRecord(
-                    record=record,
-                    payload=profile.payload if profile else None,
-                    endpoint_origin=origin_of(record),
-                )
-            )
-        else:
-            self._add_child(span, masked_otlp(span, otlp), sender, scope)
+    def _record(self, span: Span, event: Span.Event | None, sender: Sender) -> IncomingRecord:
+        profile = self._profile(event)
+        record = record_of(span, sender, profile)
+        return IncomingRecord(
+            record=record,
+            payload=profile.payload if profile else None,
+            endpoint_origin=origin_of(record),
+        )
 
     def _profile(self, event: Span.Event | None) -> ReceivedProfile | None:
         if event is None:
@@ -191,15 +237,6 @@ class Translator:
         except BrokenProfile as broken:
             self.outcome.warn(broken.reason)
             return None
-
-    def _add_child(self, span: Span, otlp: bytes, sender: Sender, scope: _Scope) -> None:
-        trace_id = span.trace_id
-        chunk = self._open_chunks.get(trace_id)
-        if chunk is None:
-            chunk = self._open_chunks[trace_id] = ChildSpanChunk(sender.stored_resource)
-        if chunk.add(span.span_id, span.start_time_unix_nano, otlp, scope.otlp):
-            del self._open_chunks[trace_id]
-            self._chunks.append(chunk.close(trace_id, sender.project_id))
 
 
 def record_of(span: Span, sender: Sender, profile: ReceivedProfile | None) -> Record:

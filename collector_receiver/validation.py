@@ -18,6 +18,18 @@ _NO_TRACE_ID = bytes(TRACE_ID_BYTES)
 _NO_SPAN_ID = bytes(SPAN_ID_BYTES)
 
 
+def is_sound(trace_id: bytes, span_id: bytes, parent_id: bytes, start: int, end: int) -> bool:
+    """Whether a span with these values is as it should be, so that nobody has to ask `refusal`."""
+    return (
+        len(trace_id) == TRACE_ID_BYTES
+        and len(span_id) == SPAN_ID_BYTES
+        and (not parent_id or len(parent_id) == SPAN_ID_BYTES)
+        and 0 < start <= end <= MAX_TIME_UNIX_NANO
+        and trace_id != _NO_TRACE_ID
+        and span_id != _NO_SPAN_ID
+    )
+
+
 def refusal(span: Span) -> str | None:
     """The reason why `span` cannot be stored, None when it can.
 

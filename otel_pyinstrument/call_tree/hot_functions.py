@@ -60,16 +60,18 @@ def _functions(tree: CallTree) -> list[int]:
 
 def _total_us_by_function(tree: CallTree, functions: list[int]) -> list[int]:
     """Inclusive time per function; only the outermost of nested calls of one function counts."""
-    totals, active = [0] * len(tree.frames), [0] * len(tree.frames)
-    path: list[int] = []
-    for node, (total, parent) in enumerate(zip(tree.total_us(), tree.parent, strict=True)):
-        while path and path[-1] != parent:
-            active[functions[path.pop()]] -= 1
-        function = functions[node]
-        if not active[function]:
+    parent = tree.parent
+    total_us, ends = tree.self_us.copy(), list(range(1, len(parent) + 1))
+    for node in range(len(parent) - 1, 0, -1):
+        above = parent[node]
+        total_us[above] += total_us[node]
+        if ends[node] > ends[above]:
+            ends[above] = ends[node]
+    totals, counted_until = [0] * len(tree.frames), [0] * len(tree.frames)
+    for node, (function, total, end) in enumerate(zip(functions, total_us, ends, strict=True)):
+        if node >= counted_until[function]:
             totals[function] += total
-        active[function] += 1
-        path.append(node)
+            counted_until[function] = end
     return totals
 
 

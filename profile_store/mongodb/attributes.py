@@ -21,7 +21,8 @@ MAX_DEPTH = 64
 MAX_JSON_BYTES = 64 * 1024 * 1024
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+# Circles cannot be: deep values are copied, down to a bound.
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def pack(attributes: Attributes, resource: Attributes, events: Sequence[SpanEvent]) -> bytes:
@@ -61,7 +62,7 @@ def unpack(data: bytes) -> tuple[dict[str, AttributeValue], dict[str, AttributeV
 
 def _mapping(values: Mapping[str, AttributeValue], depth: int) -> dict[str, Any]:
     if _PLAIN.issuperset(map(type, values.values())):  # nearly always
-        return dict(values)
+        return values if isinstance(values, dict) else dict(values)
     return {key: _plain(value, depth) for key, value in values.items()}
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from bson import ObjectId
@@ -18,13 +19,12 @@ from profile_store.model import (
     Project,
     ProjectKey,
     Record,
-    RecordDetail,
 )
 from profile_store.mongodb.attributes import pack, unpack
 from profile_store.mongodb.client import Document
 from profile_store.mongodb.compression import compress, decompress
 from profile_store.project_keys import key_hash, key_prefix
-from profile_store.request_facts import http, server_info
+from profile_store.request_facts import http, process
 
 TRACE_ID_BYTES = 16
 SPAN_ID_BYTES = 8
@@ -41,6 +41,10 @@ LIST_PROJECTION = {
     "response_info": False,
 }
 """What a list of records leaves out."""
+
+
+object_id = lru_cache(maxsize=1_024)(ObjectId)
+"""The id of a project. Raises InvalidId when the text is none."""
 
 
 def record_key(trace_id: bytes, span_id: bytes) -> bytes:
@@ -78,7 +82,7 @@ def record_document(record: Record, *, created_at: datetime, expiry: Document) -
     parent = record.parent_span_id
     return {
         "_id": record_key(record.trace_id, record.span_id),
-        "project_id": ObjectId(record.project_id),
+        "project_id": object_id(record.project_id),
         "trace_id": record.trace_id.hex(),
         "span_id": record.span_id.hex(),
         "parent_span_id": None if parent is None else parent.hex(),
@@ -107,7 +111,6 @@ def _readable_facts(record: Record) -> Document:
     Nothing in here is read back, and no name in here comes from a sender.
     """
     attributes = record.attributes
-    server = server_info(RecordDetail(record=record, call_tree=None, child_spans=()))
     return {
         "request_info": {
             "user_agent": http.user_agent(attributes),
@@ -118,7 +121,7 @@ def _readable_facts(record: Record) -> Document:
             "response_size": http.response_size(attributes),
             "content_type": http.content_type(attributes),
         },
-        "server_info": {"hostname": server.hostname, "pid": server.pid},
+        "server_info": {"hostname": process.hostname(record), "pid": process.pid(record)},
     }
 
 
@@ -162,7 +165,7 @@ def profile_document(record: Record, payload: bytes, *, expiry: Document) -> Doc
     """A call tree as it came; it is compressed already."""
     return {
         "_id": record_key(record.trace_id, record.span_id),
-        "project_id": ObjectId(record.project_id),
+        "project_id": object_id(record.project_id),
         "payload": payload,
         **expiry,
     }
@@ -172,7 +175,7 @@ def lone_profile_document(item: IncomingProfile, *, expiry: Document) -> Documen
     """A call tree that came without its span, with what the span's record will show of it."""
     return {
         "_id": record_key(item.trace_id, item.span_id),
-        "project_id": ObjectId(item.project_id),
+        "project_id": object_id(item.project_id),
         "payload": item.payload,
         "for_record": profile_fields(item.profile, item.hot_functions, item.facts),
         **expiry,
@@ -201,7 +204,7 @@ def child_spans_document(chunk: IncomingChildSpans, *, expiry: Document) -> Docu
         raise ValueError(f"trace id has {len(chunk.trace_id)} bytes, not {TRACE_ID_BYTES}")
     if len(chunk.otlp) > MAX_CHUNK_OTLP_BYTES:
         raise ValueError(f"child spans need {len(chunk.otlp)} bytes, more than {MAX_CHUNK_OTLP_BYTES}")
-    project_id = ObjectId(chunk.project_id)
+    project_id = object_id(chunk.project_id)
     digest = hashlib.blake2b(
         project_id.binary + b"".join(sorted(set(chunk.span_ids))), digest_size=_CHUNK_HASH_BYTES
     ).digest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from bson import encode
 from bson.errors import BSONError
@@ -26,8 +26,7 @@ _DUPLICATE_KEY = 11000
 _REFUSED_CODES = {2, 15, 22, 121, 10334, 17280}
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """One encoded document, or why there is none. `span_ids` are lost when it is refused."""
 
     key: bytes

@@ -19,7 +19,7 @@ from profile_store.contracts import JoinedProfile
 from profile_store.model import IncomingBatch
 from profile_store.mongodb import indexes
 from profile_store.mongodb.client import Database, Document, newest
-from profile_store.mongodb.documents import profile_fields
+from profile_store.mongodb.documents import object_id, profile_fields
 
 # By key of the span: the project, and what the record will show of its profile.
 Waiting: TypeAlias = dict[bytes, tuple[ObjectId, Document]]
@@ -52,13 +52,13 @@ class ProfileJoiner:
             waiting: Waiting = {}
             for item in (profiles[key] for key in part):
                 fields = profile_fields(item.profile, item.hot_functions, item.facts)
-                waiting[item.trace_id + item.span_id] = ObjectId(item.project_id), fields
+                waiting[item.trace_id + item.span_id] = object_id(item.project_id), fields
             joined += await self._complete(waiting)
         without = [item.record for item in batch.records if item.record.profile is None]
         projects = {record.trace_id + record.span_id: record.project_id for record in without}
         # One that was refused may name no project at all.
         for part in _parts([key for key in projects if key not in lost]):
-            wanted = {key: ObjectId(projects[key]) for key in part}
+            wanted = {key: object_id(projects[key]) for key in part}
             joined += await self._complete(await self._waiting_for(wanted))
         return joined
 

@@ -44,7 +44,9 @@ class RetentionOfProjects:
         """Days by project id. A project without the setting, or without a document, has the default."""
         now = self._clock()
         wanted = set(project_ids)
-        days = {key: value for key, (until, value) in self._known.items() if key in wanted and now < until}
+        days = {
+            key: known[1] for key in wanted if (known := self._known.get(key)) is not None and now < known[0]
+        }
         if missing := wanted - days.keys():
             found = dict.fromkeys(missing, DEFAULT_RETENTION_DAYS)
             async for document in self._projects.find(

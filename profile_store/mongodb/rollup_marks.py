@@ -60,11 +60,9 @@ def seconds_of_this_machine() -> float:
 
 def minute_marks(requests: Iterable[tuple[str | ObjectId, datetime]], now: datetime) -> set[MarkKey]:
     """The marks of requests, given as project id and start."""
-    return {
-        MarkKey(ObjectId(project_id), MINUTES, floor_to(start, MINUTE))
-        for project_id, start in requests
-        if start <= now + _FUTURE
-    }
+    latest = now + _FUTURE
+    minutes = {(project_id, floor_to(start, MINUTE)) for project_id, start in requests if start <= latest}
+    return {MarkKey(ObjectId(project_id), MINUTES, minute) for project_id, minute in minutes}
 
 
 class MarkWriter:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 
 import pymongo
 from bson import ObjectId
@@ -27,11 +29,12 @@ from profile_store.mongodb.client import Database, DatabaseUser, Document, newes
 from profile_store.mongodb.documents import (
     child_spans_document,
     lone_profile_document,
+    object_id,
     profile_document,
     record_document,
 )
 from profile_store.mongodb.errors import describe, unavailable_on_failure
-from profile_store.mongodb.inserts import Prepared, insert, prepare
+from profile_store.mongodb.inserts import Inserted, Prepared, insert, prepare
 from profile_store.mongodb.joining import ProfileJoiner
 from profile_store.mongodb.name_lists import NameLists
 from profile_store.mongodb.retention import RetentionOfProjects, expiry
@@ -43,11 +46,14 @@ _logger = logging.getLogger(__name__)
 _ACTIVITY_EVERY = timedelta(seconds=10)
 _ACTIVITY_LIMIT_SECONDS = 1.0  # the sender waits meanwhile, for an answer that is certain already
 
-_DOCUMENTS_ON_THE_LOOP = 128
+_TURN_SECONDS = 0.002  # of making documents; then other requests have their turn
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class RecordWriter(DatabaseUser):
-    """Profiles first, then child spans, then records: whoever sees a record finds what belongs to it."""
+    """Profiles and child spans first, then records: whoever sees a record finds what belongs to it."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         super().__init__(database, clock)
@@ -65,22 +71,17 @@ class RecordWriter(DatabaseUser):
         database = self._database
         with unavailable_on_failure("store a batch"):
             encoder = _Encoder(self._clock(), await self._retention.days(_project_ids(batch)))
-            prepare = _in_thread if _is_large(batch) else _here
-            profiles = await insert(
-                database[indexes.PROFILES],
-                "profile",
-                await prepare(encoder.profiles, batch.records, batch.profiles),
+            outcomes = await asyncio.gather(
+                self._insert_profiles(encoder, batch),
+                self._insert_child_spans(encoder, batch),
+                _in_turns(encoder.record, (item.record for item in batch.records)),
+                return_exceptions=True,  # nothing of this write goes on when it has failed
             )
-            chunks = await insert(
-                database[indexes.CHILD_SPANS],
-                "child_spans",
-                await prepare(encoder.all_child_spans, batch.child_spans),
-            )
-            records = await insert(
-                database[indexes.RECORDS],
-                "record",
-                await prepare(encoder.records, batch.records, profiles.refused),
-            )
+            profiles, chunks, documents = _given(outcomes[0]), _given(outcomes[1]), _given(outcomes[2])
+            if profiles.refused:
+                whole = (_without_lost_profile(item, profiles.refused) for item in batch.records)
+                documents = await _in_turns(encoder.record, whole)
+            records = await insert(database[indexes.RECORDS], "record", documents)
             lost = profiles.refused.keys() | records.refused.keys()
             joined = await self._joiner.join(batch, lost=lost)
             await self._mark_for_rollups(batch, lost=records.refused.keys())
@@ -90,6 +91,17 @@ class RecordWriter(DatabaseUser):
         return WriteResult(
             new_records=records.new, new_profiles=profiles.new, refusals=refused, joined=joined
         )
+
+    async def _insert_profiles(self, encoder: _Encoder, batch: IncomingBatch) -> Inserted:
+        documents = await _in_turns(
+            encoder.profile, (item for item in batch.records if item.payload is not None)
+        )
+        documents += await _in_turns(encoder.lone_profile, batch.profiles)
+        return await insert(self._database[indexes.PROFILES], "profile", documents)
+
+    async def _insert_child_spans(self, encoder: _Encoder, batch: IncomingBatch) -> Inserted:
+        documents = await _in_turns(encoder.child_spans, batch.child_spans)
+        return await insert(self._database[indexes.CHILD_SPANS], "child_spans", documents)
 
     async def _mark_for_rollups(self, batch: IncomingBatch, *, lost: Container[bytes]) -> None:
         """Also for what was there before: whoever stored it may have died before it could set the mark.
@@ -140,19 +152,9 @@ class _Encoder:
         self._arrival = arrival
         self._retention_days = retention_days
 
-    def profiles(self, items: Iterable[IncomingRecord], lone: Iterable[IncomingProfile]) -> list[Prepared]:
-        of_records = [self.profile(item.record, item.payload) for item in items if item.payload is not None]
-        return of_records + [self.lone_profile(item) for item in lone]
-
-    def records(self, items: Iterable[IncomingRecord], lost: Mapping[bytes, object]) -> list[Prepared]:
-        return [self.record(_without_lost_profile(item, lost)) for item in items]
-
-    def all_child_spans(self, chunks: Iterable[IncomingChildSpans]) -> list[Prepared]:
-        return [self.child_spans(chunk) for chunk in chunks]
-
-    def profile(self, record: Record, payload: bytes) -> Prepared:
+    def profile(self, item: IncomingRecord) -> Prepared:
         # The span itself is not lost with its profile.
-        return prepare("profile", _key(record), (), partial(self._profile_document, record, payload))
+        return prepare("profile", _key(item.record), (), partial(self._profile_document, item))
 
     def lone_profile(self, item: IncomingProfile) -> Prepared:
         key = item.trace_id + item.span_id
@@ -165,8 +167,8 @@ class _Encoder:
         key = chunk.trace_id + b"".join(chunk.span_ids)
         return prepare("child_spans", key, chunk.span_ids, partial(self._child_spans_document, chunk))
 
-    def _profile_document(self, record: Record, payload: bytes) -> dict[str, object]:
-        return profile_document(record, payload, expiry=self._expiry(record))
+    def _profile_document(self, item: IncomingRecord) -> dict[str, object]:
+        return profile_document(item.record, item.payload or b"", expiry=self._expiry(item.record))
 
     def _lone_profile_document(self, item: IncomingProfile) -> dict[str, object]:
         return lone_profile_document(item, expiry=self._expiry(item))
@@ -178,21 +180,25 @@ class _Encoder:
         return child_spans_document(chunk, expiry=self._expiry(chunk))
 
     def _expiry(self, item: Record | IncomingChildSpans | IncomingProfile) -> Document:
-        days = self._retention_days.get(ObjectId(item.project_id), DEFAULT_RETENTION_DAYS)
+        days = self._retention_days.get(object_id(item.project_id), DEFAULT_RETENTION_DAYS)
         return expiry(item.timestamp, self._arrival, days)
 
 
-def _is_large(batch: IncomingBatch) -> bool:
-    """Whether its documents take so long to make (about 50 us each) that other requests would notice."""
-    return len(batch.records) + len(batch.child_spans) + len(batch.profiles) > _DOCUMENTS_ON_THE_LOOP
+async def _in_turns(build: Callable[[Item], Prepared], items: Iterable[Item]) -> list[Prepared]:
+    prepared: list[Prepared] = []
+    until = time.perf_counter() + _TURN_SECONDS
+    for item in items:
+        prepared.append(build(item))
+        if time.perf_counter() > until:
+            await asyncio.sleep(0)
+            until = time.perf_counter() + _TURN_SECONDS
+    return prepared
 
 
-async def _in_thread(build: Callable[..., list[Prepared]], *arguments: object) -> list[Prepared]:
-    return await asyncio.to_thread(build, *arguments)
-
-
-async def _here(build: Callable[..., list[Prepared]], *arguments: object) -> list[Prepared]:
-    return build(*arguments)
+def _given(result: Result | BaseException) -> Result:
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def _key(record: Record) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from profile_store.model import RecordDetail
+from profile_store.model import Record, RecordDetail
 from profile_store.request_facts.attribute_access import integer, text
 from profile_store.request_facts.measured import measured
 
@@ -39,14 +39,22 @@ class VersionInfo:
 
 def server_info(detail: RecordDetail) -> ServerInfo:
     """Where the process ran."""
-    resource, known = detail.record.resource, measured(detail.record)
-    pid = integer(resource, "process.pid")
+    known = measured(detail.record)
     return ServerInfo(
-        hostname=text(resource, "host.name", "k8s.pod.name") or known.host,
-        pid=known.pid if pid is None else pid,
+        hostname=hostname(detail.record),
+        pid=pid(detail.record),
         memory_usage=known.memory,
         cpu_usage=known.cpu_share,
     )
+
+
+def hostname(record: Record) -> str:
+    return text(record.resource, "host.name", "k8s.pod.name") or measured(record).host
+
+
+def pid(record: Record) -> int | None:
+    known = integer(record.resource, "process.pid")
+    return measured(record).pid if known is None else known
 
 
 def runtime(detail: RecordDetail) -> Runtime:

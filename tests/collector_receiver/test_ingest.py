@@ -4,11 +4,13 @@ import asyncio
 import logging
 import re
 import threading
+import zlib
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from collector_receiver import profile_event
 from collector_receiver.ingest import Ingest
 from collector_receiver.projects import Projects
 from collector_receiver.refusals import TryAgain, Unauthenticated, Undecodable
@@ -96,6 +98,28 @@ async def test_a_repeated_request_changes_nothing_and_is_a_success(make_ingest, 
 
     assert (await store.records(RecordQuery(project_id=await project_id()))).total == 1
     assert (ingest.counters.new_records, ingest.counters.new_profiles) == (1, 1)
+
+
+async def test_profiles_that_take_long_to_decode_are_stored_like_others(
+    make_ingest, make, store, project_id, monkeypatch
+):
+    # Given profiles that would keep the loop from other requests, the second one more than the first
+    monkeypatch.setattr(profile_event, "MAX_JSON_BYTES_ON_LOOP", len(zlib.decompress(make.payload())) + 1)
+    spans = [make.span(events=[("cache", {}), make.profile_event()]) for _ in range(2)]
+    ingest = make_ingest()
+
+    # When they come in one request, with a span that is refused
+    body = make.request(*spans, make.span(trace_id=b"bad")).SerializeToString()
+    answer = await ingest.export(body, project_key=None)
+
+    # Then nothing is lost, and nothing counted twice
+    assert answer.partial_success.rejected_spans == 1
+    for span in spans:
+        detail = await store.record(await project_id(), (span.trace_id + span.span_id).hex())
+        assert detail.call_tree.duration_us == 250_000
+        assert [event.name for event in detail.record.events] == ["cache"]
+    assert (ingest.counters.spans_received, ingest.counters.new_profiles) == (3, 2)
+    assert ingest.counters.project_spans.items() == {await project_id(): 3}
 
 
 async def test_an_empty_request_is_a_success(make_ingest):

@@ -7,7 +7,13 @@ import zlib
 
 import pytest
 
-from collector_receiver.profile_event import BrokenProfile, DecodeBudget, read_profile, take_profile_event
+from collector_receiver.profile_event import (
+    BrokenProfile,
+    DecodeBudget,
+    TooCostlyHere,
+    read_profile,
+    take_profile_event,
+)
 from otel_pyinstrument.call_tree import InvalidPayload, decode
 
 
@@ -200,6 +206,17 @@ def test_the_budget_counts_what_a_bomb_unfolds_to_before_it_breaks(make):
         read(make, budget, payload=broken_at_the_end)
 
     assert before - budget.left > 30 << 20
+
+
+def test_on_the_event_loop_more_than_some_usual_profiles_are_too_costly_and_none_is_broken(make):
+    # Given what may be decoded where others wait
+    budget = DecodeBudget.on_loop()
+    for _ in range(10):
+        read(make, budget)
+
+    # When a profile comes that unfolds to more
+    with pytest.raises(TooCostlyHere):
+        read(make, budget, payload=zlib.compress(b" " * 100_000))
 
 
 def test_usual_profiles_are_far_from_the_budget(make):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from collector_receiver.validation import parent_of, refusal
+from collector_receiver.validation import is_sound, parent_of, refusal
 
 
 def test_a_valid_span_is_not_refused(make):
@@ -36,3 +36,31 @@ def test_the_last_storable_time_is_accepted(make):
 @pytest.mark.parametrize(("parent", "expected"), [(b"", None), (bytes(8), None), (b"12345678", b"12345678")])
 def test_an_absent_or_zero_parent_is_no_parent(make, parent, expected):
     assert parent_of(make.span(parent_span_id=parent)) == expected
+
+
+SOUND = {
+    "trace_id": b"t" * 16,
+    "span_id": b"s" * 8,
+    "parent_span_id": b"",
+    "start_time_unix_nano": 1,
+    "end_time_unix_nano": 1,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"parent_span_id": b"p" * 8},
+        *({"trace_id": value} for value in (b"", b"t" * 15, b"t" * 24, bytes(16))),
+        *({"span_id": value} for value in (b"", b"s" * 16, bytes(8))),
+        {"parent_span_id": b"p" * 7},
+        *({"start_time_unix_nano": value} for value in (0, 2, 2**63)),
+        *({"end_time_unix_nano": value} for value in (0, 2**63 - 1, 2**63)),
+    ],
+)
+def test_only_what_is_never_refused_looks_sound(make, changes):
+    values = SOUND | changes
+
+    ends_before_its_start = values["end_time_unix_nano"] < values["start_time_unix_nano"]
+    assert is_sound(*values.values()) == (refusal(make.span(**values)) is None and not ends_before_its_start)

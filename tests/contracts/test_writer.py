@@ -10,8 +10,9 @@ import pytest
 from pymongo import MongoClient
 
 from profile_store import StoreSettings, open_store
-from profile_store.contracts import InvalidProject, ProjectExists
+from profile_store.contracts import InvalidProject, ProjectExists, StoreUnavailable
 from profile_store.model import IncomingBatch, IncomingRecord, RecordQuery, SpanEvent
+from profile_store.mongodb import indexes, writer
 
 pytestmark = pytest.mark.anyio
 
@@ -359,3 +360,50 @@ async def test_the_key_of_an_inactive_project_lets_nobody_write(store, database)
 )
 async def test_an_unknown_key_has_no_project(store, project_id, key):
     assert await store.project_for_key(key) is None
+
+
+async def test_a_large_batch_lets_others_have_their_turn(store, project_id, make, monkeypatch):
+    # Given a batch that takes long to make documents of
+    monkeypatch.setattr(writer, "_TURN_SECONDS", 0.0)
+    batch = IncomingBatch(records=[IncomingRecord(record=make.record(project_id)) for _ in range(200)])
+    turns, turns_at_each = 0, []
+    real = writer.prepare
+
+    def prepare(*arguments):
+        turns_at_each.append(turns)
+        return real(*arguments)
+
+    async def other_work():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    # When it is written
+    monkeypatch.setattr(writer, "prepare", prepare)
+    other = asyncio.create_task(other_work())
+    result = await store.write(batch)
+    other.cancel()
+
+    # Then others had a turn between any two documents
+    assert outcome(result) == (200, 0, [])
+    assert len(set(turns_at_each)) == 200
+
+
+async def test_a_record_is_not_stored_without_its_child_spans(store, project_id, make, monkeypatch):
+    # Given a database that takes no child spans, because no collection may have such a name
+    record = make.record(project_id)
+    span = make.span(record.trace_id, parent=record.span_id)
+    batch = IncomingBatch(
+        records=[IncomingRecord(record=record)], child_spans=[make.chunk(project_id, [span])]
+    )
+
+    # When a record comes with some
+    with monkeypatch.context() as broken:
+        broken.setattr(indexes, "CHILD_SPANS", "c" * 300)
+        with pytest.raises(StoreUnavailable):
+            await store.write(batch)
+
+    # Then it is not there either, until both are
+    assert await store.record(project_id, record.id) is None
+    assert outcome(await store.write(batch)) == (1, 0, [])
