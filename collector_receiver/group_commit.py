@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from profile_store.contracts import StoreUnavailable, UnknownStoreError, Writer, WriteResult
+from profile_store.ending import end
 from profile_store.model import IncomingBatch
 
 MAX_GROUP_SPANS = 2_000
@@ -67,10 +68,7 @@ class GroupCommit:
         """Cancel the writes that still run, and whoever waits for one."""
         for waiting in self._take_all():
             waiting.result.cancel()
-        for task in self._running:
-            task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
+        await end(*self._running)
 
     def _start(self) -> None:
         while self._waiting and (

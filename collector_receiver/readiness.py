@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from profile_store.contracts import StoreUnavailable
+from profile_store.ending import end
 
 CHECK_SECONDS = 2.0  # between two checks, however often somebody asks
 LIMIT_SECONDS = 4.0
@@ -40,10 +41,8 @@ class Readiness:
         """Not ready any more, for good. Safe to call again."""
         self._stopped = True
         self.problem = "stopping"
-        while self._watching is not None and not self._watching.done():
-            # More than once: one that came while the driver connected anew was lost.
-            self._watching.cancel()
-            await asyncio.wait({self._watching}, timeout=LIMIT_SECONDS)
+        if self._watching is not None:
+            await end(self._watching)
 
     async def _watch(self) -> None:
         while not self._stopped:

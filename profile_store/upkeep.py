@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from profile_store.contracts import Administration, StoreUnavailable
+from profile_store.ending import end
 
 EVERY_SECONDS = 30.0
 _PAUSE_PER_STEP = 2.0
@@ -27,9 +28,7 @@ async def upkeep_running(store: Administration, every_seconds: float = EVERY_SEC
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await end(task)
 
 
 async def _keep_tidy(store: Administration, every_seconds: float) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from profile_store.contracts import Maintainer, StoreUnavailable
+from profile_store.ending import end
 
 IDLE_SECONDS = 5.0
 """Between two steps when there is nothing to do."""
@@ -30,9 +31,7 @@ async def rolling_up(store: Maintainer) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await end(task)
 
 
 async def keep_rolled_up(store: Maintainer) -> None:

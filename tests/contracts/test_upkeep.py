@@ -234,6 +234,27 @@ async def test_the_loop_goes_on_after_trouble(caplog, trouble, logged):
     assert bool(logged) == bool(caplog.text)
 
 
+async def test_the_loop_ends_although_a_cancellation_is_lost():
+    # Given a driver that connects anew when it is cancelled
+    class Stubborn:
+        lost = 0
+
+        async def upkeep(self) -> object:
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    self.lost += 1
+                    if self.lost > 1:
+                        raise
+
+    store = Stubborn()
+    async with asyncio.timeout(30):
+        async with upkeep_running(store):
+            await asyncio.sleep(0)
+    assert store.lost == 2
+
+
 # --- retention ---------------------------------------------------------------------------------------------
 
 
