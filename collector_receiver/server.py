@@ -84,6 +84,8 @@ class Receiver:
                 ("grpc.max_receive_message_length", self._settings.max_request_size),
                 ("grpc.so_reuseport", int(self._member.shares_ports)),
                 ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+                # With it gRPC takes megabytes of calls that nobody reads yet. What is read has no such limit.
+                ("grpc.http2.bdp_probe", 0),
                 ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             ]

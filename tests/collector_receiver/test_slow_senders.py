@@ -76,14 +76,16 @@ async def test_grpc_calls_that_trickle_do_not_keep_others_out(start_receiver, ma
     monkeypatch.setattr(grpc_services, "ARRIVING_BYTES", 0)
     monkeypatch.setattr(arrivals, "FAIR_SECONDS", 0.2)
     receiver = await start_receiver()
-    slow = [await TricklingCall.begin(receiver.client.address) for _ in range(2)]
-    await arriving(receiver, 2 * 16_384)
+    slow = []
+    for number in (1, 2):
+        slow.append(await TricklingCall.begin(receiver.client.address))
+        await arriving(receiver, number * 16_384)
 
     # When others send
     for _ in range(5):
         await receiver.client.export(make.request(make.span()))
 
-    # Then they are taken, and who was given up for them may come again
+    # Then they are taken, and the oldest, who was given up for them, may come again
     trailers = await asyncio.wait_for(slow[0].status(), 20)
     assert trailers["grpc-status"] == "14"
     assert "google.rpc.retryinfo-bin" in trailers

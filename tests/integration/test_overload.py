@@ -29,7 +29,7 @@ pytestmark = [
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 SERVICE = "overload"
-SPANS_PER_REQUEST = 100
+SPANS_PER_REQUEST = 500
 TIMES_CAPACITY = 10
 OVERLOAD_SECONDS = {False: 4, True: 120}
 CAPACITY_SECONDS = {False: 1.5, True: 10}
@@ -39,7 +39,7 @@ MAX_RESIDENT_BYTES = 400 * 1024 * 1024
 MAX_RECOVERY_SECONDS = 10  # at full scale; in short the machine is busy with other tests
 GRPC_CHANNELS = 8
 HTTP_CONNECTIONS = 200
-MAX_OUTSTANDING = 1_500
+MAX_OUTSTANDING = 800
 ANSWER_SECONDS = 60
 
 
