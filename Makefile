@@ -8,9 +8,9 @@ DEMO ?= flask
 DATA_DIR ?= data
 TESTS ?= tests
 # These measure shares of time, so nothing runs beside them. The others wait for processes four fifths of the time;
-# those of one file share servers and stay together.
+# those of one file share servers and stay together, in the order of tests/conftest.py.
 ALONE := $(wildcard tests/otel_pyinstrument/test_*.py) tests/benchmarks
-AT_ONCE := --numprocesses 4 --dist loadfile $(ALONE:%=--ignore=%)
+AT_ONCE := --numprocesses 4 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
 WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
 BENCH_PYTHONS ?= 3.11 3.13
 DEBIAN_PACKAGES := chromium fonts-wqy-microhei iproute2 libcurl4 libssl3 openssl $(if $(shell command -v npm),,nodejs npm)

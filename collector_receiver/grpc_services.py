@@ -38,6 +38,7 @@ ARRIVING_BYTES = 128 * 1024 * 1024  # of all bodies that are read at one time, e
 Context: TypeAlias = Any
 Handler: TypeAlias = Callable[[Any, Context], Awaitable[bytes]]
 _NO_MORE = cast("Any", grpc.aio).EOF
+_NO_CALL: type[Exception] = cast("Any", grpc.aio).InternalError
 
 
 class OtlpGrpc:
@@ -152,7 +153,11 @@ async def _abort(context: Context, code: grpc.StatusCode, refused: IngestRefused
     trailers: tuple[tuple[str, bytes], ...] = ()
     if isinstance(refused, TryAgain):
         trailers = retry_trailers(code.value[0], str(refused), refused.retry_after_seconds)
-    await context.abort(code, str(refused), trailers)
+    try:
+        await context.abort(code, str(refused), trailers)
+    except _NO_CALL:
+        # The call is over: the sender has gone, or gRPC itself has answered a message that is too large.
+        raise asyncio.CancelledError from None
     raise AssertionError("context.abort always raises")
 
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from itertools import chain
 from operator import attrgetter
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import EventBase, ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
 from otel_pyinstrument import native
 from otel_pyinstrument.guard import came_from_signal_handler
@@ -53,6 +56,23 @@ class Appendable(Protocol):
 
     def __len__(self) -> int: ...
     def append(self, item: EventBase) -> None: ...
+
+
+# --- OpenTelemetry API -------------------------------------------------------------------------------
+
+
+def _reader_of_context() -> Callable[[], Mapping[str, object]]:
+    variable: object = getattr(getattr(context_api, "_RUNTIME_CONTEXT", None), "_current_context", None)
+    if isinstance(variable, ContextVar):
+        return cast("ContextVar[Context]", variable).get
+    return context_api.get_current
+
+
+current_context = _reader_of_context()
+"""The current context, where it can be had so by a call that the profile hook hardly sees."""
+
+SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
+"""Under this a context has its span."""
 
 
 # --- OpenTelemetry SDK -------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ MAX_HOPS = 200
 """Different places of one request that wait for work elsewhere, and are seen there."""
 
 BELONGING = "otel_pyinstrument_belonging"
-"""The attribute of a span that holds its `Belonging`."""
+"""The attribute of a span that holds its `Belonging`; also spelled out where spans begin."""
 
 
 class Request:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from logging import getLogger
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context, get_value
 from opentelemetry.sdk.trace import Span, SpanProcessor
@@ -83,10 +83,16 @@ class ProfilingSpanProcessor(SpanProcessor):
             # First what holds for nearly all spans: they are no root, and nothing is being profiled. The
             # application asks for a profile of its own by the context.
             if self._profiled:
-                # Under the profile hook, where every call costs twice.
-                above: Belonging | None = getattr(get_current_span(parent_context), BELONGING, None)
-                if above is not None:
-                    setattr(span, BELONGING, above.below)
+                # Under the profile hook, where every call costs twice: nothing is called that can be written.
+                context: Any = private_names.current_context() if parent_context is None else parent_context
+                try:
+                    below = context[private_names.SPAN_KEY].otel_pyinstrument_belonging.below
+                except (AttributeError, KeyError) as error:
+                    if came_from_signal_handler(error):
+                        raise
+                else:
+                    child: Any = span
+                    child.otel_pyinstrument_belonging = below
                     return
             elif parent_context is None and span.kind is not SpanKind.SERVER:
                 return
@@ -100,8 +106,12 @@ class ProfilingSpanProcessor(SpanProcessor):
         try:
             # As `belonging_of`, without the call: this runs for every span.
             belonging: Belonging | None = getattr(span, BELONGING, None)
-            if belonging is not None and self._ending_hook_works and not self._guard.tripped:
+            if belonging is None or not self._ending_hook_works or self._guard.tripped:
+                return
+            if belonging.is_root:
                 self._end(span, belonging)
+            elif belonging.request is not None:
+                belonging.request.facts.child_ended(span)
         except Exception as error:
             if came_from_signal_handler(error):
                 raise
@@ -183,10 +193,6 @@ class ProfilingSpanProcessor(SpanProcessor):
 
     def _end(self, span: Span, belonging: Belonging, timestamp: int | None = None) -> None:
         request, visit = belonging.request, belonging.visit
-        if not belonging.is_root:
-            if request is not None:
-                request.facts.child_ended(span)
-            return
         self._traces.pop(span.get_span_context().trace_id, None)
         if visit is None:
             return

@@ -21,10 +21,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Files that take minutes begin first, so that at the end of a run in several processes none waits for them.
+LONGEST = (
+    "integration/test_standard_collector",
+    "all_in_one/test_whole_run",
+    "otel_pyinstrument/command",
+    "otel_pyinstrument/transport",
+    "integration",
+    "otel_pyinstrument/chaos",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "full_scale" in getattr(item, "fixturenames", ()):
             item.add_marker("full_scale")
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    place = item.path.relative_to(Path(__file__).parent).as_posix()
+    return next((turn for turn, start in enumerate(LONGEST) if place.startswith(start)), len(LONGEST))
 
 
 @pytest.fixture

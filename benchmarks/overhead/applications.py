@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.overhead.contenders import ProfileASGI, ProfileWSGI
+from benchmarks.overhead.contenders import BarePyinstrument
 
 CONCURRENT = 8
 """Requests at a time on the event loop."""
@@ -18,7 +18,7 @@ Visit = Callable[[int], None]
 """Serves so many requests, and raises when one does not succeed."""
 
 
-def flask_page(*, profiled: bool) -> Visit:
+def flask_page(bare: BarePyinstrument | None) -> Visit:
     """An N+1 over sqlite, some computing in Python, a template."""
     from flask import Flask, render_template_string
 
@@ -48,18 +48,18 @@ def flask_page(*, profiled: bool) -> Visit:
             rows=rank(rows),
         )
 
-    return _visits_of_wsgi(ProfileWSGI(app) if profiled else app, "/orders/{}")
+    return _visits_of_wsgi(app if bare is None else bare.wsgi(app), "/orders/{}")
 
 
-def django_page(*, profiled: bool) -> Visit:
+def django_page(bare: BarePyinstrument | None) -> Visit:
     """An N+1 of the ORM and a template."""
     from benchmarks.overhead.django_page import make_application
 
     app = make_application()
-    return _visits_of_wsgi(ProfileWSGI(app) if profiled else app, "/shops/{}/orders")
+    return _visits_of_wsgi(app if bare is None else bare.wsgi(app), "/shops/{}/orders")
 
 
-def fastapi_loop(*, profiled: bool) -> Visit:
+def fastapi_loop(bare: BarePyinstrument | None) -> Visit:
     """An `async def` endpoint that computes and awaits in turns, 8 requests at a time on one loop."""
     from fastapi import FastAPI
 
@@ -76,8 +76,8 @@ def fastapi_loop(*, profiled: bool) -> Visit:
             await asyncio.sleep(0.002)
         return {"total": total}
 
-    if profiled:
-        app.add_middleware(ProfileASGI)
+    if bare is not None:
+        app.add_middleware(bare.asgi)
     loop = asyncio.new_event_loop()
 
     async def visits(count: int) -> None:

@@ -49,6 +49,7 @@ CONTENDERS = (
     _ours("tenth", "one request in ten", rate="0.1", cpu_budget="1", max_concurrent="100"),
     _ours("all", "every request", rate="1", cpu_budget="1", max_concurrent="100"),
     Contender("pyinstrument", "bare pyinstrument, every request, same interval", "pyinstrument"),
+    Contender("pyinstrument_json", "bare pyinstrument, the same and written as JSON", "pyinstrument"),
     Contender("pyroscope", "Pyroscope, 100 Hz", "pyroscope-io"),
     Contender("sentry", "Sentry transaction profiling (and its own tracing)", "sentry-sdk"),
     Contender(
@@ -132,35 +133,55 @@ def switch_on(contender: Contender) -> None:
         import ddtrace.profiling.auto  # noqa: F401 - the import is the switch
 
 
-class ProfileWSGI:
-    """Bare pyinstrument as its documentation shows it, without rendering, around a WSGI application."""
+class BarePyinstrument:
+    """Profiles every request as the documentation of pyinstrument shows it.
 
-    def __init__(self, application: Any) -> None:
-        self._application = application
+    `renderer`: one of pyinstrument's, for each profile; None throws the profile away.
+    """
 
-    def __call__(self, environ: Any, start_response: Any) -> Any:
+    def __init__(self, renderer: Any = None) -> None:
+        self._renderer = renderer
+
+    def wsgi(self, application: Any) -> Any:
+        """Around a WSGI application."""
         from pyinstrument import Profiler
 
-        profiler = Profiler(interval=INTERVAL_SECONDS)
-        profiler.start()
-        try:
-            return self._application(environ, start_response)
-        finally:
-            profiler.stop()
+        def profiled(environ: Any, start_response: Any) -> Any:
+            profiler = Profiler(interval=INTERVAL_SECONDS)
+            profiler.start()
+            try:
+                return application(environ, start_response)
+            finally:
+                self._finish(profiler)
 
+        return profiled
 
-class ProfileASGI:
-    """The same for ASGI."""
-
-    def __init__(self, application: Any) -> None:
-        self._application = application
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    def asgi(self, application: Any) -> Any:
+        """Around an ASGI application."""
         from pyinstrument import Profiler
 
-        profiler = Profiler(interval=INTERVAL_SECONDS)
-        profiler.start()
-        try:
-            await self._application(scope, receive, send)
-        finally:
-            profiler.stop()
+        async def profiled(scope: Any, receive: Any, send: Any) -> None:
+            profiler = Profiler(interval=INTERVAL_SECONDS)
+            profiler.start()
+            try:
+                await application(scope, receive, send)
+            finally:
+                self._finish(profiler)
+
+        return profiled
+
+    def _finish(self, profiler: Any) -> None:
+        profiler.stop()
+        if self._renderer is not None:
+            profiler.output(self._renderer)
+
+
+def bare_pyinstrument(contender: Contender) -> BarePyinstrument | None:
+    """None unless it is one of the two of that name."""
+    if contender.name == "pyinstrument":
+        return BarePyinstrument()
+    if contender.name == "pyinstrument_json":
+        from pyinstrument.renderers import JSONRenderer
+
+        return BarePyinstrument(JSONRenderer())
+    return None

@@ -6,27 +6,69 @@ import os
 import statistics
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.overhead.contenders import BASE, BY_NAME, environment_of
 from benchmarks.overhead.interpreters import Interpreter
 
+_OURS = "default"
+_MODULES = "import sys, flask; print(*sys.modules)"
+_IMPORTING = """
+import flask, importlib, time
+names = {names!r}
+start = time.process_time()
+for name in names:
+    importlib.import_module(name)
+print(time.process_time() - start)
+"""
 
-def added_seconds(interpreter: Interpreter, ports: dict[str, int], *, runs: int) -> tuple[float, float]:
-    """CPU time that the default settings add (difference of medians), and the median without us."""
-    took: dict[str, list[float]] = {BASE: [], "default": []}
+
+class Start(NamedTuple):
+    """Seconds of CPU time, medians."""
+
+    without_us: float
+    added: float
+    imports: float
+    """The part of `added` that imports take: every module that is not loaded without us."""
+
+
+def measure_start(interpreter: Interpreter, ports: dict[str, int], *, runs: int) -> Start:
+    """What the default settings add to a process that imports Flask under OpenTelemetry."""
+    starts = {
+        name: _Process(
+            interpreter.python, environment_of(BY_NAME[name], "flask", ports, interpreter.instrumentors)
+        )
+        for name in (BASE, _OURS)
+    }
+    known = set(starts[BASE].run(_MODULES).split())
+    more = [name for name in starts[_OURS].run(_MODULES).split() if name not in known]
+    took: dict[str, list[float]] = {BASE: [], _OURS: []}
+    imports: list[float] = []
     for _ in range(runs):
         for name, seconds in took.items():
-            environment = environment_of(BY_NAME[name], "flask", ports, interpreter.instrumentors)
-            seconds.append(_start(interpreter.python, environment))
+            starts[name].run("import flask")
+            seconds.append(starts[name].cpu_seconds)
+        imports.append(float(starts[BASE].run(_IMPORTING.format(names=more))))
     base = statistics.median(took[BASE])
-    return statistics.median(took["default"]) - base, base
+    return Start(base, statistics.median(took[_OURS]) - base, statistics.median(imports))
 
 
-def _start(python: str, environment: dict[str, str]) -> float:
-    command = [str(Path(python).with_name("opentelemetry-instrument")), python, "-c", "import flask"]
-    process = subprocess.Popen(command, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
-    return usage.ru_utime + usage.ru_stime
+class _Process:
+    def __init__(self, python: str, environment: dict[str, str]) -> None:
+        self._command = [str(Path(python).with_name("opentelemetry-instrument")), python, "-c"]
+        self._environment = environment
+        self.cpu_seconds = 0.0
+
+    def run(self, code: str) -> str:
+        """What it prints."""
+        with subprocess.Popen(
+            [*self._command, code], env=self._environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            printed = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(self._command)} ended with status {process.returncode}")
+        self.cpu_seconds = usage.ru_utime + usage.ru_stime
+        return printed

@@ -7,7 +7,8 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +36,13 @@ class Sink:
 
 @dataclass
 class Measured:
-    """One contender: what each of its turns took, in seconds of CPU time of the whole process."""
+    """One contender: what each of its turns took, in seconds of CPU time of the whole process.
 
+    Of several processes one after another, the same number of turns each: where memory happens to lie makes
+    one process a percent or two faster than the next, for as long as it lives.
+    """
+
+    processes: int
     version: str | None = None
     cpu_seconds: list[float] = field(default_factory=list[float])
     estimated_seconds: list[float] = field(default_factory=list[float])
@@ -44,15 +50,25 @@ class Measured:
     decisions: dict[str, int] = field(default_factory=dict[str, int])
 
     def ratio_to(self, base: Measured) -> tuple[float, float]:
-        """Sum to sum, because what is rare (a profile, say) counts too; and its standard error."""
+        """Sum to sum, because what is rare (a profile, say) counts too; and its standard error.
+
+        The error is that between processes, where there are several.
+        """
         ratio = sum(self.cpu_seconds) / sum(base.cpu_seconds)
-        rest = [
-            mine - ratio * theirs for mine, theirs in zip(self.cpu_seconds, base.cpu_seconds, strict=True)
-        ]
-        turns = len(rest)
-        if turns < 2:
+        mine, theirs = self._parts(), base._parts()
+        rest = [own - ratio * other for own, other in zip(mine, theirs, strict=True)]
+        if len(rest) < 2:
             return ratio, math.nan
-        return ratio, statistics.stdev(rest) / math.sqrt(turns) / statistics.fmean(base.cpu_seconds)
+        return ratio, statistics.stdev(rest) / math.sqrt(len(rest)) / statistics.fmean(theirs)
+
+    def _parts(self) -> list[float]:
+        """CPU seconds of each process; of each turn when there was one process only."""
+        if self.processes == 1:
+            return self.cpu_seconds
+        turns = len(self.cpu_seconds) // self.processes
+        return [
+            sum(self.cpu_seconds[first : first + turns]) for first in range(0, len(self.cpu_seconds), turns)
+        ]
 
     def median_ratio_to(self, base: Measured) -> float:
         """The median of the ratios turn by turn: what noise hardly touches, nor anything rare."""
@@ -103,35 +119,56 @@ def compare(
     contenders: Mapping[Contender, Interpreter],
     ports: dict[str, int],
     *,
+    processes: int,
     rounds: int,
     turn_seconds: float,
 ) -> tuple[dict[str, Measured], int]:
     """What each contender took, and the requests of a turn: what takes OpenTelemetry alone `turn_seconds`.
 
-    Each starts once; in every round each has a turn, so that a noisy neighbour hits all of them.
+    Each has `processes` processes one after another, and `rounds` turns with each of them. In every round
+    each has a turn, so that a noisy neighbour hits all of them.
     """
+    measured = {contender.name: Measured(processes) for contender in contenders}
+    requests = 0
+    for number in range(processes):
+        with _started(application, contenders, ports) as workers:
+            for name, worker in workers.items():
+                measured[name].version = worker.answer()["version"]
+            if not requests:
+                trial = workers[BASE].turn(100)
+                requests = max(math.ceil(turn_seconds / trial["cpu_seconds"] * 100), 5)
+            for turn in range(rounds):
+                _round(workers, measured, requests, backwards=turn % 2 == 1)
+                _show_progress(f"{application}: turn {number * rounds + turn + 1} of {processes * rounds}")
+    return measured, requests
+
+
+@contextmanager
+def _started(
+    application: str, contenders: Mapping[Contender, Interpreter], ports: dict[str, int]
+) -> Iterator[dict[str, _Worker]]:
     workers: dict[str, _Worker] = {}
     try:
-        measured: dict[str, Measured] = {}
         for contender, interpreter in contenders.items():
             workers[contender.name] = _Worker(interpreter, application, contender, ports)
-        for name, worker in workers.items():
-            measured[name] = Measured(version=worker.answer()["version"])
-        trial = workers[BASE].turn(100)
-        requests = max(math.ceil(turn_seconds / trial["cpu_seconds"] * 100), 5)
-        for number in range(rounds):
-            # Every second round backwards: nobody always works right after the same neighbour.
-            for name in workers if number % 2 == 0 else reversed(workers):
-                answer = workers[name].turn(requests)
-                of = measured[name]
-                of.cpu_seconds.append(answer["cpu_seconds"])
-                of.estimated_seconds.append(answer["estimated_seconds"])
-                of.resident_bytes, of.decisions = answer["resident_bytes"], answer["decisions"]
-            if sys.stderr.isatty():
-                print(
-                    f"\r{application}: round {number + 1} of {rounds} ", end="", file=sys.stderr, flush=True
-                )
-        return measured, requests
+        yield workers
     finally:
         for worker in workers.values():
             worker.stop()
+
+
+def _round(
+    workers: Mapping[str, _Worker], measured: Mapping[str, Measured], requests: int, *, backwards: bool
+) -> None:
+    """Every second round backwards: nobody always works right after the same neighbour."""
+    for name in reversed(list(workers)) if backwards else workers:
+        answer = workers[name].turn(requests)
+        of = measured[name]
+        of.cpu_seconds.append(answer["cpu_seconds"])
+        of.estimated_seconds.append(answer["estimated_seconds"])
+        of.resident_bytes, of.decisions = answer["resident_bytes"], answer["decisions"]
+
+
+def _show_progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text} ", end="", file=sys.stderr, flush=True)

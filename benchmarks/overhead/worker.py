@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.overhead.applications import APPLICATIONS
-from benchmarks.overhead.contenders import BY_NAME, switch_on
+from benchmarks.overhead.contenders import BY_NAME, bare_pyinstrument, switch_on
 
 WARM_UP_REQUESTS = 60
 
@@ -23,7 +23,7 @@ def work(application: str, name: str) -> None:
     sys.stdout = sys.stderr
     contender = BY_NAME[name]
     switch_on(contender)
-    visit = APPLICATIONS[application](profiled=name == "pyinstrument")
+    visit = APPLICATIONS[application](bare_pyinstrument(contender))
     clock = _RestingClock()
     if contender.ours:
         _rest_with(clock)

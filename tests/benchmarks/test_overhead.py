@@ -40,4 +40,5 @@ def test_a_quick_run_prints_the_table_and_the_targets(application: str) -> None:
     assert int(profiled[5]) >= 10
     assert rows["Pyroscope, 100 Hz"] == ["absent: pyroscope-io is not installed"]
     assert "one request in ten: the gate's estimate is off by" in done.stdout
+    assert "CPU ms of all imports" in done.stdout
     assert "CPU ms added to the" in done.stdout

@@ -48,6 +48,8 @@ ANYIO = ("anyio", "starlette", "fastapi")
 UVICORN = ("uvicorn",)
 
 CASES = [
+    Case("_RUNTIME_CONTEXT", OTEL, FLASK, SAME),
+    Case("_current_context", OTEL, FLASK, SAME),
     Case("_events", OTEL, FLASK, OFF),
     Case("_limits", OTEL, FLASK, OFF),
     Case("_on_ending", OTEL, FLASK, SAME),
@@ -183,7 +185,16 @@ PUBLIC = {
         "f_lineno",
         "f_locals",
     ),
-    *("add_span_processor", "get_tracer", "start_span", "end", "get_empty", "events", "max_events"),
+    *(
+        "get_current",
+        "add_span_processor",
+        "get_tracer",
+        "start_span",
+        "end",
+        "get_empty",
+        "events",
+        "max_events",
+    ),
     *("dropped_events", "dropped", "timestamp", "context", "event_name", "severity_number", "enabled"),
     *(
         "resource",
