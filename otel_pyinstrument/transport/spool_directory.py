@@ -174,12 +174,15 @@ class SpoolDirectory:
         for folder in folders:
             try:
                 with os.scandir(folder) as entries:
-                    for entry in entries:
-                        if _OURS.fullmatch(entry.name):
-                            found = entry.stat(follow_symlinks=False)
-                            yield _File(Path(entry.path), found.st_size, now - found.st_mtime)
+                    found = [entry for entry in entries if _OURS.fullmatch(entry.name)]
             except (FileNotFoundError, PermissionError):
                 continue
+            for entry in found:
+                try:
+                    about = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # delivered or dropped meanwhile; the others are still there
+                yield _File(Path(entry.path), about.st_size, now - about.st_mtime)
 
 
 def _locks(file: int) -> bool:

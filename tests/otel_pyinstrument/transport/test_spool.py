@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -174,6 +175,27 @@ def test_the_oldest_are_dropped_and_counted_when_the_spool_is_full(
     assert shop.transport._losses.requests == {"the spool is full": 13}
     (warning,) = [message for message in caplog.messages if "spool" in message]
     assert warning.startswith("Requests dropped from the spool since the start (the spool is full): 1, ")
+
+
+def test_a_request_that_goes_while_the_spool_is_read_hides_no_other(tmp_path, monkeypatch) -> None:
+    # Given five requests, of which the oldest is delivered by another process in the middle of reading
+    directory = SpoolDirectory(tmp_path, "d", max_bytes=MIB, max_age_seconds=60, losses=Losses())
+    for number in range(5):
+        assert directory.put(b"%d" % number)
+    waiting = directory.waiting()
+    scandir = os.scandir
+
+    @contextmanager
+    def one_goes(folder):
+        with scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        waiting[0].unlink()
+        yield found
+
+    monkeypatch.setattr(os, "scandir", one_goes)
+
+    # Then the others are there, in their order
+    assert directory.waiting() == waiting[1:]
 
 
 def test_what_is_too_old_is_dropped_and_counted(backend, app, spans, tmp_path, wait_until) -> None:
