@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from profile_store.model import Record
 
@@ -54,6 +54,37 @@ def test_opening_a_row_fetches_its_calls_once(page: Page) -> None:
     expect(row(page, "load_items")).to_be_visible()
     assert len([url for url in requests if "/tree?" in url]) == 1
     assert names(page).count("load_items") == 1
+
+
+@pytest.mark.parametrize("answer", ["an error", "nothing"])
+def test_calls_that_could_not_be_loaded_are_asked_for_again(
+    open_page: Callable[..., Any], site: Any, shop_record: Record, answer: str
+) -> None:
+    # Given a server that fails once
+    watched = open_page()
+    watched.allowed += ["503", "ERR_FAILED", "Failed to fetch"]
+    page: Page = watched.page
+    page.goto(site.record(shop_record))
+    page.locator("[data-flame][data-drawn]").wait_for()
+
+    def fail(route: Route) -> None:
+        if answer == "nothing":
+            route.abort()
+        else:
+            route.fulfill(status=503, body="<b>busy</b>")
+
+    page.route("**/tree?*", fail, times=1)
+
+    # When a row is opened
+    row(page, "load_orders").get_by_role("button").click()
+
+    # Then it says so and is closed, and opens when it is pressed again
+    message = page.get_by_role("alert")
+    expect(message).to_have_text("These calls could not be loaded. Press again to retry.")
+    expect(row(page, "load_orders")).to_have_attribute("aria-expanded", "false")
+    row(page, "load_orders").get_by_role("button").click()
+    expect(row(page, "load_items")).to_be_visible()
+    expect(message).to_have_count(0)
 
 
 def test_a_branch_that_was_closed_stays_closed_when_its_parent_opens_again(page: Page) -> None:

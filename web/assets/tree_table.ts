@@ -1,6 +1,7 @@
-// The call-tree table: opens and closes rows, arrow keys as in a treegrid. htmx fetches children, once per row.
+// The call-tree table: opens and closes rows, arrow keys as in a treegrid. htmx fetches children, until they are there.
 
 const OPEN = "aria-expanded";
+const FETCHED = "data-fetched";
 
 export function enhanceTreeTable(table: HTMLTableElement): void {
   const body = table.tBodies[0];
@@ -15,8 +16,41 @@ export function enhanceTreeTable(table: HTMLTableElement): void {
     const row = (event.target as HTMLElement).closest("tr");
     if (row && event.target === row && onKey(body, row, event.key)) event.preventDefault();
   });
-  body.addEventListener("htmx:after:swap", () => ensureTabStop(body));
+  body.addEventListener("htmx:before:request", (event) => {
+    const row = rowOf(event);
+    row.parentElement?.querySelector("[data-failed]")?.remove();
+    if (row.hasAttribute(FETCHED)) event.preventDefault();
+  });
+  body.addEventListener("htmx:before:swap", (event) => {
+    if ((event as CustomEvent).detail.ctx.response.status < 400) return;
+    event.preventDefault();
+    showFailure(table, rowOf(event));
+  });
+  body.addEventListener("htmx:error", (event) => showFailure(table, rowOf(event)));
+  body.addEventListener("htmx:after:swap", (event) => {
+    rowOf(event).setAttribute(FETCHED, "");
+    ensureTabStop(body);
+  });
   ensureTabStop(body);
+}
+
+function rowOf(event: Event): HTMLTableRowElement {
+  return (event.target as HTMLElement).closest("tr")!;
+}
+
+/** The row is closed again, so that the next press asks again. */
+function showFailure(table: HTMLTableElement, row: HTMLTableRowElement): void {
+  if (row.hasAttribute(OPEN)) row.setAttribute(OPEN, "false");
+  const message = document.createElement("tr");
+  message.className = "more";
+  message.dataset.failed = "";
+  message.setAttribute("role", "row");
+  message.setAttribute("aria-level", String(levelOf(row) + 1));
+  const cell = message.insertCell();
+  cell.colSpan = table.tHead!.rows[0].cells.length;
+  cell.setAttribute("role", "alert");
+  cell.textContent = table.dataset.failed ?? "";
+  row.after(message);
 }
 
 function onKey(body: HTMLElement, row: HTMLTableRowElement, key: string): boolean {
