@@ -2,6 +2,7 @@
 
 const OPEN = "aria-expanded";
 const FETCHED = "data-fetched";
+const PROBLEM = "tr.problem";
 
 export function enhanceTreeTable(table: HTMLTableElement): void {
   const body = table.tBodies[0];
@@ -18,17 +19,21 @@ export function enhanceTreeTable(table: HTMLTableElement): void {
   });
   body.addEventListener("htmx:before:request", (event) => {
     const row = rowOf(event);
-    row.parentElement?.querySelector("[data-failed]")?.remove();
+    body.querySelector(PROBLEM)?.remove();
     if (row.hasAttribute(FETCHED)) event.preventDefault();
   });
   body.addEventListener("htmx:before:swap", (event) => {
-    if ((event as CustomEvent).detail.ctx.response.status < 400) return;
+    // Our own server says in a row what went wrong; what stands before it may say it in a page.
+    const { response, text } = (event as CustomEvent).detail.ctx;
+    if (response.status < 400 || text.includes("<tr")) return;
     event.preventDefault();
-    showFailure(table, rowOf(event));
+    failed(table, rowOf(event));
   });
-  body.addEventListener("htmx:error", (event) => showFailure(table, rowOf(event)));
+  body.addEventListener("htmx:error", (event) => failed(table, rowOf(event)));
   body.addEventListener("htmx:after:swap", (event) => {
-    rowOf(event).setAttribute(FETCHED, "");
+    const row = rowOf(event);
+    if ((event as CustomEvent).detail.ctx.response.status < 400) row.setAttribute(FETCHED, "");
+    else close(row);
     ensureTabStop(body);
   });
   ensureTabStop(body);
@@ -38,19 +43,20 @@ function rowOf(event: Event): HTMLTableRowElement {
   return (event.target as HTMLElement).closest("tr")!;
 }
 
-/** The row is closed again, so that the next press asks again. */
-function showFailure(table: HTMLTableElement, row: HTMLTableRowElement): void {
+/** So that the next press asks again. */
+function close(row: HTMLTableRowElement): void {
   if (row.hasAttribute(OPEN)) row.setAttribute(OPEN, "false");
-  const message = document.createElement("tr");
-  message.className = "more";
-  message.dataset.failed = "";
-  message.setAttribute("role", "row");
-  message.setAttribute("aria-level", String(levelOf(row) + 1));
-  const cell = message.insertCell();
+}
+
+function failed(table: HTMLTableElement, row: HTMLTableRowElement): void {
+  close(row);
+  const problem = document.createElement("tr");
+  problem.className = "problem";
+  problem.setAttribute("aria-level", "1");
+  const cell = problem.insertCell();
   cell.colSpan = table.tHead!.rows[0].cells.length;
-  cell.setAttribute("role", "alert");
   cell.textContent = table.dataset.failed ?? "";
-  row.after(message);
+  row.after(problem);
 }
 
 function onKey(body: HTMLElement, row: HTMLTableRowElement, key: string): boolean {
