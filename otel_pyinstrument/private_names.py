@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import EventBase, ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
@@ -61,15 +62,20 @@ class Appendable(Protocol):
 # --- OpenTelemetry API -------------------------------------------------------------------------------
 
 
-def _reader_of_context() -> Callable[[], Mapping[str, object]]:
-    variable: object = getattr(getattr(context_api, "_RUNTIME_CONTEXT", None), "_current_context", None)
-    if isinstance(variable, ContextVar):
-        return cast("ContextVar[Context]", variable).get
-    return context_api.get_current
+_runtime = getattr(context_api, "_RUNTIME_CONTEXT", None)
+_variable: object = getattr(_runtime, "_current_context", None)
 
 
-current_context = _reader_of_context()
-"""The current context, where it can be had so by a call that the profile hook hardly sees."""
+def current_context() -> Mapping[str, object]:
+    """As `opentelemetry.context.get_current`, with half the calls that the profile hook sees."""
+    if _read_variable is not None and context_api._RUNTIME_CONTEXT is _runtime:  # pyright: ignore[reportPrivateUsage]
+        return _read_variable()
+    return context_api.get_current()  # somebody else keeps the context, perhaps only since a moment ago
+
+
+_read_variable: Callable[[], Mapping[str, object]] | None = None
+if type(_runtime) is ContextVarsRuntimeContext and isinstance(_variable, ContextVar):
+    _read_variable = cast("ContextVar[Context]", _variable).get
 
 SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
 """Under this a context has its span."""

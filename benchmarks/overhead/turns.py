@@ -7,6 +7,7 @@ import math
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class Measured:
     cpu_seconds: list[float] = field(default_factory=list[float])
     estimated_seconds: list[float] = field(default_factory=list[float])
     resident_bytes: int = 0
-    decisions: dict[str, int] = field(default_factory=dict[str, int])
+    """Of the last process."""
+    decisions: Counter[str] = field(default_factory=Counter[str])
 
     def ratio_to(self, base: Measured) -> tuple[float, float]:
         """Sum to sum, because what is rare (a profile, say) counts too; and its standard error.
@@ -166,7 +168,8 @@ def _round(
         of = measured[name]
         of.cpu_seconds.append(answer["cpu_seconds"])
         of.estimated_seconds.append(answer["estimated_seconds"])
-        of.resident_bytes, of.decisions = answer["resident_bytes"], answer["decisions"]
+        of.resident_bytes = answer["resident_bytes"]
+        of.decisions.update(answer["decisions"])
 
 
 def _show_progress(text: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from benchmarks.overhead.applications import APPLICATIONS
-from benchmarks.overhead.contenders import BY_NAME, bare_pyinstrument, switch_on
+from benchmarks.overhead.contenders import BY_NAME, Contender, bare_pyinstrument, switch_on
 
 WARM_UP_REQUESTS = 60
 
@@ -18,6 +19,7 @@ def work(application: str, name: str) -> None:
     """Answer each line with a number of requests by what they cost, until standard input closes.
 
     Spans are flushed after each turn, so that what is encoded and sent for its requests is counted in it.
+    What other profilers send by themselves counts only when it falls into a turn: to their advantage.
     """
     answers = sys.stdout
     sys.stdout = sys.stderr
@@ -32,7 +34,7 @@ def work(application: str, name: str) -> None:
     print(json.dumps({"version": contender.version()}), file=answers, flush=True)
     for line in sys.stdin:
         clock.go_on()
-        estimated = _estimated_seconds()
+        estimated, decided = _estimated_seconds(), _decisions(contender)
         start = time.process_time()
         visit(int(line))
         _flush()
@@ -40,7 +42,7 @@ def work(application: str, name: str) -> None:
             "cpu_seconds": time.process_time() - start,
             "estimated_seconds": _estimated_seconds() - estimated,
             "resident_bytes": _resident_bytes(),
-            "decisions": _gate().decisions() if contender.ours else {},
+            "decisions": dict(_decisions(contender) - decided),
         }
         print(json.dumps(answer), file=answers, flush=True)
         clock.rest()
@@ -63,6 +65,10 @@ class _RestingClock:
         if self._since is not None:
             self._rested += time.monotonic() - self._since
             self._since = None
+
+
+def _decisions(contender: Contender) -> Counter[str]:
+    return Counter(_gate().decisions() if contender.ours else {})
 
 
 def _gate() -> Any:

@@ -180,7 +180,7 @@ class SpoolDirectory:
             for entry in found:
                 try:
                     about = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
+                except (FileNotFoundError, PermissionError):
                     continue  # delivered or dropped meanwhile; the others are still there
                 yield _File(Path(entry.path), about.st_size, now - about.st_mtime)
 

@@ -583,6 +583,19 @@ def hostile_record(site: Site) -> Record:
 
 
 @pytest.fixture(scope="session")
+def wide_record(site: Site) -> Record:
+    """One function with more calls than are shown at once, each of which calls another one."""
+    builder = CallTreeBuilder()
+    for number in range(150):
+        builder.add(["hub", f"call {number}", f"inner {number}"], 0.5 - number / 1_000)
+    incoming = profiled(
+        make_record(site.project_id), builder.build(lambda name: Frame(name, "shop/hub.py", 7, True))
+    )
+    site.write(incoming)
+    return incoming.record
+
+
+@pytest.fixture(scope="session")
 def plain_record(site: Site) -> Record:
     record = make_record(site.project_id, endpoint="GET /products", path="/products", duration=0.021)
     site.write(IncomingRecord(record=record))

@@ -56,6 +56,52 @@ def test_opening_a_row_fetches_its_calls_once(page: Page) -> None:
     assert names(page).count("load_items") == 1
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["at once", "after a failure"])
+def test_the_calls_that_are_too_many_come_on_demand_and_open_too(
+    open_page: Callable[..., Any], site: Any, wide_record: Record, fails: bool
+) -> None:
+    # Given a function with so many calls that some are left out
+    watched = open_page()
+    page: Page = watched.page
+    page.goto(site.record(wide_record))
+    page.locator("[data-flame][data-drawn]").wait_for()
+    shown = names(page)
+    if fails:
+        watched.allowed += ["503"]
+        page.route("**/tree?*", lambda route: route.fulfill(status=503, body="busy"), times=1)
+        page.locator("[data-more]").first.click()
+        expect(page.locator("tr.problem")).to_have_count(1)
+
+    # When more are asked for, and the first of them is opened
+    page.locator("[data-more]").first.click()
+    expect(page.locator("tr[data-node]:not([hidden])").nth(len(shown))).to_be_visible()
+    first = next(name for name in names(page) if name not in shown)
+    row(page, first).get_by_role("button").click()
+
+    # Then it shows what it calls
+    expect(page.locator(".name").get_by_text(first.replace("call", "inner"), exact=True)).to_be_visible()
+    expect(page.locator("tr.problem")).to_have_count(0)
+
+
+@pytest.mark.parametrize("closed", ["load_orders", "order_history"], ids=["their row", "a row above"])
+def test_calls_that_arrive_below_a_closed_row_stay_hidden_until_it_opens(page: Page, closed: str) -> None:
+    # Given calls on their way
+    held: list[Route] = []
+    page.route("**/tree?*", lambda route: held.append(route), times=1)
+    row(page, "load_orders").get_by_role("button").click()
+
+    # When the row, or one above it, is closed before they come
+    row(page, closed).get_by_role("button").click()
+    with page.expect_response("**/tree?*"):
+        held[0].continue_()
+
+    # Then they are there, but not shown until it is opened again
+    expect(row(page, "load_items")).to_be_attached()
+    expect(row(page, "load_items")).to_be_hidden()
+    row(page, closed).get_by_role("button").click()
+    expect(row(page, "load_items")).to_be_visible()
+
+
 @pytest.mark.parametrize("answer", ["an error", "nothing"])
 def test_calls_that_could_not_be_loaded_are_asked_for_again(
     open_page: Callable[..., Any], site: Any, shop_record: Record, answer: str

@@ -2,7 +2,6 @@
 
 const OPEN = "aria-expanded";
 const FETCHED = "data-fetched";
-const PROBLEM = "tr.problem";
 
 export function enhanceTreeTable(table: HTMLTableElement): void {
   const body = table.tBodies[0];
@@ -18,22 +17,24 @@ export function enhanceTreeTable(table: HTMLTableElement): void {
     if (row && event.target === row && onKey(body, row, event.key)) event.preventDefault();
   });
   body.addEventListener("htmx:before:request", (event) => {
-    const row = rowOf(event);
-    body.querySelector(PROBLEM)?.remove();
-    if (row.hasAttribute(FETCHED)) event.preventDefault();
+    for (const problem of body.querySelectorAll("tr.problem")) problem.remove();
+    if (rowOf(event).hasAttribute(FETCHED)) event.preventDefault();
   });
   body.addEventListener("htmx:before:swap", (event) => {
-    // Our own server says in a row what went wrong; what stands before it may say it in a page.
     const { response, text } = (event as CustomEvent).detail.ctx;
-    if (response.status < 400 || text.includes("<tr")) return;
+    const rows = rowsIn(text);
+    if (response.status < 400 && rows) return;
+    // Our own server says in a row what went wrong; what stands before it sends pages.
     event.preventDefault();
-    failed(table, rowOf(event));
+    showProblem(table, rowOf(event), rows?.querySelector("tr.problem")?.textContent);
   });
-  body.addEventListener("htmx:error", (event) => failed(table, rowOf(event)));
+  body.addEventListener("htmx:error", (event) => showProblem(table, rowOf(event)));
   body.addEventListener("htmx:after:swap", (event) => {
     const row = rowOf(event);
-    if ((event as CustomEvent).detail.ctx.response.status < 400) row.setAttribute(FETCHED, "");
-    else close(row);
+    if ((event.target as HTMLElement).closest("[data-toggle]")) {
+      row.setAttribute(FETCHED, "");
+      if (row.hidden || row.getAttribute(OPEN) === "false") hideBelow(row); // closed while they were on their way
+    }
     ensureTabStop(body);
   });
   ensureTabStop(body);
@@ -43,20 +44,33 @@ function rowOf(event: Event): HTMLTableRowElement {
   return (event.target as HTMLElement).closest("tr")!;
 }
 
-/** So that the next press asks again. */
-function close(row: HTMLTableRowElement): void {
-  if (row.hasAttribute(OPEN)) row.setAttribute(OPEN, "false");
+/** What a server answered, if it is nothing but rows. */
+function rowsIn(text: string): DocumentFragment | null {
+  if (!/^\s*<tr/.test(text)) return null;
+  const template = document.createElement("template");
+  template.innerHTML = text;
+  return template.content;
 }
 
-function failed(table: HTMLTableElement, row: HTMLTableRowElement): void {
-  close(row);
+/** Below the row, which is closed, so that the next press asks again. */
+function showProblem(table: HTMLTableElement, row: HTMLTableRowElement, message?: string | null): void {
+  if (row.hasAttribute(OPEN)) row.setAttribute(OPEN, "false");
   const problem = document.createElement("tr");
   problem.className = "problem";
-  problem.setAttribute("aria-level", "1");
+  problem.hidden = row.hidden;
+  problem.setAttribute("role", "row");
+  problem.setAttribute("aria-level", String(levelOf(row) + 1));
   const cell = problem.insertCell();
   cell.colSpan = table.tHead!.rows[0].cells.length;
-  cell.textContent = table.dataset.failed ?? "";
+  cell.setAttribute("role", "gridcell");
+  cell.textContent = message || (table.dataset.failed ?? "");
   row.after(problem);
+}
+
+function hideBelow(row: HTMLTableRowElement): void {
+  for (let next = row.nextElementSibling; next && levelOf(next) > levelOf(row); next = next.nextElementSibling) {
+    (next as HTMLElement).hidden = true;
+  }
 }
 
 function onKey(body: HTMLElement, row: HTMLTableRowElement, key: string): boolean {

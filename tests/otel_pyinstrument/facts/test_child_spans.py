@@ -8,8 +8,9 @@ import time
 from contextlib import AbstractContextManager
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.instrumentation.jinja2 import Jinja2Instrumentor
 from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.instrumentation.sqlite3 import SQLite3Instrumentor
@@ -34,6 +35,17 @@ def test_a_query_counts_once_under_old_and_new_names(attributes, traced, child, 
     assert (group["name"], group["system"]) == ("SELECT * FROM items WHERE order_id = ?", "sqlite")
     assert database["count"] == group["count"] == 1
     assert database["duration"] == group["duration"] == group["max_duration"] >= 0.01
+
+
+def test_queries_are_found_when_somebody_else_keeps_the_context(traced, child, facts_of, monkeypatch) -> None:
+    # Given an application that replaces OpenTelemetry's runtime context after we have been switched on
+    monkeypatch.setattr(context, "_RUNTIME_CONTEXT", ContextVarsRuntimeContext())
+
+    def work() -> None:
+        with child(OLD):
+            pass
+
+    assert facts_of(traced.request(work))["database"]["count"] == 1
 
 
 def test_the_queries_of_an_n_plus_1_page_are_one_group_with_the_line_that_issued_them(
