@@ -9,7 +9,7 @@ DATA_DIR ?= data
 TESTS ?= tests
 # These measure shares of time, so nothing runs beside them. The others wait for processes four fifths of the time;
 # those of one file share servers and stay together, in the order of tests/conftest.py.
-ALONE := $(wildcard tests/otel_pyinstrument/test_*.py) tests/benchmarks
+ALONE := $(wildcard tests/otel_pyinstrument/test_*.py) tests/integration/test_first_light.py tests/benchmarks
 AT_ONCE := --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
 # Not in the hundreds of processes that tests start: that would be a quarter of the time of a run.
 MEASURED := --cov --cov-append --cov-report=
