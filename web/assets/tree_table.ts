@@ -45,11 +45,9 @@ function rowOf(event: Event): HTMLTableRowElement {
 }
 
 /** What a server answered, if it is nothing but rows. */
-function rowsIn(text: string): DocumentFragment | null {
+function rowsIn(text: string): Document | null {
   if (!/^\s*<tr/.test(text)) return null;
-  const template = document.createElement("template");
-  template.innerHTML = text;
-  return template.content;
+  return new DOMParser().parseFromString(`<table>${text}</table>`, "text/html");
 }
 
 /** Below the row, which is closed, so that the next press asks again. */
