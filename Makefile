@@ -7,12 +7,10 @@ BIN := $(VENV)/bin
 DEMO ?= flask
 DATA_DIR ?= data
 TESTS ?= tests
-# These measure shares of time, so nothing runs beside them. The others wait for processes four fifths of the time;
-# those of one file share servers and stay together, in the order of tests/conftest.py.
+# These measure shares of time, so nothing runs beside them. Of the others those of one file share servers and stay
+# together, in the order of tests/conftest.py.
 ALONE := $(wildcard tests/otel_pyinstrument/test_*.py) tests/integration/test_first_light.py tests/benchmarks
 AT_ONCE := --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
-# Not in the hundreds of processes that tests start: that would be a quarter of the time of a run.
-MEASURED := --cov --cov-append --cov-report=
 WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
 BENCH_PYTHONS ?= 3.11 3.13
 DEBIAN_PACKAGES := chromium fonts-wqy-microhei iproute2 libcurl4 libssl3 openssl $(if $(shell command -v npm),,nodejs npm)
@@ -40,8 +38,9 @@ format: setup ## rewrite the sources in the project's format
 
 test: setup $(if $(CI),debian-packages check collector clients) ## run all tests (TESTS=path for some)
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest $(MEASURED) $(if $(filter tests,$(TESTS)),$(AT_ONCE)) $(TESTS)
-	$(if $(filter tests,$(TESTS)),$(BIN)/python -m pytest $(MEASURED) $(ALONE))
+	$(BIN)/coverage run -m pytest $(if $(filter tests,$(TESTS)),$(AT_ONCE)) $(TESTS)
+	$(if $(filter tests,$(TESTS)),$(BIN)/coverage run -m pytest $(ALONE))
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(filter tests,$(TESTS)),--fail-under=90,--fail-under=0)
 	$(if $(CI),$(if $(filter tests,$(TESTS)),$(BIN)/python tests/interpreters.py --ends))
 
