@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collector_receiver.refusals import TryAgain
 
-MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
+MAX_BYTES_IN_FLIGHT = 48 * 1024 * 1024
 MIN_WEIGHT_BYTES = 16_384  # what even an empty request occupies while it waits: call, task, documents
 # Python's exporter gives up after 10 s, a Collector after 5: what is answered later is sent again in vain.
 SLOW_SECONDS = 3.0
