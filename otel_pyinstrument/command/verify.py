@@ -69,51 +69,53 @@ def add_to(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print one line per check. Ends the process by itself, see below."""
+    from otel_pyinstrument.command.verification.captured_log import CapturedLog
+
     # Before gRPC is loaded: what its C library writes to stderr is said in the lines of the checks.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        code = verify(options)
-    except KeyboardInterrupt:
-        sys.stderr.write("\notel-pyinstrument: interrupted\n")
-        code = 130
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Exporters that auto-instrumentation has made would retry at exit what could not be delivered; what
-    # matters has been exported.
-    os._exit(code)
+    # To the end of the process: exporters' threads go on complaining while it ends.
+    with CapturedLog() as log:
+        try:
+            code = verify(options, log)
+        except KeyboardInterrupt:
+            sys.stderr.write("\notel-pyinstrument: interrupted\n")
+            code = 130
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Exporters that auto-instrumentation has made would retry at exit what could not be delivered;
+        # what matters has been exported.
+        os._exit(code)
 
 
-def verify(options: argparse.Namespace) -> int:
+def verify(options: argparse.Namespace, log: CapturedLog) -> int:
     """The exit code: 1 when a check found a problem, else 0."""
     # The SDK takes half a second to load, and other commands do not need it.
     from otel_pyinstrument.command.verification import delivery, installation
-    from otel_pyinstrument.command.verification.captured_log import CapturedLog
     from otel_pyinstrument.command.verification.report import Report
 
     report = Report()
-    with CapturedLog() as log:
-        installation.check_versions(report)
-        installation.check_private_names(report)
-        installation.check_frameworks(report)
-        settings, pipeline = _set_up(report, log)
-        platform = _platform(options, settings)
-        is_there = False
-        if platform is None:
-            for title in ("platform", "clock", "record"):
-                report.unchecked_because(title, "set OTEL_PYINSTRUMENT_PLATFORM_URL or --platform-url")
-        else:
-            is_there = delivery.check_platform(report, platform, _keys(settings, pipeline))
-            if is_there:
-                delivery.check_clock(report, platform)
-        if pipeline is not None:
-            reachable = platform if is_there else None
-            _follow_a_request(report, log, options, settings, pipeline, reachable)
-        if report.problems:
-            report.note("result", f"{report.problems} problem{'s' * (report.problems > 1)}")
-        elif report.unchecked:
-            report.note("result", "nothing is wrong as far as it could be checked")
-        else:
-            report.ok("result", "everything works")
+    installation.check_versions(report)
+    installation.check_private_names(report)
+    installation.check_frameworks(report)
+    settings, pipeline = _set_up(report, log)
+    platform = _platform(options, settings)
+    is_there = False
+    if platform is None:
+        for title in ("platform", "clock", "record"):
+            report.unchecked_because(title, "set OTEL_PYINSTRUMENT_PLATFORM_URL or --platform-url")
+    else:
+        is_there = delivery.check_platform(report, platform, _keys(settings, pipeline))
+        if is_there:
+            delivery.check_clock(report, platform)
+    if pipeline is not None:
+        reachable = platform if is_there else None
+        _follow_a_request(report, log, options, settings, pipeline, reachable)
+    if report.problems:
+        report.note("result", f"{report.problems} problem{'s' * (report.problems > 1)}")
+    elif report.unchecked:
+        report.note("result", "nothing is wrong as far as it could be checked")
+    else:
+        report.ok("result", "everything works")
     return 1 if report.problems else 0
 
 

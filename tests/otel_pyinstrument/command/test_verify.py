@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from otel_pyinstrument.command import verify
 from otel_pyinstrument.command.__main__ import main
 from otel_pyinstrument.command.verification import delivery, installation
 from otel_pyinstrument.command.verification.platform import Platform, PlatformFailed, clock_offset_seconds
@@ -103,6 +105,23 @@ def test_a_dead_endpoint_is_one_problem_with_a_remedy_and_what_was_not_checked_i
     assert "nobody listens on 127.0.0.1" in problems[0]
     assert "Start the receiver" in problems[0]
     assert done.stdout.count("not checked: set OTEL_PYINSTRUMENT_PLATFORM_URL or --platform-url") == 3
+
+
+def test_what_exporters_complain_of_while_the_command_ends_stays_off_stderr(monkeypatch, caplog) -> None:
+    # Given an exporter that gives up between the last line and the end of the process
+    def end(code: int) -> None:
+        logging.getLogger("opentelemetry.exporter").warning("Transient error")
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(verify, "verify", lambda *_arguments: 0)
+
+    # When
+    with pytest.raises(SystemExit):
+        main(["verify"])
+
+    # Then no handler has it, stderr's neither
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(
