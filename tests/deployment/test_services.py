@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
+
+from tests.free_ports import find_free_ports
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -58,10 +59,7 @@ class Machine:
         self.services = compose["services"]
         self.image, self.directory = image, directory
         names = ("mongodb", "grpc", "http", "web")
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-        self.ports = {name: each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
-        for each in sockets:
-            each.close()
+        self.ports = dict(zip(names, find_free_ports(len(names)), strict=True))
         self.running: list[subprocess.Popen[str]] = []
         (directory / "configdb").mkdir()
         entrypoint = directory / "bin" / "docker-entrypoint.sh"

@@ -2,16 +2,16 @@
 
 import http.client
 import os
-import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.free_ports import find_free_ports
 
 REPOSITORY = Path(__file__).parents[2]
 COLLECTOR_CONFIG = REPOSITORY / "otel-collector.yaml"
@@ -36,30 +36,6 @@ def otelcol():
     if built.returncode:
         pytest.fail(f"the standard Collector was not built:\n{built.stderr[-4000:]}", pytrace=False)
     return Path(built.stdout.splitlines()[-1])
-
-
-def find_free_ports(count):
-    """Distinct ports of 127.0.0.1 for servers that are stopped and started again on the same port.
-
-    Below the range for outgoing connections (32768 and up on Linux): a client that tries to reach
-    a stopped server there can be given that very port, connect to itself and keep it.
-    """
-    ports = []
-    for port in random.sample(range(20_000, 32_000), 1000):
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise RuntimeError("no free port between 20000 and 32000 on 127.0.0.1")
-
-
-@pytest.fixture(scope="session")
-def free_ports():
-    """Function (count) -> ports that a test's own servers may use, see find_free_ports."""
-    return find_free_ports
 
 
 class StandardCollector:

@@ -16,6 +16,7 @@ from pymongo import MongoClient
 
 from profile_store import StoreSettings, open_store
 from profile_store.mongodb.documents import otlp_of
+from tests.free_ports import find_free_ports
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -162,10 +163,10 @@ def test_everything_of_telemetrygen_is_stored(
 
 @pytest.mark.parametrize("encoding", ["proto", "json"])
 def test_a_collector_that_sends_over_http_loses_nothing_over_an_outage(
-    start_collector, start_receiver_process, free_ports, database, make_request, encoding
+    start_collector, start_receiver_process, database, make_request, encoding
 ):
     # Given a Collector that exports over HTTP, with gzip, to a receiver that is not there yet
-    (port,) = free_ports(1)
+    (port,) = find_free_ports(1)
     overrides = {
         "exporters::otlp_http::endpoint": f"http://127.0.0.1:{port}",
         "exporters::otlp_http::encoding": encoding,

@@ -26,6 +26,7 @@ from pymongo import MongoClient
 from otel_pyinstrument.call_tree import CallTreeBuilder, Frame, encode
 from profile_store import StoreSettings, open_store
 from profile_store.embedded_mongodb import embedded_mongodb
+from tests.free_ports import find_free_ports
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -286,12 +287,12 @@ def assert_everything_is_there_once(load, mongodb_url, database):
 
 
 @pytest.fixture
-def start_receiver(free_ports, tmp_path):
+def start_receiver(tmp_path):
     """Function (mongodb_url, database) -> a running receiver process, ended after the test."""
     started = []
 
     def start(mongodb_url, database):
-        (port,) = free_ports(1)
+        (port,) = find_free_ports(1)
         receiver = ReceiverProcess(port, mongodb_url, database, tmp_path / "receiver.log")
         receiver.start()
         started.append(receiver)
@@ -359,10 +360,10 @@ def test_no_acknowledged_span_is_lost_or_doubled_when_the_database_is_away_for_t
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 def test_no_acknowledged_span_is_lost_or_doubled_when_the_whole_platform_is_killed(
-    free_ports, mongod_executable, tmp_path, full_scale
+    mongod_executable, tmp_path, full_scale
 ):
     # Given everything that one command starts, under load
-    platform = Platform(free_ports(3), tmp_path / "data", tmp_path / "platform.log")
+    platform = Platform(find_free_ports(3), tmp_path / "data", tmp_path / "platform.log")
     moments = random.Random(20_261_121)
     platform.start()
     try:

@@ -19,6 +19,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.free_ports import find_free_ports
+
 pytestmark = pytest.mark.integration
 
 REPOSITORY = Path(__file__).parents[2]
@@ -78,8 +80,8 @@ class OtlpSink:
 
 
 @pytest.fixture
-def sink(free_ports):
-    sink = OtlpSink(*free_ports(1))
+def sink():
+    sink = OtlpSink(*find_free_ports(1))
     yield sink
     sink.stop()
 

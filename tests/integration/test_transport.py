@@ -20,6 +20,8 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.free_ports import find_free_ports
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,7 +52,8 @@ class Backend:
         self._server.start()
 
     def stop(self):
-        self._server.stop(grace=None).wait()
+        # What has been taken is also acknowledged: else it is sent again, as it must be.
+        self._server.stop(grace=10).wait()
 
     def spans(self):
         requests = [ExportTraceServiceRequest.FromString(body) for body in list(self.bodies)]
@@ -58,8 +61,8 @@ class Backend:
 
 
 @pytest.fixture
-def backend(free_ports):
-    made = Backend(*free_ports(1))
+def backend():
+    made = Backend(*find_free_ports(1))
     yield made
     made.stop()
 
@@ -149,8 +152,7 @@ class Shop:
 
     def __init__(self, directory, backend, **variables):
         (directory / "shop.py").write_text(SHOP)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self._port = probe.getsockname()[1]
+        (self._port,) = find_free_ports(1)
         self._log = directory / "log"
         self.latencies = []
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | {
@@ -188,8 +190,12 @@ class Shop:
         for number in numbers:
             begun = time.perf_counter()
             connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-            connection.request("GET", f"/{number}")
-            assert connection.getresponse().status == 200
+            try:
+                connection.request("GET", f"/{number}")
+                assert connection.getresponse().status == 200
+            except OSError as error:
+                ended = self._process.poll()
+                raise AssertionError(f"{error!r}, exit code {ended}: {self._log.read_text()}") from error
             connection.close()
             self.latencies.append(time.perf_counter() - begun)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from otel_pyinstrument.call_tree import CallTree, decode
+from tests.free_ports import find_free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -176,9 +177,7 @@ def served(site: Path, grpc_sink, wait_until) -> Callable[..., AbstractContextMa
 
     @contextmanager
     def run(*command: str, **variables: str) -> Iterator[int]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = find_free_ports(1)
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
             "PYTHONPATH": os.pathsep.join([str(site), str(REPOSITORY)]),

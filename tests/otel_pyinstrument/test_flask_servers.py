@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from otel_pyinstrument.call_tree import CallTree, decode
+from tests.free_ports import find_free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -99,12 +100,6 @@ def environment(site: Path, **variables: str) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def get(port: int, path: str, *, method: str = "GET", body: str | None = None) -> tuple[int, list, bytes]:
     """Status, headers without the date, and body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -122,7 +117,7 @@ def served(site: Path, wait_until) -> Callable[..., AbstractContextManager[int]]
 
     @contextmanager
     def run(*options: str, instrumented: bool = True, **variables: str) -> Iterator[int]:
-        port = free_port()
+        (port,) = find_free_ports(1)
         command = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--graceful-timeout", "10", *options, "app:app"]
         if instrumented:
             command.insert(0, "opentelemetry-instrument")

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import pytest
 
 from otel_pyinstrument.call_tree import decode
+from tests.free_ports import find_free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -128,9 +129,7 @@ def served(site: Path, grpc_sink, wait_until) -> Callable[[Server], AbstractCont
 
     @contextmanager
     def run(server: Server) -> Iterator[int]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = find_free_ports(1)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         environment |= {
             "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),

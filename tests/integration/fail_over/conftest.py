@@ -30,6 +30,7 @@ from pymongo.read_concern import ReadConcern
 
 from otel_pyinstrument.call_tree import CallTreeBuilder, Frame, encode
 from profile_store import StoreSettings, open_store
+from tests.free_ports import find_free_ports
 
 SERVICE, OTHER_SERVICE = "shop", "thief"
 SENDERS = 6
@@ -498,12 +499,12 @@ class ReceiverProcess:
 
 
 @pytest.fixture
-def start_receiver(free_ports, tmp_path):
+def start_receiver(tmp_path):
     """Function (mongodb_url, database) -> a running receiver process, ended after the test."""
     started = []
 
     def start(mongodb_url, database):
-        receiver = ReceiverProcess(free_ports(2), mongodb_url, database, tmp_path / "receiver.log")
+        receiver = ReceiverProcess(find_free_ports(2), mongodb_url, database, tmp_path / "receiver.log")
         receiver.start()
         started.append(receiver)
         return receiver

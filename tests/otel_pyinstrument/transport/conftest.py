@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -20,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_pyinstrument.private_names import events_of
+from tests.free_ports import find_free_ports
 
 TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 LOGS = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
@@ -79,8 +79,7 @@ class Backend:
     LIMIT_BYTES = 4 * 1024 * 1024
 
     def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        (self.port,) = find_free_ports(1)
         self.bodies: list[bytes] = []
         self.metadata: list[dict[str, str]] = []
         self.too_large = 0

@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 
 from otel_pyinstrument.transport.uvicorn_flush import UvicornFlush
+from tests.free_ports import find_free_ports
 
 REPOSITORY = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
@@ -55,8 +56,7 @@ class Uvicorn:
         self, directory: Path, endpoint: str, *options: str, instrumented=True, **variables: str
     ) -> None:
         (directory / "app.py").write_text(APP)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        (self.port,) = find_free_ports(1)
         self.log = directory / "log"
         command = ["opentelemetry-instrument"] if instrumented else []
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | {
