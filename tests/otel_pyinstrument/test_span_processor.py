@@ -24,6 +24,7 @@ from pyinstrument.stack_sampler import StackSampler
 
 from otel_pyinstrument import gate as gate_module
 from otel_pyinstrument import private_names
+from otel_pyinstrument import span_processor as span_processor_module
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.profile_event import ProfileEvent
@@ -289,6 +290,19 @@ def test_a_span_that_is_never_ended_gives_its_place_back(make_traced, profile_of
 
     # Then the next request gets the place
     assert profile_of(traced.request(lambda: None)) is not None
+
+
+def test_what_is_known_of_requests_that_never_end_stays_bounded(make_traced, monkeypatch) -> None:
+    # Given an application that loses the spans of its requests
+    monkeypatch.setattr(span_processor_module, "_MAX_TRACES", 10)
+    traced = make_traced(rate=0.0)
+    known = []
+    for _ in range(35):
+        traced.tracer.start_span("forgotten", kind=SpanKind.SERVER)
+        known.append(len(traced.processor._traces))
+
+    # Then only some of them are remembered
+    assert max(known) == 10
 
 
 def test_after_shutdown_nothing_is_profiled(traced, profile_of) -> None:

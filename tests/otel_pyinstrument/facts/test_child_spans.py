@@ -18,6 +18,8 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 
 from otel_pyinstrument.facts import child_spans
 from otel_pyinstrument.facts.child_spans import MAX_GROUPS
+from otel_pyinstrument.gate import Gate
+from otel_pyinstrument.request import request_of
 
 OLD = {"db.system": "sqlite", "db.statement": "SELECT * FROM items WHERE order_id = 7"}
 NEW = {"db.system.name": "sqlite", "db.query.text": "SELECT * FROM items WHERE order_id = 7"}
@@ -311,6 +313,34 @@ def test_a_failure_while_counting_never_reaches_the_application(make_traced, mon
     assert traced.processor._guard.tripped
 
 
+def test_after_a_failure_of_ours_no_span_of_a_running_request_is_looked_at(
+    make_traced, monkeypatch, burn
+) -> None:
+    # Given a profiled request
+    traced = make_traced()
+    traced.processor._guard._reraise = False
+    looked_at = []
+
+    def work() -> None:
+        monkeypatch.setattr(request_of(trace.get_current_span()).facts, "child_ended", looked_at.append)
+        with traced.tracer.start_as_current_span("around"):
+            with traced.tracer.start_as_current_span("before"):
+                pass
+            # When the start of another one fails
+            with monkeypatch.context() as patched:
+                patched.setattr(Gate, "arrive", lambda *_arguments, **_options: 1 / 0)
+                other = threading.Thread(target=traced.request, args=(lambda: None,))
+                other.start()
+                other.join()
+            burn(0.02)  # until the next sample, when the hook goes
+
+    traced.request(work)
+
+    # Then
+    assert [span.name for span in looked_at] == ["before"]
+    assert len(traced.exporter.get_finished_spans()) == 4
+
+
 def test_the_connection_of_a_real_driver_is_counted(traced, facts_of) -> None:
     SQLite3Instrumentor().instrument(tracer_provider=traced.provider)
     try:
@@ -394,6 +424,25 @@ def test_what_is_no_sql_is_told_apart_by_the_span_although_the_text_is_the_same(
     groups = facts_of(traced.request(work))["database"]["groups"]
 
     assert {group["name"]: group["count"] for group in groups} == {"find users": 1, "find orders": 2}
+
+
+def test_no_more_than_some_hundred_spans_wait_to_be_measured(traced, child, facts_of, monkeypatch) -> None:
+    # Given a request with more calls than are kept until its end
+    monkeypatch.setattr(child_spans, "_MAX_WAITING", 10)
+    waiting = []
+
+    def work() -> None:
+        facts = request_of(trace.get_current_span()).facts
+        for _ in range(35):
+            with child(OLD):
+                pass
+            waiting.append(len(facts._children._waiting))
+
+    database = facts_of(traced.request(work))["database"]
+
+    # Then
+    assert max(waiting) < 10
+    assert database["count"] == 35
 
 
 def test_a_span_that_ends_while_others_are_measured_is_counted_once(

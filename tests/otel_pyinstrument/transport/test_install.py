@@ -25,6 +25,7 @@ from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
 from otel_pyinstrument.private_names import processors_of
 from otel_pyinstrument.transport import export as export_module
 from otel_pyinstrument.transport import private_names
+from otel_pyinstrument.transport.signals import signal_named
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -149,6 +150,57 @@ def test_somebody_elses_wrapper_outlives_us(grpc_backend, provider, installed, s
         *(("later", 2), ("earlier", 2), ("earlier", 1), ("earlier", 1)),  # whole it is refused unsent
         *(("later", 2), ("earlier", 2)),
     ]
+
+
+def test_after_we_are_gone_nothing_is_kept_on_disk_for_somebody_elses_wrapper(
+    grpc_backend, provider, installed, spans, tmp_path
+) -> None:
+    # Given a tool that wrapped the exporter after us, with the spool on, and a backend that is away
+    exporter = grpc_backend.exporter(timeout=1)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    transport = installed(provider, spool_dir=str(tmp_path))
+    ours = exporter.export
+    exporter.export = lambda batch: ours(batch)
+    grpc_backend.stop()
+
+    # When we go
+    transport.uninstall()
+
+    # Then an export fails as it would alone
+    assert exporter.export(spans()) is SpanExportResult.FAILURE
+    assert not list(tmp_path.rglob("*.otlp"))
+
+
+def test_two_threads_that_export_at_once_keep_their_sizes_apart(spans) -> None:
+    # Given an exporter that is used by two threads
+    large_has_begun, small_is_encoded, large_is_sent = (threading.Event() for _ in range(3))
+    sent = []
+
+    def send(batch):
+        if threading.current_thread() is threading.main_thread():
+            export.check_size(40 * KIB)
+            small_is_encoded.set()
+            assert large_is_sent.wait(10)
+        else:
+            large_has_begun.set()
+            assert small_is_encoded.wait(10)
+            export.check_size(40 * KIB * len(batch))
+        sent.append(len(batch))
+        return SpanExportResult.SUCCESS
+
+    export = export_module.SplittingExport(send, signal_named("traces"), max_bytes=64 * KIB, spool=None)
+    export.encodes_first = True
+
+    # When one exports a batch that is too large, and in the middle of that the other one that is not
+    with ThreadPoolExecutor(1) as other:
+        large = other.submit(export, spans(2, payload_bytes=40 * KIB))
+        large.add_done_callback(lambda _: large_is_sent.set())
+        assert large_has_begun.wait(10)
+        small = export(spans(1, payload_bytes=40 * KIB))
+
+    # Then the large one has been sent in parts
+    assert (large.result(), small) == (SpanExportResult.SUCCESS, SpanExportResult.SUCCESS)
+    assert sent == [1, 1, 1]
 
 
 def test_other_exporters_are_left_alone(provider, installed) -> None:
