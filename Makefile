@@ -66,7 +66,7 @@ UNPINNED := ^(opentelemetry|pyinstrument|wrapt|protobuf|fastapi|starlette|grpcio
 
 bench: setup $(BENCH_PYTHONS:%=.bench/%/.installed) ## run the benchmarks and print their tables (BENCH_PYTHONS="3.11 3.13")
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
-	@echo "== benchmarks/overhead: CPU time as a ratio to OpenTelemetry alone, about 6 minutes for each Python"
+	@echo "== benchmarks/overhead: CPU time as a ratio to OpenTelemetry alone, about 8 minutes for each Python"
 	@echo "   $(BENCH_PYTHONS): every contender has turns in a process of its own; keep the machine idle meanwhile"
 	@$(BIN)/python -m benchmarks.overhead --python $(BENCH_PYTHONS)
 

@@ -1,7 +1,8 @@
-"""Every name of another library that is not its public interface, and a test that they still work.
+"""The names of other libraries that capture needs and that are not public, and a test that they still work.
 
-Nothing else of this package touches such a name. `self_test` runs once when profiling is switched on;
-when it fails, profiling stays off and the application does not notice.
+The rest of such names stands in `transport.private_names`, `transport.uvicorn_flush` and `hop_patches`; without
+those a profile is made all the same. `sampler_self_test` and `ending_hook_works` run once when profiling is
+switched on: when sampling fails, profiling stays off and the application does not notice.
 """
 
 from __future__ import annotations

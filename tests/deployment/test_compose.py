@@ -14,6 +14,7 @@ from all_in_one.demos import FLASK
 from all_in_one.ports import LOOPBACK
 from all_in_one.services import LOAD_PER_SECOND, LOAD_REQUESTS
 from all_in_one.settings import ServerSettings
+from collector_receiver.admission import MAX_BYTES_IN_FLIGHT
 from collector_receiver.settings import ReceiverSettings
 from profile_store.mongodb.set_up import SetUpSettings
 
@@ -100,6 +101,14 @@ def test_the_collector_is_the_one_that_is_tested_with_our_file(compose) -> None:
     assert collector["command"] == [f"--config={target}"]
     known = set(re.findall(r"\$\{env:(\w+)", (ROOT / "otel-collector.yaml").read_text("utf-8")))
     assert set(collector["environment"]) - {"GOMEMLIMIT"} <= known
+
+
+def test_the_collector_sends_no_more_at_one_time_than_the_receiver_admits() -> None:
+    exporters = yaml.safe_load((ROOT / "otel-collector.yaml").read_text("utf-8"))["exporters"]
+    queues = [exporter["sending_queue"] for exporter in exporters.values() if "sending_queue" in exporter]
+    assert queues
+    for queue in queues:
+        assert queue["num_consumers"] * queue["batch"]["max_size"] <= MAX_BYTES_IN_FLIGHT
 
 
 def test_every_service_is_bounded_and_starts_again(compose) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from statistics import quantiles
+from statistics import median
 
 import grpc
 import pytest
@@ -353,7 +353,7 @@ def http_backend():
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_black_hole_does_not_change_the_99th_percentile_of_requests(protocol, tmp_path, backend) -> None:
-    rounds = 400
+    blocks, rounds = 7, 100
 
     # Given the same shop three times: with a backend, with one that never answers, with one behind a wall
     with http_backend() as http, silent_listener() as silent, full_listener() as full, ExitStack() as shops:
@@ -376,11 +376,17 @@ def test_a_black_hole_does_not_change_the_99th_percentile_of_requests(protocol, 
             shops.callback(started[name].kill)
 
         # When they are asked in turn, so that whatever else the machine does hits all alike
-        for number in range(rounds):
+        for number in range(blocks * rounds):
             for shop in started.values():
                 shop.ask([number])
 
-        # Then nobody waits for an export: one alone would take a second
-        slowest = {name: quantiles(shop.latencies, n=100)[-1] for name, shop in started.items()}
+        # Then nobody waits for an export: one alone would take a second. Of each hundred the slowest, and of
+        # those the median: what else runs on the machine delays one or another of them in a few blocks only.
+        slowest = {
+            name: median(
+                max(shop.latencies[first : first + rounds]) for first in range(0, blocks * rounds, rounds)
+            )
+            for name, shop in started.items()
+        }
         assert slowest["silent"] < 5 * slowest["working"], slowest
         assert slowest["full"] < 5 * slowest["working"], slowest

@@ -224,7 +224,7 @@ def test_a_server_that_hangs_is_killed_in_the_end(tmp_path, monkeypatch):
 def test_without_a_server_the_error_names_three_ways_out(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EmbeddedMongoDBError, match=r"MONGODB_URL.*PATH.*embedded-mongodb"):
+    with pytest.raises(EmbeddedMongoDBError, match=r"MONGODB_URL.*PATH.*make setup"):
         find_mongod()
 
 
@@ -233,11 +233,20 @@ def test_a_server_on_path_is_preferred(tmp_path, monkeypatch):
     assert find_mongod() == tmp_path / "bin" / "mongod"
 
 
+def test_a_server_that_lacks_a_library_says_what_to_install(tmp_path, monkeypatch):
+    fake_mongod(tmp_path, monkeypatch, "exit 127")
+    with (
+        pytest.raises(EmbeddedMongoDBError, match=r"exit code 127\..*install libcurl.*or set MONGODB_URL"),
+        embedded_mongodb(tmp_path / "data"),
+    ):
+        pass
+
+
 def test_a_failed_start_shows_the_end_of_the_log(tmp_path, monkeypatch):
-    fake_mongod(tmp_path, monkeypatch, "echo libcurl.so.4 is missing; exit 127")
+    fake_mongod(tmp_path, monkeypatch, "echo the disk is full; exit 100")
     with (
         pytest.raises(
-            EmbeddedMongoDBError, match=r"exit code 127.\n.*mongod.log:\n.*libcurl.so.4 is missing"
+            EmbeddedMongoDBError, match=r"exit code 100\.\n.*mongod.log:\n.*the disk is full"
         ),
         embedded_mongodb(tmp_path / "data"),
     ):

@@ -8,7 +8,9 @@ def test_an_empty_platform_says_how_to_send_the_first_data(pages: Any) -> None:
     assert page.status == 200
     assert "opentelemetry-instrument flask run" in page.text
     assert "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317" in page.text
+    # Without the second the budget refuses most requests.
     assert "OTEL_PYINSTRUMENT_RATE=1" in page.text
+    assert "OTEL_PYINSTRUMENT_CPU_BUDGET=1" in page.text
 
 
 def test_an_empty_project_says_how_to_fill_just_this_one(pages: Any) -> None:

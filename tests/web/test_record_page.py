@@ -37,6 +37,7 @@ def test_a_request_without_profile_says_why_and_what_to_do(pages: Any) -> None:
     assert page.status == 200
     assert "This request was not profiled" in page.text
     assert "OTEL_PYINSTRUMENT_RATE" in page.text
+    assert "OTEL_PYINSTRUMENT_CPU_BUDGET" in page.text
     assert "data-flame" not in page.html
 
 
