@@ -19,21 +19,13 @@ from collector_receiver.semantic_conventions import (
     first_text,
     one_line,
 )
+from profile_store.http_endpoints import known_method, origin_by_path
 from profile_store.model import Attributes, EndpointOrigin, Record
 
 MAX_ENDPOINT_CHARACTERS = 200
 MAX_PATH_CHARACTERS = 2_048
 MAX_SEGMENTS = 8
 MAX_SEGMENT_CHARACTERS = 40
-
-# RFC 9110, PATCH and QUERY as the semantic conventions have them, then WebDAV, UPnP and caches. Others count
-# as `_OTHER`: the method is a part of the endpoint's name, and anyone may send any word.
-METHODS = frozenset(
-    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
-    | {"COPY", "LOCK", "M-SEARCH", "MKCALENDAR", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "PURGE"}
-    | {"REPORT", "SEARCH", "UNLOCK"}
-)
-OTHER_METHOD = "_OTHER"
 
 _UNIMPLEMENTED = (12, "12", "UNIMPLEMENTED")  # gRPC: 12 before, words since conventions 1.39
 # A segment that names one thing of many: it holds a digit run, a UUID or a long hexadecimal number.
@@ -53,7 +45,7 @@ class Endpoint(NamedTuple):
 
 def endpoint_of(attributes: Attributes, span_name: str) -> Endpoint:
     """The endpoint of a span. One that is not HTTP (gRPC, a profiled function) is named after the span."""
-    method = _method(attributes)
+    method = known_method(first_text(attributes, HTTP_METHOD, limit=21))
     path = _path(attributes)
     name = one_line(span_name, limit=MAX_ENDPOINT_CHARACTERS) or "unknown"
     if not method:
@@ -73,15 +65,14 @@ def endpoint_of(attributes: Attributes, span_name: str) -> Endpoint:
 def origin_of(record: Record) -> EndpointOrigin:
     """Who decided the name that `endpoint_of` gave.
 
-    A client error without a route says nothing about an endpoint: scanners live on 404. The same goes for a
-    procedure that a gRPC server does not have.
+    A procedure that a gRPC server does not have says as little about an endpoint as a 404 without a route.
     """
     if not record.method:
         return "unmatched" if first(record.attributes, RPC_STATUS) in _UNIMPLEMENTED else "declared"
     by_path = record.path or record.endpoint.startswith(f"{record.method} /")
     if not by_path or first_text(record.attributes, HTTP_ROUTE, limit=1):
         return "declared"
-    return "unmatched" if 400 <= (record.status_code or 0) < 500 else "path"
+    return origin_by_path(record.status_code)
 
 
 def status_code_of(attributes: Attributes) -> int | None:
@@ -106,13 +97,6 @@ def _segment_template(segment: str) -> str:
     if len(segment) > MAX_SEGMENT_CHARACTERS or _IDENTIFIER.fullmatch(segment):
         return "{id}"
     return segment
-
-
-def _method(attributes: Attributes) -> str:
-    method = first_text(attributes, HTTP_METHOD, limit=21).upper()
-    if not method:
-        return ""
-    return method if method in METHODS else OTHER_METHOD
 
 
 def _path(attributes: Attributes) -> str:

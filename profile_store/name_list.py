@@ -108,8 +108,7 @@ class NameList:
         """The tree of known paths: how many segments are known below each path."""
         counts: dict[str, int] = {"": 0}
         for name in self.seats["paths"]:
-            _, _, path = name.partition(" ")
-            _plant(counts, path)
+            _plant(counts, name if name.startswith("/") else name.partition(" ")[2])
         return counts
 
     def _endpoint(self, wanted: Wanted) -> str:
@@ -121,9 +120,9 @@ class NameList:
                 return f"{method} /{UNMATCHED}" if method else UNMATCHED
             case "path":
                 above = _path_of(wanted).rpartition("/")[0]
-                while above and f"{method} {above}/{ANY}" not in self.seats["branches"]:
+                while above and _branch(method, above) not in self.seats["branches"]:
                     above = above.rpartition("/")[0]
-                return f"{method} {above}/{ANY}"
+                return _branch(method, above)
             case "declared":
                 return f"{method} /{ANY}" if method else OTHER
 
@@ -183,7 +182,7 @@ class _Seating:
 
     def _sit_branch(self, method: str, above: str) -> None:
         if above:  # the one of the root needs no seat
-            self._sit("branches", f"{method} {above}/{ANY}")
+            self._sit("branches", _branch(method, above))
 
     def _sit(self, family: Family, name: str) -> bool:
         """Whether `name` has a seat now."""
@@ -199,6 +198,11 @@ class _Seating:
 
 def _path_of(wanted: Wanted) -> str:
     return wanted.endpoint.removeprefix(f"{wanted.method} ")
+
+
+def _branch(method: str, above: str) -> str:
+    """The collective name of what is below a path. Senders of plain JSON need not tell a method."""
+    return f"{method} {above}/{ANY}" if method else f"{above}/{ANY}"
 
 
 def _plant(children: dict[str, int], path: str) -> None:

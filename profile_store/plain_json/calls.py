@@ -174,4 +174,10 @@ def _tree(outermost: Sequence[_Call], duration_us: int) -> CallTree:
         raise BadRecord(
             "record_format", f"function_calls take {shown(built.duration_us / 1e6)} s together: send seconds"
         )
+    if built.sample_count > DEFAULT_LIMITS.max_sum:
+        raise BadRecord(
+            "record_format",
+            f"function_calls have a calls_count of {shown(built.sample_count)} together: "
+            f"send at most {DEFAULT_LIMITS.max_sum}",
+        )
     return built

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from otel_pyinstrument.call_tree import CallTree, encode, hot_functions
+from profile_store.http_endpoints import METHODS, known_method, origin_by_path
 from profile_store.model import (
     DEFAULT_RETENTION_DAYS,
     HotFunctionFacts,
@@ -44,6 +46,15 @@ class Destination:
     @classmethod
     def of(cls, project: Project) -> Destination:
         return cls(project.id, project.retention_days)
+
+
+class _Endpoint(NamedTuple):
+    """`name` groups requests. `is_declared`: the sender named it; otherwise it was made from the path."""
+
+    name: str
+    method: str
+    path: str
+    is_declared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +117,7 @@ def _incoming(
 ) -> IncomingRecord:
     duration = _duration(record)
     timestamp = _timestamp(record, duration, arrival, destination.retention_days)
-    endpoint, method, path = _endpoint(record, path_template)
+    endpoint = _endpoint(record, path_template)
     status_code = _status_code(record)
     trace_id, span_id = ids_of(record, destination.project_id)
     known = told(record)
@@ -118,9 +129,9 @@ def _incoming(
             trace_id=trace_id,
             span_id=span_id,
             parent_span_id=None,
-            endpoint=endpoint,
-            method=method,
-            path=path,
+            endpoint=endpoint.name,
+            method=endpoint.method,
+            path=endpoint.path,
             status_code=status_code,
             failed=(status_code or 0) >= 500,
             duration=duration,
@@ -135,6 +146,7 @@ def _incoming(
             hot_functions=() if tree is None else _hot_functions(tree),
         ),
         payload=payload,
+        endpoint_origin="declared" if endpoint.is_declared else origin_by_path(status_code),
     )
 
 
@@ -169,8 +181,8 @@ def _timestamp(record: Fields, duration: float, arrival: datetime, retention_day
     return timestamp
 
 
-def _endpoint(record: Fields, path_template: Callable[[str], str]) -> tuple[str, str, str]:
-    """Endpoint, method and path. The endpoint begins with the method, also when the sender left it out.
+def _endpoint(record: Fields, path_template: Callable[[str], str]) -> _Endpoint:
+    """The endpoint begins with the method, also when the sender left it out.
 
     Who tells an endpoint and no path has the route as path, as far as it is one.
     """
@@ -181,20 +193,22 @@ def _endpoint(record: Fields, path_template: Callable[[str], str]) -> tuple[str,
     )
     method = method.upper()
     path = path.partition("?")[0]
-    endpoint = " ".join(record.text("endpoint", limit=MAX_ENDPOINT_CHARACTERS).split())
-    if not endpoint and not path:
+    declared = " ".join(record.text("endpoint", limit=MAX_ENDPOINT_CHARACTERS).split())
+    if not declared and not path:
         raise BadRecord(
             "record_format", "endpoint is missing: send it, such as GET /orders/{id}, or request_info.path"
         )
-    first, _, rest = endpoint.partition(" ")
-    if not method and rest.startswith("/") and first.isalpha():
+    first, _, rest = declared.partition(" ")
+    if not method and rest.startswith("/") and (first.isalpha() or first.upper() in METHODS):
         method = first.upper()
-    route = endpoint or path_template(path)
-    if method and not route.upper().startswith(f"{method} "):
-        route = f"{method} {route}"
+    route = declared or path_template(path)
+    if method and rest and first.upper() == method:
+        route = rest
+    method = known_method(method)
+    name = f"{method} {route}" if method else route
     if not path:
-        path = next((text for text in (endpoint, rest) if text.startswith("/")), "")
-    return route[: MAX_ENDPOINT_CHARACTERS + _MAX_METHOD_CHARACTERS], method, path
+        path = next((text for text in (declared, rest) if text.startswith("/")), "")
+    return _Endpoint(name[: MAX_ENDPOINT_CHARACTERS + _MAX_METHOD_CHARACTERS], method, path, bool(declared))
 
 
 def _status_code(record: Fields) -> int | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from collector_receiver.endpoint import path_template
 from profile_store.model import RecordQuery
+from profile_store.name_list import SEATS
 from profile_store.plain_json import Destination, Outcome, read, settle, translate
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +35,7 @@ async def send(store: Any, body: object, project_id: str) -> Outcome:
         read(json.dumps(body).encode()),
         {},
         arrival=datetime.now(UTC),
-        path_template=str,
+        path_template=path_template,
         default=Destination(project_id),
     )
     return settle(translated, await store.write(translated.batch))
@@ -81,3 +84,63 @@ async def test_a_project_is_found_by_the_key_in_the_record(store):
     detail = await store.record(project.id, outcome.accepted[0].record_id)
     assert project.project_key not in repr(detail)
     assert (await store.projects()).total == 1
+
+
+async def endpoints(store: Any, project_id: str) -> dict[str, str]:
+    """The endpoint of each record, by its id."""
+    found: dict[str, str] = {}
+    for page in itertools.count(1):
+        query = RecordQuery(project_id=project_id, page=page, page_size=5_000)
+        if not (items := (await store.records(query)).items):
+            return found
+        found |= {record.id: record.endpoint for record in items}
+    raise AssertionError
+
+
+def requests_of_paths(numbers: range, status_code: int, **more: Any) -> list[dict[str, Any]]:
+    """Requests that name no endpoint, of paths without digits, so that no template makes few of them."""
+    letters = str.maketrans("0123456789", "ghijklmnop")
+    return [
+        {
+            "request_info": {"path": "/" + "/".join(f"{number:04}".translate(letters)), **more},
+            "status_code": status_code,
+            "duration": 0.1,
+        }
+        for number in numbers
+    ]
+
+
+async def test_endless_methods_make_few_endpoints(store, project_id):
+    # Given senders that make up a method for each request, in each of the places where it may stand
+    methods = [f"BREW{chr(97 + number // 20)}{chr(97 + number % 20)}" for number in range(300)]
+    body = [{"endpoint": "/orders", "method": method, "duration": 0.1} for method in methods]
+    body += [{"endpoint": f"{method} /orders", "duration": 0.1} for method in methods]
+    body += [{"request_info": {"path": "/carts", "method": method}, "duration": 0.1} for method in methods]
+
+    outcome = await send(store, body, project_id)
+
+    # Then all of them count as one
+    assert outcome.rejected == []
+    assert set((await endpoints(store, project_id)).values()) == {"_OTHER /orders", "_OTHER /carts"}
+
+
+async def test_paths_and_client_errors_take_no_seat_of_a_declared_route(store, project_id):
+    # Given a scanner: endless paths that are not there, and that a careless application answers
+    for numbers in (range(1_000), range(1_000, 2_000)):
+        for scanned in (
+            requests_of_paths(numbers, 404, method="GET"),
+            requests_of_paths(numbers, 200, method="GET"),
+            requests_of_paths(numbers, 200),
+        ):
+            assert (await send(store, scanned, project_id)).rejected == []
+
+    # When the application names its routes afterwards
+    routes = [f"GET /pages/{{p{number}}}" for number in range(SEATS["declared"])]
+    outcome = await send(store, [{"endpoint": route, "duration": 0.1} for route in routes], project_id)
+
+    # Then each has its own name, and the paths have few
+    found = await endpoints(store, project_id)
+    assert [found[item.record_id] for item in outcome.accepted] == routes
+    others = set(found.values()) - set(routes)
+    assert len(others) <= SEATS["paths"] + SEATS["branches"] + 3
+    assert others >= {"GET /{unmatched}", "GET /{*}", "/{*}"}

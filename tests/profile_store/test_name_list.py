@@ -71,6 +71,21 @@ def test_many_paths_below_one_are_named_together_but_known_ones_stay():
     assert len(names.seats["paths"]) == MAX_SIBLINGS
 
 
+def test_paths_without_a_method_are_named_together_too():
+    """As senders of plain JSON may tell them."""
+    # Given a list that is full below one path, as another process reads it
+    names = after(*[Wanted(f"/products/p{number}", "", "", "", "path") for number in range(MAX_SIBLINGS)])
+    names = NameList(names.seats, names.day)
+
+    # When there are others
+    new = [Wanted(path, "", "", "", "path") for path in ("/products/new", "/products/newer/reviews")]
+    names = after(*new, names=names)
+
+    # Then they have a collective name without a method
+    assert endpoints(names, new) == ["/products/{*}"] * 2
+    assert len(names.seats["paths"]) == MAX_SIBLINGS
+
+
 def test_the_template_of_numbers_has_a_place_beside_many_names():
     names = after(*[path(f"GET /products/p{number}") for number in range(MAX_SIBLINGS)])
 

@@ -185,12 +185,47 @@ def test_a_record_without_calls_counts_as_a_request_without_a_profile() -> None:
         ({"endpoint": "GET /a/{id}", "path": "/a/17"}, "GET /a/{id}", "/a/17"),
         ({"request_info": {"method": "GET", "path": "/a/17?x=1"}}, "GET /a/{id}", "/a/17"),
         ({"request_info": {"path": "/a"}}, "/a", "/a"),
+        ({"endpoint": "get /a"}, "GET /a", "/a"),
+        ({"endpoint": "M-SEARCH /a"}, "M-SEARCH /a", "/a"),
     ],
     ids=str,
 )
 def test_the_endpoint_begins_with_the_method(fields: dict[str, Any], endpoint: str, path: str) -> None:
     record = record_of(fields, {"duration": 1}).record
     assert (record.endpoint, record.path) == (endpoint, path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"endpoint": "/a", "method": "BREW"},
+        {"endpoint": "BREW /a", "method": "brew"},
+        {"endpoint": "BREW /a"},
+        {"request_info": {"path": "/a", "method": "BREW"}},
+        {"endpoint": "/a", "method": "_OTHER"},
+    ],
+    ids=str,
+)
+def test_a_method_that_http_does_not_know_counts_with_all_others(fields: dict[str, Any]) -> None:
+    record = record_of(fields, {"duration": 1}).record
+    assert (record.endpoint, record.method, record.path) == ("_OTHER /a", "_OTHER", "/a")
+
+
+@pytest.mark.parametrize(
+    ("fields", "origin"),
+    [
+        ({"endpoint": "GET /a/{id}"}, "declared"),
+        ({"endpoint": "GET /a/{id}", "path": "/a/17", "status_code": 404}, "declared"),
+        ({"request_info": {"method": "GET", "path": "/a/17"}}, "path"),
+        ({"path": "/a/17", "status_code": 200}, "path"),
+        ({"path": "/a/17", "response_info": {"status_code": 503}}, "path"),
+        ({"path": "/wp-login.php", "status_code": 404}, "unmatched"),
+        ({"path": "/a/17", "response_info": {"status_code": 400}}, "unmatched"),
+    ],
+    ids=str,
+)
+def test_a_name_that_was_made_from_a_path_is_no_declared_one(fields: dict[str, Any], origin: str) -> None:
+    assert record_of(fields, {"duration": 1}).endpoint_origin == origin
 
 
 # --- ids ---------------------------------------------------------------------------------------------------
@@ -308,6 +343,10 @@ def test_calls_side_by_side_may_be_as_deep_as_a_program() -> None:
         ([call("f", 1, line=1.5)], "line is 1.5"),
         ([call("f\x00", 1)], "NUL"),
         ([call("f", 8_640_000)] * 2_000, "together"),
+        ([call("f", 0, calls_count=10**9)] * 10_000, "calls_count"),
+        ([call("f", 1e308)], "duration is 1e+308"),
+        ([call("f", 1, calls_count=1e308)], "calls_count is 1e+308"),
+        ([call("f", 1, line=1e308)], "line is 1e+308"),
         ({"function": "f"}, "function_calls is an object"),
     ],
     ids=str,
@@ -512,6 +551,41 @@ def test_a_wrong_field_is_named_with_its_value_and_the_remedy(
     assert found == reason
     assert words in message
     assert len(message) < 300
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "duration",
+        "status_code",
+        "request_info.request_size",
+        "response_info.response_size",
+        "response_info.status_code",
+        "server_info.pid",
+        "performance_metrics.total_duration",
+        "performance_metrics.cpu_time",
+        "performance_metrics.memory_usage.peak_memory",
+        "performance_metrics.memory_usage.memory_delta",
+        "performance_metrics.database_metrics.query_count",
+        "performance_metrics.database_metrics.query_time",
+        "performance_metrics.cache_metrics.cache_hits",
+        "performance_metrics.cache_metrics.cache_misses",
+        "performance_metrics.cache_metrics.cache_time",
+    ],
+)
+def test_a_number_that_nothing_can_measure_is_refused(field: str) -> None:
+    # Given a good record in which one number is finite and absurd
+    record = json.loads(json.dumps(SECOND_FORM))
+    *above, last = field.split(".")
+    place = record
+    for name in above:
+        place = place.setdefault(name, {})
+    place[last] = 1e308
+
+    result = translated(record)
+
+    assert result.refused[0].reason == "record_format"
+    assert str(result.refused[0]).startswith(f"{field} is 1e+308: send ")
 
 
 def test_a_lone_surrogate_is_refused_alone() -> None:
