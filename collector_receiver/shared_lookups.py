@@ -19,25 +19,30 @@ Query = Callable[[Collection[str]], Awaitable[Mapping[str, Destination]]]
 
 
 class SharedLookups:
-    """Belongs to one event loop. `query` answers for every text that it is given, or raises for all."""
+    """Belongs to one event loop. `query` answers for those texts that it knows, or raises for all."""
 
     def __init__(self, query: Query) -> None:
         self._query = query
-        self._waiting: dict[str, asyncio.Future[Destination]] = {}
-        self._asked: dict[str, asyncio.Future[Destination]] = {}
+        self._waiting: dict[str, asyncio.Future[Destination | None]] = {}
+        self._asked: dict[str, asyncio.Future[Destination | None]] = {}
         self._worker: asyncio.Task[None] | None = None
         self._due = float("-inf")
 
-    async def of(self, text: str) -> Destination:
-        """What `query` answers for `text`; whatever it raises."""
+    async def of(self, texts: Collection[str]) -> Mapping[str, Destination]:
+        """What `query` answers, without the texts that it does not know; whatever it raises."""
+        futures = [self._asked_next(text) for text in texts]
+        if futures and (self._worker is None or self._worker.done()):
+            self._worker = asyncio.create_task(self._work())
+        # Others may wait for the same: who is cancelled takes the answer away from nobody.
+        answers = await asyncio.shield(asyncio.gather(*futures))
+        return {text: found for text, found in zip(texts, answers, strict=True) if found is not None}
+
+    def _asked_next(self, text: str) -> asyncio.Future[Destination | None]:
         # Nobody joins a query under way: its answer may be older than the question.
         future = self._waiting.get(text)
         if future is None:
             future = self._waiting[text] = asyncio.get_running_loop().create_future()
-            if self._worker is None or self._worker.done():
-                self._worker = asyncio.create_task(self._work())
-        # Others may wait for the same: who is cancelled takes the answer away from nobody.
-        return await asyncio.shield(future)
+        return future
 
     async def _work(self) -> None:
         try:
@@ -59,7 +64,7 @@ class SharedLookups:
         if self._due > now:
             await asyncio.sleep(self._due - now)
 
-    async def _ask(self, asked: Mapping[str, asyncio.Future[Destination]]) -> None:
+    async def _ask(self, asked: Mapping[str, asyncio.Future[Destination | None]]) -> None:
         try:
             found = await self._query(list(asked))
         except Exception as error:
@@ -68,4 +73,4 @@ class SharedLookups:
                 future.exception()  # marks it as seen: the asker may be gone
         else:
             for text, future in asked.items():
-                future.set_result(found[text])
+                future.set_result(found.get(text))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from bson.codec_options import CodecOptions
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConfigurationError, InvalidURI
@@ -70,13 +70,15 @@ def database_of(client: Client, settings: StoreSettings) -> Database:
     """The database with our guarantees, whatever the address says.
 
     Majority and journal: with less, acknowledged spans are lost when a primary is killed. Majority reads:
-    nobody sees a record that a failover takes back.
+    nobody sees a record that a failover takes back. The primary only: what a secondary lacks yet would be
+    missing from rollups for good, and a revoked key would count there.
     """
     return client.get_database(
         settings.mongodb_database,
         codec_options=CodecOptions[Document](tz_aware=True, tzinfo=UTC),
         write_concern=WriteConcern(w="majority", j=True),
         read_concern=ReadConcern("majority"),
+        read_preference=ReadPreference.PRIMARY,
     )
 
 

@@ -185,6 +185,32 @@ async def test_services_beyond_the_limit_are_refused_with_a_reason_and_counted(
     assert [project.name for project in (await store.projects()).items] == ["first"]
 
 
+async def test_a_batch_of_many_new_services_is_taken_when_it_has_come_often_enough(
+    start_receiver, make, store, http, monkeypatch
+):
+    # Given a request of five services, which may make two projects
+    monkeypatch.setattr("collector_receiver.projects.MAX_NEW_PROJECTS_PER_REQUEST", 2)
+    receiver = await start_receiver()
+    request = make.request(make.span(), resource={"service.name": "a"})
+    for name in "bcde":
+        request.resource_spans.append(make.resource_spans(make.span(), resource={"service.name": name}))
+    # When it comes over either protocol
+    response = await http.post(
+        f"http://{receiver.http_address}/v1/traces", content=request.SerializeToString(), headers=PROTOBUF
+    )
+    again = await receiver.client.refusal(request)
+    last = await receiver.client.export(request)
+    # Then it is to come again, with nothing stored, until there are projects for all
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert again.code() is grpc.StatusCode.UNAVAILABLE
+    assert receiver.ingest.counters.retryable == {"too_many_new_projects": 2}
+    assert not last.HasField("partial_success")
+    found = (await store.projects()).items
+    assert [project.name for project in found] == list("abcde")
+    totals = [(await store.records(RecordQuery(project_id=project.id))).total for project in found]
+    assert totals == [1] * 5
+
+
 async def test_a_deleted_project_does_not_come_back_while_its_spans_still_arrive(
     start_receiver, make, store, everything, monkeypatch
 ):

@@ -1,11 +1,19 @@
 """Senders find their project by key or by service name, on a real store."""
 
 import asyncio
+import collections
 import secrets
+import time
 
 import pytest
 
-from collector_receiver.projects import MAX_PROJECTS_PER_REQUEST, Projects
+from collector_receiver.projects import (
+    MAX_NEW_PROJECTS_PER_REQUEST,
+    MAX_REFUSALS_REMEMBERED_PER_REQUEST,
+    MAX_UNKNOWN_PER_REQUEST,
+    Projects,
+)
+from collector_receiver.refusals import TryAgain
 from collector_receiver.translation import Destination
 from profile_store.contracts import StoreUnavailable
 
@@ -141,7 +149,7 @@ async def test_what_is_remembered_is_bounded_and_wrong_keys_displace_no_right_on
 
 
 class Counting:
-    """The store, noting with how many keys it was asked each time."""
+    """The store, noting with how many keys or services it was asked each time."""
 
     def __init__(self, store):
         self._store = store
@@ -150,6 +158,14 @@ class Counting:
     async def projects_for_keys(self, keys):
         self.asked.append(len(keys))
         return await self._store.projects_for_keys(keys)
+
+    async def projects_for_services(self, names):
+        self.asked.append(len(names))
+        return await self._store.projects_for_services(names)
+
+    async def project_for_service(self, name, **options):
+        self.asked.append(1)
+        return await self._store.project_for_service(name, **options)
 
 
 async def test_a_flood_of_wrong_keys_is_answered_with_few_queries(store):
@@ -233,13 +249,130 @@ async def test_with_as_many_projects_as_allowed_new_services_are_refused_by_name
     assert (await store.projects()).total == 2
 
 
-async def test_one_request_cannot_make_endless_projects(store, make, monkeypatch):
-    monkeypatch.setattr("collector_receiver.projects.MAX_PROJECTS_PER_REQUEST", 3)
-    names = ["a", "b", "c", "d", "a"]
+@pytest.fixture
+def services(make):
+    """Function (names) -> the parts of a request that these services sent."""
+    return lambda names: [make.resource_spans(resource={"service.name": name}) for name in names]
+
+
+@pytest.fixture
+def keys_of(make):
+    """Function (keys) -> the parts of a request that a Collector sends for senders with these keys."""
+    return lambda keys: [make.resource_spans(resource={"project.key": key}) for key in keys]
+
+
+def refusals(destinations):
+    return [destination.refusal for destination in destinations]
+
+
+async def test_one_request_makes_few_projects_and_those_after_it_the_others(store, services, monkeypatch):
+    # Given a request with five new services, which may make two projects
+    assert MAX_NEW_PROJECTS_PER_REQUEST == 256
+    monkeypatch.setattr("collector_receiver.projects.MAX_NEW_PROJECTS_PER_REQUEST", 2)
+    request = services(["a", "b", "c", "d", "a", "e"])
+
+    # When it is sent until it is taken
+    totals = []
+    projects = Projects(store, "open")
+    for _ in range(2):
+        with pytest.raises(TryAgain) as refused:
+            await projects.destinations(request, None)
+        assert (refused.value.reason, refused.value.retry_after_seconds) == ("too_many_new_projects", 1)
+        totals.append((await store.projects()).total)
+    found = await projects.destinations(request, None)
+
+    # Then each time has made some, and in the end nobody is refused
+    assert totals == [2, 4]
+    assert refusals(found) == [""] * 6
+    assert len({destination.project_id for destination in found}) == 5
+
+
+async def test_who_has_a_project_is_found_however_many_others_a_request_names(store, services, monkeypatch):
+    # Given a request of many services, more than are looked up at once, and all but one have a project
+    monkeypatch.setattr("collector_receiver.projects.MAX_NEW_PROJECTS_PER_REQUEST", 1)
+    monkeypatch.setattr("collector_receiver.projects.MAX_UNKNOWN_PER_REQUEST", 2)
+    monkeypatch.setattr("collector_receiver.projects.MAX_PER_QUERY", 3)
+    known = [(await store.project_for_service(f"s{number}")).id for number in range(10)]
 
     found = await Projects(store, "open").destinations(
-        [make.resource_spans(resource={"service.name": name}) for name in names], None
+        services(["new", *(f"s{number}" for number in range(10))]), None
     )
 
-    assert [destination.refusal for destination in found] == ["", "", "", "too_many_projects", ""]
-    assert MAX_PROJECTS_PER_REQUEST == 256
+    assert [destination.project_id for destination in found[1:]] == known
+    assert refusals(found[:1]) == [""]
+
+
+async def test_a_right_key_is_found_however_many_others_a_request_names(store, keys_of, monkeypatch):
+    monkeypatch.setattr("collector_receiver.projects.MAX_UNKNOWN_PER_REQUEST", 2)
+    monkeypatch.setattr("collector_receiver.projects.MAX_PER_QUERY", 3)
+    known = [await store.create_project(f"p{number}") for number in range(10)]
+    keys = ["wrong", *(project.project_key for project in known)]
+
+    found = await Projects(store, "key").destinations(keys_of(keys), None)
+
+    assert found == [UNKNOWN, *(Destination(project_id=project.id) for project in known)]
+
+
+async def test_without_room_for_projects_a_request_is_not_sent_for_ever(store, services, monkeypatch):
+    # Given room for three projects, and a request with one that exists and more new ones than there is room
+    monkeypatch.setattr("collector_receiver.projects.MAX_NEW_PROJECTS_PER_REQUEST", 1)
+    old = await store.project_for_service("old")
+    projects = Projects(store, "open", max_projects=3)
+    request = services(["a", "b", "c", "d", "e", "old"])
+
+    # When it is sent again and again
+    for _ in range(2):
+        with pytest.raises(TryAgain):
+            await projects.destinations(request, None)
+    found = await projects.destinations(request, None)
+
+    # Then it is taken as soon as there is no more room, and only those are refused that have no project
+    assert refusals(found) == ["", "", *["project_limit_reached"] * 3, ""]
+    assert found[-1] == Destination(project_id=old.id)
+
+
+async def test_what_others_have_made_meanwhile_needs_no_room(store, services):
+    # Given a store where another receiver takes the last place for the service that is just being looked up
+    class Raced:
+        async def projects_for_services(self, names):
+            found = await store.projects_for_services(names)
+            await store.project_for_service("b")
+            return found
+
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+    found = await Projects(Raced(), "open", max_projects=1).destinations(services(["a", "b"]), None)
+
+    assert refusals(found) == ["project_limit_reached", ""]
+
+
+@pytest.mark.parametrize("mode", ["key", "open"])
+async def test_a_hundred_thousand_names_that_nobody_has_cost_few_queries_and_little_memory(store, make, mode):
+    # Given a stranger's request, no room for projects, and a mistake that another sender repeats
+    counting = Counting(store)
+    projects = Projects(counting, mode, max_projects=1)
+    known = await store.create_project("orders")
+    await projects.of_key("mistake")
+    names = [secrets.token_hex(8) for _ in range(100_000)]
+    attribute = "project.key" if mode == "key" else "service.name"
+    request = [make.resource_spans(resource={attribute: name}) for name in names]
+    asked = len(counting.asked)
+    started = time.monotonic()
+
+    # When it comes
+    answer = asyncio.create_task(projects.destinations(request, None))
+    async with asyncio.timeout(20):
+        right = await projects.of_key(known.project_key)
+        found = await answer
+
+    # Then it has its answer for a few queries, and what is remembered is hardly more than before
+    assert time.monotonic() - started < 10
+    assert collections.Counter(refusals(found)) == {
+        "unknown_project_key" if mode == "key" else "project_limit_reached": MAX_UNKNOWN_PER_REQUEST,
+        "too_many_projects": 100_000 - MAX_UNKNOWN_PER_REQUEST,
+    }
+    assert right == Destination(project_id=known.id)
+    assert len(counting.asked) - asked <= 5
+    assert len(projects._refused) == 1 + MAX_REFUSALS_REMEMBERED_PER_REQUEST
+    assert await projects.of_key("mistake") == UNKNOWN
