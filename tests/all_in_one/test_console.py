@@ -7,11 +7,6 @@ import io
 from all_in_one.console import CLEAR_LINE, Console
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def test_passing_states_are_for_terminals_only(console, output) -> None:
     console.passing_state("web", "starting ...")
     console.state("web", "http://127.0.0.1:8000")
@@ -19,8 +14,7 @@ def test_passing_states_are_for_terminals_only(console, output) -> None:
     assert output.getvalue() == "  web        http://127.0.0.1:8000\n"
 
 
-def test_a_terminal_sees_the_next_state_in_the_same_place() -> None:
-    terminal = Terminal()
+def test_a_terminal_sees_the_next_state_in_the_same_place(terminal) -> None:
     console = Console(terminal)
 
     console.passing_state("web", "starting ...")

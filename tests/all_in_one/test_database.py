@@ -1,4 +1,4 @@
-"""The database of a run, when somebody else runs it."""
+"""The database of a run: one that somebody else runs, or the embedded one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from all_in_one.console import CLEAR_LINE, Console
 from all_in_one.database import running_database
 from profile_store import StoreSettings
 from profile_store.contracts import StoreError
@@ -57,3 +58,28 @@ def test_an_address_that_the_driver_cannot_read_shows_no_password(console, inter
 
     assert told.startswith("MONGODB_URL is not usable")
     assert "ter2" not in told
+
+
+@pytest.mark.integration
+def test_a_terminal_sees_that_the_database_is_looked_for(terminal, interrupts, mongodb_url, tmp_path) -> None:
+    settings = StoreSettings(MONGODB_URL=mongodb_url)
+
+    with running_database(settings, Console(terminal), interrupts, data=tmp_path):
+        looking, found = terminal.getvalue().split(CLEAR_LINE)
+
+    assert looking == "  mongodb    looking for the one that MONGODB_URL names ..."
+    assert found == "  mongodb    the one that MONGODB_URL names\n"
+
+
+@pytest.mark.integration
+def test_a_terminal_sees_that_the_embedded_database_is_starting_and_stopping(
+    terminal, interrupts, mongod_executable, tmp_path, monkeypatch
+) -> None:
+    # When a run has a database of its own
+    monkeypatch.delenv("MONGODB_URL", raising=False)
+    with running_database(StoreSettings(), Console(terminal), interrupts, data=tmp_path):
+        at_start = terminal.getvalue()
+
+    # Then both waits were told while they lasted
+    assert at_start.startswith(f"  mongodb    starting {mongod_executable}")
+    assert "mongodb    stopping ..." in terminal.getvalue().removeprefix(at_start)

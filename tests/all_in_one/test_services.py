@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from all_in_one.__main__ import main
-from all_in_one.demos import DEMOS, FLASK
+from all_in_one.demos import DEMOS, DJANGO, FLASK
 from all_in_one.launch import next_steps
 from all_in_one.launch_settings import BadSettings, LaunchSettings
 from all_in_one.services import Addresses, clean_environment, demo_services, platform_services
@@ -61,6 +62,17 @@ def test_each_demo_is_started_as_a_user_would_and_its_line_says_what_it_is(demo)
     assert shop.address.startswith("http://127.0.0.1:8080 (")
     assert demo.name in shop.address.lower()
     assert shop.environment["SHOP_DATABASE"] == f"/data/demo/{demo.name}-shop.sqlite3"
+
+
+@pytest.mark.parametrize("demo", [FLASK, DJANGO], ids=["flask", "django"])
+def test_the_wsgi_demos_run_in_gunicorn_in_two_workers_of_several_threads(demo) -> None:
+    command = demo_services(demo, ADDRESSES, data=Path("/data"))[1].command
+
+    assert command[1] == "gunicorn"
+    options = dict(pairwise(command))
+    assert options["--worker-class"] == "gthread"
+    assert options["--workers"] == "2"
+    assert int(options["--threads"]) > 1
 
 
 def test_an_unknown_demo_is_refused_with_the_list(monkeypatch, capsys) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from all_in_one.console import CLEAR_LINE, Console
 from all_in_one.interrupts import StopWanted
 from all_in_one.services import Service
 from all_in_one.supervisor import ServiceFailed, Supervisor
@@ -26,11 +29,22 @@ while True:
 
 
 @pytest.fixture
-def supervisor(console, interrupts, tmp_path):
+def start_supervisor(interrupts, tmp_path):
+    """Function (console) -> Supervisor; its services are stopped after the test."""
     (tmp_path / "logs").mkdir()
-    supervisor = Supervisor(console, interrupts, logs=tmp_path / "logs")
-    yield supervisor
-    supervisor.stop()
+    with ExitStack() as stops:
+
+        def start(console: Console) -> Supervisor:
+            supervisor = Supervisor(console, interrupts, logs=tmp_path / "logs")
+            stops.callback(supervisor.stop)
+            return supervisor
+
+        yield start
+
+
+@pytest.fixture
+def supervisor(start_supervisor, console):
+    return start_supervisor(console)
 
 
 def python(name: str, code: str, log_directory: Path, **more) -> Service:
@@ -66,6 +80,23 @@ def test_a_service_is_announced_with_its_address_once_it_is_ready(supervisor, ou
     supervisor.start(python("receiver", WAITS, tmp_path))
 
     assert output.getvalue().splitlines() == ["  receiver   address of receiver"]
+
+
+def test_a_terminal_sees_how_long_a_service_has_been_starting_and_that_it_is_stopping(
+    start_supervisor, terminal, tmp_path
+) -> None:
+    # Given a service that is not ready before the terminal has shown a second of waiting
+    supervisor = start_supervisor(Console(terminal))
+    waited = {"is_ready": lambda: re.search(r"starting \.\.\. [1-9]\d* s", terminal.getvalue()) is not None}
+
+    # When it is started and stopped
+    supervisor.start(python("web", WAITS, tmp_path, **waited), limit_seconds=20)
+    supervisor.stop()
+
+    # Then there was a line for it from the first moment on, each in the place of the one before
+    shown = [line.strip() for line in terminal.getvalue().replace(CLEAR_LINE, "\n").splitlines()]
+    assert shown[:2] == ["web        starting ...", "web        starting ... 0 s"]
+    assert shown[-3:] == ["web        address of web", "web        stopping ...", "web        stopped"]
 
 
 def test_services_stop_in_the_opposite_order(supervisor, output, tmp_path) -> None:

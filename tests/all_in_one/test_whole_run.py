@@ -231,9 +231,10 @@ def test_a_busy_port_is_named_before_anything_starts(start, tmp_path) -> None:
         # When it is to be used
         run = start("--demo", "flask", SHOP_PORT=str(port))
 
-        # Then the variable is named, and nothing was started
+        # Then the variable is named and what to do, and nothing was started
         assert run.end() == 2
-    assert f"SHOP_PORT={port}: port {port} on 127.0.0.1 is in use" in run.output
+    remedy = "set another one (0: any free port)"
+    assert f"SHOP_PORT={port}: port {port} on 127.0.0.1 is in use; {remedy}" in run.output
     assert not (tmp_path / "data" / "mongodb").exists()
 
 

