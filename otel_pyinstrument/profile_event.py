@@ -33,6 +33,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
+def _never() -> bool:
+    return False
+
+
 class ProfileEvent(EventBase):
     """A lazy event: `attributes` builds and encodes the tree once, then keeps the result and frees the rest.
 
@@ -90,6 +94,10 @@ class ProfileEvent(EventBase):
                     if self._charge_encoding is not None:
                         self._charge_encoding(time.thread_time() - start)
         return self._attributes
+
+    def write_text(self) -> None:
+        """Write the payload as text, which everybody takes, whatever the exporters of spans take."""
+        self._payload_as_bytes = _never
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are plain events, as some exporters hand spans to other processes."""

@@ -54,11 +54,22 @@ class ServerSpan:
         if self._ended:
             return
         self._ended = True
-        if isinstance(error, Exception):
-            self.span.set_attribute("error.type", type(error).__qualname__)
+        try:
+            if isinstance(error, Exception):
+                self._fail(error)
+        finally:
+            self.span.end()
+
+    def _fail(self, error: Exception) -> None:
+        self.span.set_attribute("error.type", type(error).__qualname__)
+        try:
+            text = f"{type(error).__name__}: {error}"
             self.span.record_exception(error)
-            self.span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-        self.span.end()
+        except Exception as failure:
+            if came_from_signal_handler(failure):
+                raise
+            text = type(error).__name__  # its `__str__` fails
+        self.span.set_status(Status(StatusCode.ERROR, text))
 
 
 class HTTPRequest(NamedTuple):

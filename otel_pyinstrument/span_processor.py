@@ -6,13 +6,14 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context, get_value
 from opentelemetry.sdk.trace import Span, SpanProcessor
-from opentelemetry.trace import SpanContext, SpanKind, get_current_span
+from opentelemetry.trace import SpanContext, SpanKind
 
 from otel_pyinstrument import native, private_names
 from otel_pyinstrument.endpoint import endpoint_of
@@ -27,8 +28,8 @@ from otel_pyinstrument.request import (
     Belonging,
     Request,
     attach,
+    belonging_of,
     failed,
-    request_of,
     wall_seconds,
 )
 from otel_pyinstrument.settings import Settings
@@ -41,6 +42,9 @@ _logger = getLogger(__name__)
 
 _NOT_LOOKED_AT = Belonging(None)
 _MAX_TRACES = 10_000
+
+_root_here: ContextVar[weakref.ref[Span] | None] = ContextVar("otel_pyinstrument_root", default=None)
+"""The last root with a remote parent that began in this context. Weak: a context may outlive it."""
 
 
 class ProfilingSpanProcessor(SpanProcessor):
@@ -149,11 +153,13 @@ class ProfilingSpanProcessor(SpanProcessor):
                 return
         elif not forced and span.kind is not SpanKind.SERVER:
             return
-        around = None if parent_context is None else request_of(get_current_span())
-        if around is not None and not around.is_finished:
-            # A second instrumentation of the same request, which took the remote parent once more.
-            attach(span, Belonging(around, is_root=False))
-            return
+        if parent is not None and parent.is_remote:
+            first = _belonging_of_root_below(parent)
+            if first is not None:
+                # A second instrumentation of the same request, which took the remote parent once more.
+                attach(span, first.below)
+                return
+            _root_here.set(weakref.ref(span))
         belonging = self._admit(span, span.get_span_context(), forced=forced)
         attach(span, belonging)
         if not self._ending_hook_works:
@@ -264,6 +270,19 @@ class ProfilingSpanProcessor(SpanProcessor):
             original(end_time)
 
         span.end = end
+
+
+def _belonging_of_root_below(remote_parent: SpanContext) -> Belonging | None:
+    """What hangs on the open root that began in this context below the same remote parent, if one did.
+
+    The current span does not tell: FastAPI's telemetry makes the remote parent current before it begins.
+    """
+    reference = _root_here.get()
+    root = None if reference is None else reference()
+    if root is None or root.end_time is not None or root.parent is None:
+        return None
+    same = root.parent.span_id == remote_parent.span_id and root.parent.trace_id == remote_parent.trace_id
+    return belonging_of(root) if same else None
 
 
 def _rules_poller(settings: Settings, gate: Gate) -> RulesPoller | None:

@@ -30,11 +30,11 @@ class WSGIMiddleware:
         if started is None:
             return self._app(environ, start_response)
 
-        def observed_start(status: str, *arguments: Any) -> Any:
+        def observed_start(status: str, *arguments: Any, **named: Any) -> Any:
             code = status[:3]
             if code.isdecimal():
                 started.status(int(code))
-            return start_response(status, *arguments)
+            return start_response(status, *arguments, **named)
 
         try:
             with use_span(started.span, record_exception=False, set_status_on_exception=False):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import time
-import urllib.error
-import urllib.request
-from http.client import HTTPException, HTTPMessage
-from typing import IO, NamedTuple
-from urllib.parse import quote
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from socket import socket
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
 
 from otel_pyinstrument.remote_rules.rules import MAX_BYTES
 from otel_pyinstrument.version import __version__
@@ -29,19 +30,34 @@ class Answer(NamedTuple):
     etag: str
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect could lead the project key to another host."""
+class _BoundedReader(io.RawIOBase):
+    """What comes over a connection until `end`, by the monotonic clock.
 
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: HTTPMessage,
-        newurl: str,
-    ) -> None:
-        return None
+    The timeout of a socket begins anew with each byte, and a hostile platform may send one now and then.
+    """
+
+    def __init__(self, connection: socket, end: float) -> None:
+        self._connection = connection
+        self._end = end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        left_seconds = self._end - time.monotonic()
+        if left_seconds <= 0:
+            raise TimeoutError
+        self._connection.settimeout(min(left_seconds, _SOCKET_SECONDS))
+        return self._connection.recv_into(buffer)
+
+
+class _BoundedResponse(HTTPResponse):
+    """Its head, too, has to be there by `end`."""
+
+    def __init__(self, connection: socket, end: float) -> None:
+        super().__init__(connection)
+        self.fp.close()
+        self.fp = io.BufferedReader(_BoundedReader(connection, end))
 
 
 def rules_address(platform_url: str, project_key: str) -> str:
@@ -52,50 +68,53 @@ def rules_address(platform_url: str, project_key: str) -> str:
 def download(address: str, etag: str) -> Answer:
     """The rules at `address` if they are not those of `etag`. Blocks; for the poller's thread.
 
-    Uses neither proxies nor cookies, follows no redirect, reads a bounded body in a bounded time.
+    Uses neither proxies nor cookies, follows no redirect (it could lead the project key to another host),
+    reads a bounded body in a bounded time.
 
     Raises:
         DownloadFailed: anything but 200 with a body, or 304.
     """
-    headers = {"Accept": "application/json", "User-Agent": f"otel-pyinstrument/{__version__}"}
+    headers = {
+        "Accept": "application/json",
+        "Connection": "close",
+        "User-Agent": f"otel-pyinstrument/{__version__}",
+    }
     if etag:
         headers["If-None-Match"] = etag
     end = time.monotonic() + _TOTAL_SECONDS
     try:
-        # The settings admit http and https only.
-        request = urllib.request.Request(address, headers=headers)  # noqa: S310 - see above
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
-        with opener.open(request, timeout=_SOCKET_SECONDS) as response:
-            if response.status != 200:
-                raise DownloadFailed(f"it answered {response.status}")
-            return Answer(_read(response, end), _harmless(response.headers.get("ETag")))
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 304 and etag:
-            return Answer(None, etag)
-        raise DownloadFailed(f"it answered {error.code}") from None
+        with closing(_connection(address)) as connection:
+            connection.request("GET", urlsplit(address).path, headers=headers)
+            with _BoundedResponse(connection.sock, end) as response:
+                response.begin()
+                if response.status == 304 and etag:
+                    return Answer(None, etag)
+                if response.status != 200:
+                    raise DownloadFailed(f"it answered {response.status}")
+                return Answer(_read(response), _harmless(response.headers.get("ETag")))
     except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise DownloadFailed(type(reason).__name__) from None
+        if time.monotonic() >= end:
+            raise DownloadFailed(f"it took longer than {_TOTAL_SECONDS:g} seconds") from None
+        raise DownloadFailed(type(error).__name__) from None
 
 
-def _read(response: IO[bytes], end: float) -> bytes:
+def _connection(address: str) -> HTTPConnection:
+    # The settings admit http and https only.
+    parts = urlsplit(address)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    return kind(parts.hostname or "", parts.port, timeout=_SOCKET_SECONDS)
+
+
+def _read(response: HTTPResponse) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    while chunk := _read_some(response):
+    # `read` would wait for so many bytes, however slowly they drip in.
+    while chunk := response.read1(_CHUNK_BYTES):
         size += len(chunk)
         chunks.append(chunk)
         if size > MAX_BYTES:
             raise DownloadFailed(f"it sent more than {MAX_BYTES} bytes")
-        if time.monotonic() > end:
-            raise DownloadFailed(f"it took longer than {_TOTAL_SECONDS:g} seconds")
     return b"".join(chunks)
-
-
-def _read_some(response: IO[bytes]) -> bytes:
-    # read(n) would wait for n bytes, however slowly they drip in.
-    read1 = getattr(response, "read1", response.read)
-    return read1(_CHUNK_BYTES)
 
 
 def _harmless(etag: str | None) -> str:

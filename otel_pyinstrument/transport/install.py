@@ -95,14 +95,12 @@ class Transport:
     def _take_over(self, exporter: Any, kind: ExporterKind) -> None:
         limit = private_names.own_request_limit(exporter)
         max_bytes = self._settings.max_request_bytes
+        part_bytes = max_bytes if limit is None else min(limit, max_bytes)
         signal = signal_named(kind.signal)
-        spool = self._spool_for(exporter, kind, signal.grpc_method) if self._settings.spool_dir else None
-        export = SplittingExport(
-            exporter.export,
-            signal,
-            max_bytes=max_bytes if limit is None else min(limit, max_bytes),
-            spool=spool,
-        )
+        spool = None
+        if self._settings.spool_dir:
+            spool = self._spool_for(exporter, kind, signal.grpc_method, part_bytes)
+        export = SplittingExport(exporter.export, signal, max_bytes=part_bytes, spool=spool)
 
         def deactivate() -> None:
             # Somebody may have wrapped ours meanwhile and keep it: then it only passes on.
@@ -120,7 +118,7 @@ class Transport:
         if spool is not None:
             self._hide(exporter, "shutdown", _draining(exporter.shutdown, spool))
 
-    def _spool_for(self, exporter: Any, kind: ExporterKind, grpc_method: str) -> Spool | None:
+    def _spool_for(self, exporter: Any, kind: ExporterKind, grpc_method: str, max_bytes: int) -> Spool | None:
         # Most applications have no spool: they do not pay for loading it.
         from otel_pyinstrument.transport.senders import sender_for
         from otel_pyinstrument.transport.spool import Spool
@@ -148,6 +146,7 @@ class Transport:
             directory,
             open_sender,
             losses=self._losses,
+            max_bytes=max_bytes,
             ended=lambda: private_names.is_shut_down(exporter),
         )
 

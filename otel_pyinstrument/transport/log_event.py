@@ -85,6 +85,7 @@ class LogEvents:
             )
             return False
         self._before_emit(provider)
+        event.write_text()
         logger.emit(private_names.with_lazy_attributes(logger, record))
         return True
 

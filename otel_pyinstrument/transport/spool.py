@@ -7,8 +7,9 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from logging import getLogger
+from pathlib import Path
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
@@ -30,7 +31,8 @@ class Spool:
     """The spool of one exporter. `put` and `waits` on its export thread, the rest on any.
 
     While requests wait, new ones wait behind them: that keeps the order, and an export during an outage takes
-    as long as writing a file. The thread exists only then, so never in the parent of forking workers.
+    as long as writing a file. They do not wait behind what other processes have written later, which may
+    never end. The thread exists only while something waits, so never in the parent of forking workers.
     """
 
     def __init__(
@@ -39,11 +41,14 @@ class Spool:
         open_sender: OpenSender,
         *,
         losses: Losses,
+        max_bytes: int = 0,
         ended: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`max_bytes`: of several requests that are sent as one. 0: each is sent alone."""
         self._directory = directory
         self._open_sender = open_sender
         self._losses = losses
+        self._max_bytes = max_bytes
         self._ended = ended
         self._next_look = 0.0
         self._renew()
@@ -55,6 +60,7 @@ class Spool:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._away = False
+        self._newest: Path | None = None
 
     def reset_after_fork(self) -> None:
         """In the forked child: the parent's thread and lock are the parent's."""
@@ -69,21 +75,24 @@ class Spool:
             OSError: it could not be written.
         """
         with self._lock:
-            kept = self._directory.put(body)
-            if kept:
+            path = self._directory.put(body)
+            if path is not None:
+                self._newest = path
                 self._start(away=True)
-        return kept
+        return path is not None
 
     def waits(self) -> bool:
         """Whether older requests wait; then what comes now belongs behind them."""
         if self._thread is not None:
-            return True
+            # Sent in their order: with the newest that this process knows of, all before it are gone.
+            return self._newest is None or self._directory.holds(self._newest)
         now = time.monotonic()
         if now < self._next_look:
             return False
         self._next_look = now + _LOOK_SECONDS
         with self._lock:
-            if self._directory.waiting():
+            if waiting := self._directory.waiting():
+                self._newest = waiting[-1]
                 self._start(away=False)
         return self._thread is not None
 
@@ -142,24 +151,54 @@ class Spool:
                 return 0, not self._directory.waiting()
             delivered = 0
             with suppress_instrumentation(), self._open_sender() as send:
-                for path in self._directory.waiting():
+                for group in self._groups():
                     if self._stop.is_set() or self._ended():
                         return delivered, False
-                    body = self._directory.read(path)
-                    if body is None:
-                        continue
-                    if self._deliver(send, body) is Answer.LATER:
+                    done = self._deliver(send, group)
+                    for path, _ in group[:done]:
+                        self._directory.remove(path)
+                    delivered += done
+                    if done:
+                        self._away = False
+                    if done < len(group):
                         return delivered, False
-                    self._directory.remove(path)
-                    self._away = False
-                    delivered += 1
             return delivered, True
 
-    def _deliver(self, send: Send, body: bytes) -> Answer:
-        answer = send(body)
-        if answer is Answer.REFUSED:
-            self._losses.count("refused by the backend", 1, len(body))
-        return answer
+    def _groups(self) -> Iterator[list[tuple[Path, bytes]]]:
+        """What waits, oldest first, in groups that are sent as one request each.
+
+        Encoded OTLP requests one behind the other are one request with the content of all. The first goes
+        alone: it finds out whether the backend is there.
+        """
+        group: list[tuple[Path, bytes]] = []
+        size_bytes, limit_bytes = 0, 0
+        for path in self._directory.waiting():
+            body = self._directory.read(path)
+            if body is None:
+                continue
+            if group and size_bytes + len(body) > limit_bytes:
+                yield group
+                group, size_bytes, limit_bytes = [], 0, self._max_bytes
+            group.append((path, body))
+            size_bytes += len(body)
+        if group:
+            yield group
+
+    def _deliver(self, send: Send, group: list[tuple[Path, bytes]]) -> int:
+        """How many of `group`, from its first on, need not be sent again."""
+        answer = send(b"".join(body for _, body in group))
+        if answer is Answer.LATER:
+            return 0
+        if answer is Answer.DELIVERED:
+            return len(group)
+        if len(group) == 1:
+            self._losses.count("refused by the backend", 1, len(group[0][1]))
+            return 1
+        for done, request in enumerate(group):
+            # One that is bad costs none of the others.
+            if self._stop.is_set() or not self._deliver(send, [request]):
+                return done
+        return len(group)
 
 
 # Plain weak references: a WeakSet would run Python while a spool is being freed, and swallow what a signal

@@ -8,6 +8,7 @@ whoever removes one that is gone already has what it wanted.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.transport.losses import Losses
 
 _logger = getLogger(__name__)
@@ -32,6 +34,8 @@ _WAITING = ".otlp"
 _MAX_FILES = 10_000
 """Bounds the time that looking through them takes; at 5 seconds between two batches, 14 hours."""
 _LOCK_NAME = "lock"
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""For these no file can be read, for a while; whatever else goes wrong is about the one file."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,10 @@ class SpoolDirectory:
         if stat.S_IMODE(found.st_mode) & 0o077:
             self._folder.chmod(0o700)
 
-    def put(self, body: bytes) -> bool:
+    def put(self, body: bytes) -> Path | None:
         """Write one request so that it is there whole or not at all, and drop the oldest above the bounds.
 
-        False when it is larger than all that may be kept.
+        Its file; None when it is larger than all that may be kept.
 
         Raises:
             OSError: it could not be written; nothing of it is left.
@@ -82,7 +86,7 @@ class SpoolDirectory:
         content_bytes = len(_MAGIC) + _DIGEST_BYTES + len(body)
         if content_bytes > self._max_bytes:
             self._losses.count("larger than the whole spool", 1, len(body))
-            return False
+            return None
         self.create()
         self._make_room(content_bytes)
         # Never twice the same, and never earlier than the last one when the clock is set back.
@@ -99,29 +103,51 @@ class SpoolDirectory:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        return True
+        return path
 
     def waiting(self) -> list[Path]:
         """The requests of this destination, oldest first."""
         return sorted(file.path for file in self._files([self._folder]) if file.path.suffix == _WAITING)
 
+    def holds(self, path: Path) -> bool:
+        """Whether that request still waits, as far as is known."""
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            pass  # who writes there next will say so
+        return True
+
     def read(self, path: Path) -> bytes | None:
-        """The request; None when it is gone, too old (then removed), or damaged (then set aside)."""
+        """The request; None when it is gone, too old (then removed), damaged or unreadable (then set aside).
+
+        Raises:
+            OSError: no file can be read now, or this one cannot be set aside.
+        """
         try:
             age_seconds = time.time() - path.stat().st_mtime
             content = path.read_bytes()
         except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in _SHORTAGES or came_from_signal_handler(error):
+                raise
+            self._set_aside(path, f"is unreadable ({error.strerror})")
             return None
         if age_seconds > self._max_age_seconds:
             self._drop(path, "too old", len(content))
             return None
         body = content[len(_MAGIC) + _DIGEST_BYTES :]
         if content[: -len(body) or None] != _MAGIC + hashlib.sha256(body).digest():
-            damaged = path.with_suffix(".damaged")
-            os.replace(path, damaged)
-            _logger.warning("A request in the spool is damaged and set aside: %s", damaged)
+            self._set_aside(path, "is damaged")
             return None
         return body
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        kept = path.with_suffix(".damaged")
+        os.replace(path, kept)
+        _logger.warning("A request in the spool %s and set aside: %s", reason, kept)
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)

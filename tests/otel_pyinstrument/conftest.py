@@ -65,7 +65,7 @@ def nothing_stays_instrumented() -> Iterator[None]:
 class Traced:
     """A provider whose server spans are all profiled, and what it exported."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, *, reraise: bool = True, **settings: object) -> None:
         self.provider = TracerProvider(
             sampler=ALWAYS_ON, resource=Resource.get_empty(), shutdown_on_exit=False
         )
@@ -74,7 +74,7 @@ class Traced:
         self.processor = ProfilingSpanProcessor(
             Settings(**{"rate": 1.0, "cpu_budget": 1.0, "interval": 5.0, **settings}),  # type: ignore[arg-type]
             payload_as_bytes=lambda: False,
-            reraise=True,
+            reraise=reraise,
         )
         self.provider.add_span_processor(self.processor)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))

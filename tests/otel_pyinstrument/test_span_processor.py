@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gc
 import json
@@ -12,15 +13,19 @@ import time
 from collections.abc import Callable
 
 import pytest
+from fastapi import FastAPI
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult, StaticSampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from pyinstrument.stack_sampler import StackSampler
+from starlette.testclient import TestClient
 
 from otel_pyinstrument import gate as gate_module
 from otel_pyinstrument import private_names
@@ -361,6 +366,7 @@ def failing(*_arguments: object, **_options: object) -> object:
     raise ValueError("on purpose")
 
 
+@pytest.mark.parametrize("ending_hook_works", [True, False])
 @pytest.mark.parametrize(
     ("owner", "name", "hook"),
     [
@@ -374,6 +380,7 @@ def failing(*_arguments: object, **_options: object) -> object:
         (Recording, "__init__", "on_ending"),
         (ProfileEvent, "__init__", "on_ending"),
         (Gate, "hold", "on_ending"),
+        (ProfilingSpanProcessor, "_end", "on_ending"),
         (private_names, "subscribe", "on_start"),
         (private_names, "unsubscribe", "on_ending"),
         (StackSampler, "subscribe", "on_start"),
@@ -381,11 +388,20 @@ def failing(*_arguments: object, **_options: object) -> object:
     ],
 )
 def test_a_failure_in_a_hook_changes_nothing_but_one_log_line(
-    owner: type, name: str, hook: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, burn
+    owner: type,
+    name: str,
+    hook: str,
+    ending_hook_works: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    burn,
 ) -> None:
-    # Given a part of ours that fails on purpose, with an exporter behind us
+    # Given a part of ours that fails on purpose, with an exporter behind us, on an SDK with or without
+    # `_on_ending`, where `end` of each span stands for it
     exporter = InMemorySpanExporter()
-    provider = provider_with([profiling(reraise=False), SimpleSpanProcessor(exporter)])
+    ours = profiling(reraise=False, ending_hook_works=ending_hook_works)
+    provider = provider_with([ours, SimpleSpanProcessor(exporter)])
+    hook = "end" if hook == "on_ending" and not ending_hook_works else hook
     monkeypatch.setattr(owner, name, failing)
 
     # When three requests are served
@@ -395,7 +411,9 @@ def test_a_failure_in_a_hook_changes_nothing_but_one_log_line(
     burn(0.02)
 
     # Then every span arrived, one line was logged, and no hook is left
-    assert len(exporter.get_finished_spans()) == 3
+    spans = exporter.get_finished_spans()
+    assert len(spans) == 3
+    assert all(span.end_time is not None for span in spans)
     assert [(record.levelno, record.name.split(".")[0]) for record in caplog.records] == [
         (logging.ERROR, "otel_pyinstrument")
     ]
@@ -483,3 +501,114 @@ def test_a_second_server_span_of_the_same_request_gets_no_profile(traced, profil
 def test_a_flush_of_the_provider_goes_on_to_the_processors_after_ours(traced) -> None:
     # Older SDKs stop at the first processor that does not say True.
     assert traced.processor.force_flush() is True
+
+
+# --- server spans inside requests ---------------------------------------------------------------------
+
+
+TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+def visits(traced) -> int:
+    """How many requests the gate has seen."""
+    return sum(traced.processor.gate.decisions().values())
+
+
+def below_the_caller(traceparent: str = TRACEPARENT) -> Context:
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent})
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_request_with_two_instrumentations_is_one_request(
+    rate: float, make_traced, profile_of, tree_of, time_in, burn
+) -> None:
+    # Given FastAPI's own telemetry inside the instrumentation of ASGI
+    traced = make_traced(rate=rate)
+    app = FastAPI(telemetry={"tracer_provider": traced.provider})
+
+    @app.get("/orders")
+    async def orders() -> str:
+        burn(0.03)
+        return "orders"
+
+    client = TestClient(OpenTelemetryMiddleware(app, tracer_provider=traced.provider))
+
+    # When a traced caller asks, so that both continue its trace
+    assert client.get("/orders", headers={"traceparent": TRACEPARENT}).json() == "orders"
+
+    # Then there are two server spans and one visit; the outer span has the profile, with the work
+    finished = sorted(traced.exporter.get_finished_spans(), key=lambda span: span.start_time)
+    outer, inner = [span for span in finished if span.kind is SpanKind.SERVER]
+    assert visits(traced) == 1
+    assert [profile_of(span) is not None for span in (outer, inner)] == [rate == 1, False]
+    assert rate == 0 or time_in(tree_of(outer), "orders") > 25_000
+
+
+def test_a_second_server_span_of_a_request_that_is_not_chosen_is_not_counted(make_traced) -> None:
+    traced = make_traced(rate=0.0)
+
+    with (
+        traced.tracer.start_as_current_span("outer", context=below_the_caller(), kind=SpanKind.SERVER),
+        traced.tracer.start_as_current_span("inner", context=below_the_caller(), kind=SpanKind.SERVER),
+    ):
+        pass
+
+    assert visits(traced) == 1
+
+
+def test_requests_of_one_caller_are_requests_each(traced, profile_of) -> None:
+    # Given a caller that asks several times below one span of its own
+    async def serve() -> None:
+        with traced.tracer.start_as_current_span("GET /", context=below_the_caller(), kind=SpanKind.SERVER):
+            await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        await asyncio.gather(serve(), serve())
+
+    # When two requests are served at the same time, and then two more one after the other in one context
+    asyncio.run(main())
+    for _ in range(2):
+        with traced.tracer.start_as_current_span("GET /", context=below_the_caller(), kind=SpanKind.SERVER):
+            pass
+
+    # Then each has its profile
+    spans = traced.exporter.get_finished_spans()
+    assert [profile_of(span) is not None for span in spans] == [True] * 4
+
+
+def test_a_request_below_another_remote_span_is_a_request_of_its_own(traced, profile_of) -> None:
+    # As the messages of one websocket, each of which says what it is part of
+    other = below_the_caller(TRACEPARENT.replace("b", "c"))
+    with (
+        traced.tracer.start_as_current_span("GET /", context=below_the_caller(), kind=SpanKind.SERVER),
+        traced.tracer.start_as_current_span("message", context=other, kind=SpanKind.SERVER),
+    ):
+        pass
+
+    assert [profile_of(span) is not None for span in traced.exporter.get_finished_spans()] == [True, True]
+
+
+def test_a_job_with_a_root_of_its_own_is_no_part_of_the_request_that_starts_it(
+    traced, tree_of, time_in, burn
+) -> None:
+    # Given a request that starts a job, which begins a trace of its own in the request's context
+    def job_work() -> None:
+        burn(0.03)
+
+    async def job() -> None:
+        with traced.tracer.start_as_current_span("job", context=Context(), kind=SpanKind.SERVER):
+            job_work()
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            burn(0.01)
+            await asyncio.create_task(job())
+
+    # When both are served
+    asyncio.run(main())
+
+    # Then the job has a profile, and its work is in no other
+    spans = {span.name: span for span in traced.exporter.get_finished_spans()}
+    assert time_in(tree_of(spans["job"]), "job_work") > 25_000
+    assert time_in(tree_of(spans["GET /"]), "job_work") == 0
+    assert time_in(tree_of(spans["GET /"]), "main") > 8_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -264,3 +265,44 @@ def test_the_facts_of_the_request_are_those_of_the_span(application, profile_of)
     facts = json.loads(profile_of(span).attributes["pyinstrument.facts"])
     assert facts["request"] == {"method": "GET", "parameters": [["token", "***"]]}
     assert facts["response"] == {"status_code": 200}
+
+
+def test_start_response_may_be_called_with_names(application) -> None:
+    # Given an application that fails after its head and, as PEP 3333 asks, says so
+    given = []
+
+    def app(environ, start_response):
+        try:
+            raise ValueError("in the middle")
+        except ValueError:
+            start_response("500 Internal Server Error", headers=[], exc_info=sys.exc_info())
+        return [b""]
+
+    def server_start(status, headers, exc_info=None):
+        given.append((status, headers, exc_info[0]))
+
+    # When a server calls it
+    assert WSGIMiddleware(app)({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, server_start) == [b""]
+
+    # Then the server has everything, and the span the status
+    assert given == [("500 Internal Server Error", [], ValueError)]
+    (span,) = application.exporter.get_finished_spans()
+    assert span.attributes["http.response.status_code"] == 500
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("of the exception's own")
+
+
+def test_an_exception_that_cannot_be_printed_arrives_and_marks_its_span(application, profile_of) -> None:
+    def app(environ, start_response):
+        raise Unprintable
+
+    with pytest.raises(Unprintable):
+        call(app)
+
+    (span,) = application.exporter.get_finished_spans()
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "Unprintable")
+    assert span.attributes["error.type"] == "Unprintable"
+    assert profile_of(span) is not None

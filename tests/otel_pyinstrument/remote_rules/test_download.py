@@ -119,3 +119,20 @@ def test_a_strange_etag_is_not_sent_back(etag: str, platform, reply) -> None:
     platform.answer = reply(200, b"{}", ETag=etag)
 
     assert download(platform.url, "").etag == ""
+
+
+def test_a_head_that_drips_in_is_given_up(platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a platform that sends a byte now and then, so that no read takes long
+    monkeypatch.setattr(download_module, "_TOTAL_SECONDS", 0.3)
+
+    def drip(handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        for _ in range(300):
+            handler.wfile.write(b"x")
+            time.sleep(0.01)
+
+    platform.answer = drip
+
+    # Then it is given up before it is done
+    with pytest.raises(DownloadFailed, match="took longer"):
+        download(platform.url, "")

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
 from otel_pyinstrument import PyinstrumentInstrumentor
+from otel_pyinstrument.remote_rules import download as download_module
 from otel_pyinstrument.remote_rules import poller as poller_module
 from otel_pyinstrument.remote_rules.poller import RulesPoller
 from otel_pyinstrument.remote_rules.rules import Rules
@@ -201,6 +202,39 @@ def test_polling_makes_no_spans(platform, poll, wait_until, monkeypatch: pytest.
     wait_until(lambda: seen)
 
     assert set(seen) == {False}
+
+
+class AskedWaits(threading.Event):
+    """Does not wait, and remembers how long it should have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0.0)
+        return super().wait(0)
+
+
+def test_questions_are_spread_and_a_change_holds_within_30_seconds(
+    platform, receiver: Receiver, wait_until
+) -> None:
+    # Given a poller with its own times, whose pauses are skipped
+    platform.rules(b"{}")
+    poller = RulesPoller(platform.url, KEY, receiver.apply)
+    poller._stop = pauses = AskedWaits()
+
+    # When it has asked a hundred times
+    poller.start()
+    wait_until(lambda: len(pauses.seconds) >= 100)
+    poller.stop()
+
+    # Then no two processes would go in step, and with the longest answer a change is in force in 30 seconds
+    assert len(set(pauses.seconds)) > 50
+    assert min(pauses.seconds) >= 10
+    assert max(pauses.seconds) - min(pauses.seconds) >= 3
+    assert max(pauses.seconds) <= poller._longest_seconds
+    assert poller._longest_seconds + download_module._TOTAL_SECONDS <= 30
 
 
 # --- in an application -------------------------------------------------------------------------------

@@ -221,3 +221,38 @@ def test_spans_without_room_for_events_are_profiled(logger_provider, burn) -> No
     App(span_limits=SpanLimits(max_events=0)).request(burn)
 
     assert len(logs.get_finished_logs()) == 1
+
+
+def test_the_payload_is_text_where_span_exporters_take_bytes(backend, logger_provider, burn) -> None:
+    # Given OTLP for spans, and logs that somebody prints as well
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(backend.exporter()))
+    PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, interval=1, event="log")
+    logs, out = InMemoryLogRecordExporter(), io.StringIO()
+    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
+    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(ConsoleLogRecordExporter(out=out)))
+
+    # When
+    with provider.get_tracer("t").start_as_current_span("GET /", kind=SpanKind.SERVER):
+        burn(0.02)
+
+    # Then every exporter of logs can write it
+    (readable,) = logs.get_finished_logs()
+    assert readable.log_record.attributes["pyinstrument.encoding"] == "zlib+json+base64"
+    assert tree_of(readable.log_record.attributes).node_count > 1
+    assert tree_of(json.loads(out.getvalue())["attributes"]).node_count > 1
+
+
+def test_a_profile_that_falls_back_to_its_span_is_bytes_where_they_are_taken(
+    backend, no_logger_provider, burn
+) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(backend.exporter()))
+    PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, interval=1, event="log")
+
+    with provider.get_tracer("t").start_as_current_span("GET /", kind=SpanKind.SERVER):
+        burn(0.02)
+
+    (span,) = backend.spans
+    attributes = {entry.key: entry.value for entry in span.events[0].attributes}
+    assert decode(attributes["pyinstrument.payload"].bytes_value).node_count > 1

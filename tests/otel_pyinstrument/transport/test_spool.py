@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -82,7 +83,8 @@ def test_what_could_not_be_delivered_arrives_later_in_order_and_unchanged(
 
     # Then all arrived, bit by bit, in order; and what comes now goes straight there
     assert results == [SpanExportResult.SUCCESS] * 5
-    assert backend.bodies == [encode_spans(batch).SerializeToString() for batch in batches]
+    bodies = [encode_spans(batch).SerializeToString() for batch in batches]
+    assert backend.bodies == [bodies[0], b"".join(bodies[1:])]
     wait_until(lambda: not shop.spool.waits())
     shop.exporter.export(numbered(spans, 99))
     assert backend.numbers == [0, 1, 10, 11, 20, 21, 30, 31, 40, 41, 99]
@@ -234,6 +236,52 @@ def test_a_damaged_file_is_set_aside_and_stops_nothing(
     assert backend.numbers == [0, 2]
     assert files(tmp_path, ".damaged") == [victim.with_suffix(".damaged")]
     assert any("is damaged and set aside" in message for message in caplog.messages)
+
+
+def reading_fails(monkeypatch: pytest.MonkeyPatch, victim: Path, number: int) -> None:
+    original = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path == victim:
+            raise OSError(number, os.strerror(number))
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_file_that_cannot_be_read_is_set_aside_and_stops_nothing(
+    number, backend, app, spans, tmp_path, wait_until, monkeypatch, caplog
+) -> None:
+    # Given three files, the oldest of them of another user, or on a bad sector
+    shop = app()
+    backend.stop()
+    for each in range(3):
+        shop.exporter.export(numbered(spans, each))
+    victim = files(tmp_path)[0]
+    reading_fails(monkeypatch, victim, number)
+
+    # When
+    backend.start()
+    wait_until(lambda: not files(tmp_path))
+
+    # Then
+    assert backend.numbers == [1, 2]
+    assert files(tmp_path, ".damaged") == [victim.with_suffix(".damaged")]
+    assert any(f"({os.strerror(number)}) and set aside" in message for message in caplog.messages)
+
+
+def test_a_process_that_can_open_no_more_files_sets_none_aside(tmp_path, monkeypatch) -> None:
+    directory = SpoolDirectory(tmp_path, "d", max_bytes=MIB, max_age_seconds=60, losses=Losses())
+    directory.put(b"a request")
+    (path,) = directory.waiting()
+
+    with monkeypatch.context() as patched:
+        reading_fails(patched, path, errno.EMFILE)
+        with pytest.raises(OSError, match="Too many open files"):
+            directory.read(path)
+
+    assert directory.read(path) == b"a request"
 
 
 def test_a_file_that_was_never_finished_is_not_sent(backend, app, spans, tmp_path, wait_until) -> None:
@@ -561,3 +609,126 @@ def test_uninstalling_leaves_the_files_and_stops_the_thread(backend, app, spans,
     assert not thread.is_alive()
     assert len(files(tmp_path)) == 1
     assert "shutdown" not in vars(shop.exporter)
+
+
+# --- faster than one after the other ---------------------------------------------------------------------
+
+
+class Line:
+    """A backend: `answer` gets each request."""
+
+    def __init__(self, answer=lambda _body: spool.Answer.DELIVERED) -> None:
+        self.answer = answer
+        self.delivered: list[bytes] = []
+
+    def __call__(self) -> Line:
+        return self
+
+    def __enter__(self):
+        return self.send
+
+    def __exit__(self, *_):
+        return None
+
+    def send(self, body: bytes) -> spool.Answer:
+        answer = self.answer(body)
+        if answer is spool.Answer.DELIVERED:
+            self.delivered.append(body)
+        return answer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Makes what one process has of a folder that it shares with others."""
+
+    def make() -> SpoolDirectory:
+        return SpoolDirectory(tmp_path, "d", max_bytes=MIB, max_age_seconds=60, losses=Losses())
+
+    return make
+
+
+def test_a_spool_drains_although_more_comes_than_one_after_the_other_could_be_sent(
+    folder, tmp_path, wait_until
+) -> None:
+    # Given what an outage has left, and others that write two requests while one is being sent
+    others = folder()
+    requests = iter([b"%03d;" % number for number in range(300)])
+    for _ in range(50):
+        others.put(next(requests))
+    waiting = []
+
+    def answer(_body: bytes) -> spool.Answer:
+        for _ in range(2):
+            if (request := next(requests, None)) is not None:
+                others.put(request)
+        waiting.append(len(files(tmp_path)))
+        return spool.Answer.DELIVERED
+
+    line = Line(answer)
+
+    # When
+    kept = spool.Spool(folder(), line, losses=Losses(), max_bytes=KIB)
+    assert kept.waits()
+    wait_until(lambda: not files(tmp_path))
+
+    # Then what waits does not grow, and everything arrives in its order
+    assert max(waiting) <= 60
+    assert b"".join(line.delivered) == b"".join(b"%03d;" % number for number in range(300))
+
+
+def test_requests_are_put_together_up_to_the_size_that_is_taken(folder, tmp_path, wait_until) -> None:
+    directory = folder()
+    for size in (100, 400, 500, 101, 2000, 5):
+        directory.put(b"x" * size)
+    line = Line()
+
+    assert spool.Spool(folder(), line, losses=Losses(), max_bytes=1000).waits()
+    wait_until(lambda: not files(tmp_path))
+
+    # The first alone, and a large one as it is
+    assert list(map(len, line.delivered)) == [100, 900, 101, 2000, 5]
+
+
+def test_one_that_is_refused_costs_none_of_those_it_was_sent_with(folder, tmp_path, wait_until) -> None:
+    directory, losses = folder(), Losses()
+    for body in (b"first", b"good", b"bad", b"better"):
+        directory.put(body)
+    refused, delivered = spool.Answer.REFUSED, spool.Answer.DELIVERED
+    line = Line(lambda body: refused if b"bad" in body else delivered)
+
+    assert spool.Spool(folder(), line, losses=losses, max_bytes=KIB).waits()
+    wait_until(lambda: not files(tmp_path))
+
+    assert line.delivered == [b"first", b"good", b"better"]
+    assert losses.requests == {"refused by the backend": 1}
+
+
+def test_nobody_waits_for_what_others_have_written_later(folder, tmp_path, wait_until) -> None:
+    # Given two processes with a request each, of which the second is being sent for long
+    sending, go_on = threading.Event(), threading.Event()
+
+    def answer(body: bytes) -> spool.Answer:
+        if body == b"of the second":
+            sending.set()
+            assert go_on.wait(20)
+        return spool.Answer.DELIVERED
+
+    line = Line(answer)
+    first, second = (spool.Spool(folder(), line, losses=Losses()) for _ in range(2))
+    with folder().replay_lock():
+        first.put(b"of the first")
+        second.put(b"of the second")
+        assert (first.waits(), second.waits()) == (True, True)
+
+    # When the first one's is there
+    assert sending.wait(20)
+
+    # Then what comes now from there need not go by the disk
+    try:
+        assert line.delivered == [b"of the first"]
+        assert (first.waits(), second.waits()) == (False, True)
+    finally:
+        go_on.set()
+    wait_until(lambda: not files(tmp_path))
+    first.stop()
+    second.stop()
