@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,6 +32,9 @@ MAX_JSON_BYTES_ON_LOOP = 32_768
 """Of the profiles of a request that is translated on the event loop: four usual ones, 3 ms of work."""
 
 MAX_FACTS_BYTES = 16_384
+
+MAX_SECONDS = DEFAULT_LIMITS.max_sum / 1e6
+"""Times of a profile beyond what its call tree may sum to, 101 days, are not believed."""
 
 _CHUNK_BYTES = 262_144
 
@@ -195,12 +197,7 @@ def _request_facts(attributes: Attributes) -> str:
 
 
 def _seconds(value: AttributeValue) -> float | None:
-    if (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= 0
-    ):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS:
         return float(value)
     return None
 

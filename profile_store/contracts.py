@@ -366,6 +366,9 @@ class Maintainer(Protocol):
         Takes some seconds at most unless a single minute or hour is very large; memory is bounded by the
         number of groups. Minutes that somebody may still write to without notice are left for later.
 
+        A minute or hour that cannot be computed keeps nothing else waiting: the others of the step are worked
+        off, then its error is raised, and it is tried again after five minutes.
+
         Raises:
             StoreUnavailable: the rest waits for the next call.
         """

@@ -112,10 +112,12 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
     ROLLUP_MINUTES: [
         IndexModel([("project_id", ASCENDING), ("start", ASCENDING)], name="bucket", unique=True),
         _EXPIRY,
+        _RETENTION,
     ],
     ROLLUP_HOURS: [
         IndexModel([("project_id", ASCENDING), ("start", ASCENDING)], name="bucket", unique=True),
         _EXPIRY,
+        _RETENTION,
     ],
     ROLLUP_TREES: [
         IndexModel(
@@ -129,6 +131,7 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
             unique=True,
         ),
         _EXPIRY,
+        _RETENTION,
     ],
     ROLLUP_VERSIONS: [
         IndexModel([("project_id", ASCENDING), ("version", ASCENDING)], name="version", unique=True),

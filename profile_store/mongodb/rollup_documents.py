@@ -11,8 +11,9 @@ from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from otel_pyinstrument.call_tree import CallTree, Frame, HotFunction
+from profile_store.mongodb import indexes
 from profile_store.mongodb.client import Collection, Document
-from profile_store.mongodb.rollup_sources import ProfiledRequests
+from profile_store.mongodb.rollup_sources import Expiry, ProfiledRequests
 from profile_store.rollups.bucket import (
     Bucket,
     GroupKey,
@@ -25,12 +26,26 @@ from profile_store.rollups.trees import TreeMerger, hottest, pack_tree
 
 _logger = logging.getLogger(__name__)
 
-HOURS_KEPT = timedelta(days=400)
-TREES_KEPT = timedelta(days=90)
 VERSIONS_KEPT = timedelta(days=400)
-_MINUTES_OUTLIVE_RECORDS = timedelta(days=1)
+
+KEPT_AT_LEAST: Mapping[str, timedelta] = {
+    indexes.ROLLUP_HOURS: timedelta(days=400),
+    indexes.ROLLUP_TREES: timedelta(days=90),
+    indexes.ROLLUP_MINUTES: timedelta(0),
+}
+"""How long rollups stay after their start, by collection; longer when the project's retention is.
+
+Minutes stand last: with a shortened retention, hours know that their minutes go before these do.
+"""
+
+# As long as the records are there a minute can be computed anew.
+_ROLLUPS_OUTLIVE_RECORDS = timedelta(days=1)
 
 _STILL_COMPLETE = timedelta(hours=1)
+
+_MILLISECOND = timedelta(milliseconds=1)
+_HOUR_MILLISECONDS = 60 * 60 * 1_000
+_DAY_MILLISECONDS = 24 * _HOUR_MILLISECONDS
 
 
 async def replace_if_unchanged(
@@ -58,18 +73,13 @@ def may_be_computed(stored: Mapping[str, Any] | None, now: datetime) -> bool:
     return until is None or now + _STILL_COMPLETE < until
 
 
-def bucket_document(
-    bucket: Bucket, *, sources_until: datetime | None, computed_at: datetime, expires_at: datetime
-) -> Document:
-    """A minute or hour, without what identifies it. `count` and `group_count` are for people."""
+def bucket_document(bucket: Bucket) -> Document:
+    """A minute or hour, without what identifies it and its times. `group_count` is for people."""
     return {
         "count": bucket.total.count,
         "group_count": len(bucket.groups),
         "total": pack_total(bucket),
         "groups": pack_groups(bucket),
-        "sources_until": sources_until,
-        "computed_at": computed_at,
-        "expires_at": expires_at,
     }
 
 
@@ -85,17 +95,44 @@ def readable_buckets(
             _logger.warning("rollup %s of %s: %s", document.get("start"), document.get("project_id"), error)
 
 
-def expiry_of_minute(start: datetime, retention: timedelta) -> datetime:
-    """A minute stays a little longer than its records: as long as they are there it can be computed anew."""
-    return start + retention + _MINUTES_OUTLIVE_RECORDS
+def expiry_fields(collection: str, start: datetime, sources: Expiry | None, retention: timedelta) -> Document:
+    """When the sources of a rollup begin to go, and when itself goes.
+
+    By the retention that its sources have, which may just be changing; `retention` counts without sources.
+    """
+    days = sources.retention_days if sources else retention.days
+    return {
+        "sources_until": sources.until if sources else None,
+        "retention_days": days,
+        "expires_at": start + _lifetime(collection, days),
+    }
 
 
-def expiry_of_hour(start: datetime, retention: timedelta) -> datetime:
-    return max(start + HOURS_KEPT, expiry_of_minute(start, retention))
+def changed_expiry_fields(collection: str, days: int, now: datetime) -> Document:
+    """The same of stored rollups after a change of retention to `days`, as `$set` of an update pipeline.
+
+    Sources that were due to go before `now` may have gone and do not come back: their date stays.
+    """
+    # An earlier version stored no retention. Requests of a minute or hour start within an hour, at most a day
+    # before it where a clock was wrong, so the date itself tells it.
+    after_hour = {"$subtract": ["$sources_until", {"$add": ["$start", _HOUR_MILLISECONDS]}]}
+    days_before = {"$ifNull": ["$retention_days", {"$ceil": {"$divide": [after_hour, _DAY_MILLISECONDS]}}]}
+    more = {"$multiply": [{"$subtract": [days, days_before]}, _DAY_MILLISECONDS]}
+    return {
+        "sources_until": {
+            "$cond": [
+                {"$gt": ["$sources_until", now]},
+                {"$add": ["$sources_until", more]},
+                "$sources_until",
+            ]
+        },
+        "retention_days": days,
+        "expires_at": {"$add": ["$start", _lifetime(collection, days) // _MILLISECOND]},
+    }
 
 
-def expiry_of_trees(start: datetime, retention: timedelta) -> datetime:
-    return max(start + TREES_KEPT, expiry_of_minute(start, retention))
+def _lifetime(collection: str, retention_days: int) -> timedelta:
+    return max(KEPT_AT_LEAST[collection], timedelta(days=retention_days) + _ROLLUPS_OUTLIVE_RECORDS)
 
 
 def tree_document(

@@ -29,6 +29,7 @@ from profile_store.rollups.windows import MINUTE, floor_to
 
 FRESH_SECONDS = 5.0
 SETTLE_SECONDS = 10.0
+PUT_OFF_SECONDS = 300.0
 
 MINUTES = "minute"
 TREES = "trees"
@@ -136,6 +137,10 @@ class SettlingMarks:
             self._seen.clear()
         self._seen[key] = (value, now)
         return False
+
+    def put_off(self, key: MarkKey, value: ObjectId) -> None:
+        """What was marked could not be computed: with this value it settles only after `PUT_OFF_SECONDS`."""
+        self._seen[key] = (value, self._seconds() + PUT_OFF_SECONDS)
 
     def forget(self, key: MarkKey) -> None:
         """The mark is gone."""

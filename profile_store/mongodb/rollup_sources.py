@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import pymongo
 from bson import ObjectId
 
+from profile_store.model import DEFAULT_RETENTION_DAYS
 from profile_store.mongodb import indexes
 from profile_store.mongodb.client import Database, Document
 from profile_store.request_facts.measured import measured_facts
 from profile_store.rollups.bucket import MAX_GROUPS, Bucket, GroupKey
 from profile_store.rollups.histogram import LN_GAMMA, MAX_DURATION_US, LatencyHistogram
-from profile_store.rollups.measures import STATUS_CLASSES, Measures, microseconds
+from profile_store.rollups.measures import MAX_PER_REQUEST, STATUS_CLASSES, Measures, microseconds
 from profile_store.rollups.trees import TreeMerger
 from profile_store.rollups.windows import Window
 
@@ -35,6 +36,13 @@ _DETAILS = {
 }
 
 
+class Expiry(NamedTuple):
+    """From `until` on some of the sources are gone, by a retention of so many days."""
+
+    until: datetime
+    retention_days: int
+
+
 class TreeKey(NamedTuple):
     """What merged call trees are told apart by."""
 
@@ -49,13 +57,13 @@ class ProfiledRequests:
     seen: int = 0
     sample: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
     """A heap; the first has the largest hash and goes when a smaller one comes."""
-    earliest_expiry: datetime | None = None
+    earliest_expiry: Expiry | None = None
 
-    def add(self, key: bytes, expires_at: datetime) -> None:
+    def add(self, key: bytes, expiry: Expiry) -> None:
         """Keep the smallest hashes of all keys: the same sample in whatever order they come."""
         self.seen += 1
-        if self.earliest_expiry is None or expires_at < self.earliest_expiry:
-            self.earliest_expiry = expires_at
+        if self.earliest_expiry is None or expiry < self.earliest_expiry:
+            self.earliest_expiry = expiry
         item = (-zlib.crc32(key), key)
         if len(self.sample) < MAX_PROFILES_PER_TREE:
             heapq.heappush(self.sample, item)
@@ -72,7 +80,7 @@ class Rolled:
     """The requests of a window. `earliest_expiry`: from then on some of them are gone."""
 
     bucket: Bucket
-    earliest_expiry: datetime | None
+    earliest_expiry: Expiry | None
 
 
 class RollupSources:
@@ -92,7 +100,7 @@ class RollupSources:
             PyMongoError: among others when it takes longer than `limit_seconds`.
         """
         bucket = Bucket()
-        expiry: datetime | None = None
+        expiry: Expiry | None = None
         open_key: GroupKey | None = None
         open_measures = Measures()
         with pymongo.timeout(limit_seconds):
@@ -108,7 +116,8 @@ class RollupSources:
                         bucket.cap()
                     open_key, open_measures = key, Measures()
                 open_measures.merge(_measures_of_row(row))
-                expiry = row["x"] if expiry is None else min(expiry, row["x"])
+                of_row = Expiry(row["x"], row["r"])
+                expiry = of_row if expiry is None else min(expiry, of_row)
             if open_key is not None:
                 bucket.add(open_key, open_measures)
             bucket.cap()
@@ -144,11 +153,12 @@ class RollupSources:
         filters = _profiled_in(project_id, window)
         names = {"endpoint": endpoint, "version": version}
         filters |= {name: value for name, value in names.items() if value is not None}
-        fields = {"endpoint": True, "version": True, "expires_at": True}
+        fields = dict.fromkeys(("endpoint", "version", "expires_at", "retention_days"), True)
         found = self._records.find(filters, fields, hint=indexes.PROFILED, limit=limit)
         async for record in found:
             key = TreeKey(record["endpoint"], record["version"])
-            groups.setdefault(key, ProfiledRequests()).add(record["_id"], record["expires_at"])
+            expiry = Expiry(record["expires_at"], record.get("retention_days", DEFAULT_RETENTION_DAYS))
+            groups.setdefault(key, ProfiledRequests()).add(record["_id"], expiry)
         ranked = sorted(groups.items(), key=lambda item: (-item[1].seen, item[0]))
         return dict(ranked[:MAX_TREES_PER_HOUR])
 
@@ -216,6 +226,7 @@ def _counting(project_id: ObjectId, window: Window) -> list[Document]:
                 "first": {"$min": "$timestamp"},
                 "last": {"$max": "$timestamp"},
                 "x": {"$min": "$expires_at"},
+                "r": {"$min": {"$ifNull": ["$retention_days", DEFAULT_RETENTION_DAYS]}},
             }
         },
         {"$sort": {"_id": 1}},
@@ -246,12 +257,12 @@ def _add_details(measures: Measures, record: Mapping[str, Any]) -> None:
     cpu_time = profile.get("cpu_time")
     if cpu_time is not None:
         measures.cpu_requests += 1
-        measures.cpu_us += microseconds(cpu_time)
+        measures.cpu_us += microseconds(cpu_time, at_most=MAX_PER_REQUEST)
     if facts := record.get("facts"):
         database = measured_facts(facts).database
         measures.database_requests += 1
-        measures.database_calls += database.count
-        measures.database_us += microseconds(database.duration)
+        measures.database_calls += database.count if database.count <= MAX_PER_REQUEST else 0
+        measures.database_us += microseconds(database.duration, at_most=MAX_PER_REQUEST)
 
 
 def _milliseconds(time: datetime) -> int:

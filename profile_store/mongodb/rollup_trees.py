@@ -15,7 +15,7 @@ from otel_pyinstrument.call_tree import merge
 from profile_store.mongodb import indexes
 from profile_store.mongodb.client import Database, Document
 from profile_store.mongodb.rollup_documents import (
-    expiry_of_trees,
+    expiry_fields,
     may_be_computed,
     replace_if_unchanged,
     tree_document,
@@ -94,9 +94,8 @@ class TreeRoller:
         merger = await merged_slowly(self._sources, identity["project_id"], requests)
         tree = merger.tree() if merger else merge(())
         times: Document = {
-            "sources_until": requests.earliest_expiry,
             "computed_at": self._clock(),
-            "expires_at": expiry_of_trees(identity["start"], retention),
+            **expiry_fields(indexes.ROLLUP_TREES, identity["start"], requests.earliest_expiry, retention),
         }
         document = await asyncio.to_thread(tree_document, tree, merger, requests, fingerprint)
         revision = None if stored is None else stored["revision"]

@@ -8,9 +8,11 @@ older result never replaces a newer one; whoever loses leaves the mark to the ne
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pymongo
@@ -24,14 +26,13 @@ from profile_store.mongodb.retention import RetentionOfProjects
 from profile_store.mongodb.rollup_documents import (
     VERSIONS_KEPT,
     bucket_document,
-    expiry_of_hour,
-    expiry_of_minute,
+    expiry_fields,
     may_be_computed,
     readable_buckets,
     replace_if_unchanged,
 )
 from profile_store.mongodb.rollup_marks import MINUTES, TREES, MarkKey, SettlingMarks, set_marks
-from profile_store.mongodb.rollup_sources import RollupSources
+from profile_store.mongodb.rollup_sources import Expiry, RollupSources
 from profile_store.mongodb.rollup_trees import TreeRoller
 from profile_store.mongodb.upserts import upsert_all
 from profile_store.rollups.answers import RollUpStep
@@ -49,6 +50,8 @@ _STEP_SECONDS = 2.0
 _BEFORE_RETENTION_ENDS = timedelta(hours=1)
 
 Mark = tuple[MarkKey, ObjectId]
+
+_logger = logging.getLogger(__name__)
 
 
 class Rollups(DatabaseUser):
@@ -70,6 +73,7 @@ class Rollups(DatabaseUser):
         until = time.monotonic() + _STEP_SECONDS
         minutes = waiting = settling = 0
         trees: list[Mark] = []
+        failures: list[Exception] = []
         with unavailable_on_failure("roll up"):
             async for project in self._projects_with_marks(project_id):
                 ready, unsettled = await self._listed_marks(project, MINUTES)
@@ -80,9 +84,11 @@ class Rollups(DatabaseUser):
                 if minutes < max_minutes and time.monotonic() < until:
                     some = _of_one_hour(ready)[: min(_MINUTES_PER_PROJECT, max_minutes - minutes)]
                 if some:
-                    await self._roll_hour_of(project, some)
+                    # Before the work: a project that fails is not the first one of the next step.
                     self._last_project = project
-                minutes += len(some)
+                    with _others_go_on(project, failures):
+                        await self._roll_hour_of(project, some)
+                        minutes += len(some)
                 waiting += len(ready) - len(some)
             due = [mark for mark in trees if self._trees.is_due(mark[0])]
             settling += len(trees) - len(due)
@@ -90,8 +96,12 @@ class Rollups(DatabaseUser):
             # Long work, so one hour at a time, and only when no minute waits.
             merged_hours = 0
             if due and waiting == len(due):
-                await self._roll_trees(min(due, key=lambda mark: self._trees.merged_at(mark[0])))
-                merged_hours = 1
+                mark = min(due, key=lambda mark: self._trees.merged_at(mark[0]))
+                with _others_go_on(mark[0].project_id, failures):
+                    await self._roll_trees(mark)
+                    merged_hours = 1
+        if failures:
+            raise failures[0]
         return RollUpStep(
             minutes=minutes, trees=merged_hours, waiting=waiting - merged_hours, settling=settling
         )
@@ -203,9 +213,13 @@ class Rollups(DatabaseUser):
         oldest = now - retention + _BEFORE_RETENTION_ENDS
         done: list[Mark] = [mark for mark in marks if mark[0].start < oldest]
         for mark in marks:
-            if mark[0].start >= oldest and await self._roll_minute(mark[0], retention):
-                done.append(mark)
-        if await self._roll_hour(project, hour, retention):
+            if mark[0].start >= oldest:
+                with self._put_off_on_failure([mark]):
+                    if await self._roll_minute(mark[0], retention):
+                        done.append(mark)
+        with self._put_off_on_failure(marks):
+            rolled = await self._roll_hour(project, hour, retention)
+        if rolled:
             await self._delete_marks(done)
 
     async def _roll_minute(self, key: MarkKey, retention: timedelta) -> bool:
@@ -219,15 +233,13 @@ class Rollups(DatabaseUser):
         # Nobody deletes single records, so with fewer than before the others have expired.
         if bucket.total.count <= 0 if stored is None else bucket.total.count < stored["count"]:
             return True
-        document = await asyncio.to_thread(
-            bucket_document,
-            bucket,
-            sources_until=rolled.earliest_expiry,
-            computed_at=self._clock(),
-            expires_at=expiry_of_minute(key.start, retention),
-        )
+        times: Document = {
+            "computed_at": self._clock(),
+            **expiry_fields(indexes.ROLLUP_MINUTES, key.start, rolled.earliest_expiry, retention),
+        }
+        document = await asyncio.to_thread(bucket_document, bucket)
         if not await replace_if_unchanged(
-            collection, identity, stored["revision"] if stored else None, document
+            collection, identity, stored["revision"] if stored else None, document | times
         ):
             return False
         if bucket.total.profiles:
@@ -247,23 +259,37 @@ class Rollups(DatabaseUser):
         )
         if stored is None and not minutes:
             return True
-        complete_until = [minute["sources_until"] for minute in minutes if minute["sources_until"]]
+        expiries = [
+            Expiry(minute["sources_until"], minute.get("retention_days", retention.days))
+            for minute in minutes
+            if minute["sources_until"]
+        ]
         bucket = await asyncio.to_thread(_merged_minutes, minutes)
         await self._note_versions(project, bucket)
-        document = await asyncio.to_thread(
-            bucket_document,
-            bucket,
-            sources_until=min(complete_until, default=None),
-            computed_at=self._clock(),
-            expires_at=expiry_of_hour(hour, retention),
-        )
+        times: Document = {
+            "computed_at": self._clock(),
+            **expiry_fields(indexes.ROLLUP_HOURS, hour, min(expiries, default=None), retention),
+        }
+        document = await asyncio.to_thread(bucket_document, bucket)
         return await replace_if_unchanged(
-            collection, identity, stored["revision"] if stored else None, document
+            collection, identity, stored["revision"] if stored else None, document | times
         )
 
     async def _roll_trees(self, mark: Mark) -> None:
-        if await self._trees.roll(mark[0], await self._retention_of(mark[0].project_id)):
+        with self._put_off_on_failure([mark]):
+            done = await self._trees.roll(mark[0], await self._retention_of(mark[0].project_id))
+        if done:
             await self._delete_marks([mark])
+
+    @contextmanager
+    def _put_off_on_failure(self, marks: Sequence[Mark]) -> Generator[None]:
+        """What cannot be computed now must not be the first thing that each further step tries."""
+        try:
+            yield
+        except Exception:
+            for key, value in marks:
+                self._settling.put_off(key, value)
+            raise
 
     async def _note_versions(self, project: ObjectId, bucket: Bucket) -> None:
         """The earliest and latest request of each version ever told, so that repeats change nothing."""
@@ -302,6 +328,19 @@ class Rollups(DatabaseUser):
             await self._newest[indexes.ROLLUP_MARKS].bulk_write(deletions, ordered=False)
         for key, _ in marks:
             self._settling.forget(key)
+
+
+@contextmanager
+def _others_go_on(project: ObjectId, failures: list[Exception]) -> Generator[None]:
+    """Keep a failure for the end of the step, which raises the first one; of further ones the log tells."""
+    try:
+        with unavailable_on_failure(f"roll up project {project}"):
+            yield
+    except Exception as error:
+        _logger.warning(
+            "statistics of project %s wait, others go on", project, exc_info=error if failures else None
+        )
+        failures.append(error)
 
 
 def _of_one_hour(marks: Sequence[Mark]) -> list[Mark]:

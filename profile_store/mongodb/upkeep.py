@@ -26,6 +26,7 @@ from profile_store.mongodb import indexes
 from profile_store.mongodb.client import Collection, DatabaseUser, Document
 from profile_store.mongodb.documents import project_from_document
 from profile_store.mongodb.errors import unavailable_on_failure
+from profile_store.mongodb.rollup_documents import KEPT_AT_LEAST, changed_expiry_fields
 
 KEPT_IN_MIND = timedelta(minutes=15)
 """How long a chore stays after the change: far longer than any receiver remembers what was before."""
@@ -126,13 +127,13 @@ class ProjectUpkeep(DatabaseUser):
         # What an earlier version stored does not say its retention; nothing but the default was usual.
         more_days = {"$subtract": [days, {"$ifNull": ["$retention_days", DEFAULT_RETENTION_DAYS]}]}
         shifted = {"$add": ["$expires_at", {"$multiply": [more_days, _MILLISECONDS_PER_DAY]}]}
-        for name in indexes.RETAINED:
+        changes = {name: {"expires_at": shifted, "retention_days": days} for name in indexes.RETAINED}
+        # After what they are made of, whose dates they name.
+        changes |= {name: changed_expiry_fields(name, days, self._clock()) for name in KEPT_AT_LEAST}
+        for name, change in changes.items():
             collection = self._database[name]
             while batch := await self._batch(collection, outdated, step, hint=indexes.BY_RETENTION):
-                result = await collection.update_many(
-                    {"_id": {"$in": batch}, **outdated},
-                    [{"$set": {"expires_at": shifted, "retention_days": days}}],
-                )
+                result = await collection.update_many({"_id": {"$in": batch}, **outdated}, [{"$set": change}])
                 step.changed += result.modified_count
 
     async def _batch(

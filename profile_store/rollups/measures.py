@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from otel_pyinstrument.call_tree import DEFAULT_LIMITS
 from profile_store.rollups.histogram import LatencyHistogram
 
 STATUS_CLASSES = 6
 """Without a status, then 1xx to 5xx."""
+
+MAX_PER_REQUEST = DEFAULT_LIMITS.max_sum
+"""So many microseconds of work (101 days), or calls, are believed of one request, as of one call tree.
+
+A million such requests still sum to less than 2**63.
+"""
+
+_MAX_US = 2**62
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,8 +110,9 @@ _COLUMNS = (
 )
 
 
-def microseconds(seconds: object) -> int:
-    """Whole microseconds; what is no finite positive number of seconds counts as nothing."""
-    if not isinstance(seconds, (int, float)) or not math.isfinite(seconds) or seconds < 0:
+def microseconds(seconds: object, *, at_most: int = _MAX_US) -> int:
+    """Whole microseconds; what is no number of seconds from 0 to `at_most` microseconds counts as nothing."""
+    # Compared before it is multiplied: a product may be infinite, and an integer larger than any float.
+    if not isinstance(seconds, (int, float)) or not 0 <= seconds <= at_most / 1_000_000:
         return 0
     return round(seconds * 1_000_000)

@@ -93,7 +93,10 @@ def test_bytes_and_text_payloads_mean_the_same(make):
         ({"duration": None, "cpu_time": None, "interval": None}, 0.25, None, 0.0),
         ({"duration": -1.0, "cpu_time": float("nan"), "interval": float("inf")}, 0.25, None, 0.0),
         ({"duration": "1", "cpu_time": True, "interval": b"1"}, 0.25, None, 0.0),
+        ({"duration": 1e308, "cpu_time": 1e308, "interval": 1e308}, 0.25, None, 0.0),
+        ({"duration": 2**63 - 1, "cpu_time": 2**63 - 1, "interval": -(2**63)}, 0.25, None, 0.0),
         ({"duration": 3, "cpu_time": 0, "interval": 1}, 3.0, 0.0, 1.0),
+        ({"duration": 8.64e6, "cpu_time": 8.64e6, "interval": 8.64e6}, 8.64e6, 8.64e6, 8.64e6),
     ],
 )
 def test_times_that_make_no_sense_are_replaced(make, changes, duration, cpu_time, interval):

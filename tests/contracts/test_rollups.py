@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 
@@ -772,6 +775,157 @@ async def test_one_project_with_many_minutes_does_not_keep_others_waiting(
     assert step.waiting > 0
     assert (await store.roll_up(project_id=other)).minutes == 0
     assert database.rollup_marks.count_documents({"project_id": {"$ne": None}, "start": hour}) <= 1
+
+
+NINES = "9" * 5_000
+POISON = {
+    "much CPU time": {"cpu_time": 1e308},
+    "more CPU time than a call tree can have": {"cpu_time": 8.8e6},
+    "more than 64 bits of microseconds of CPU time": {"cpu_time": 2**63 - 1},
+    "negative CPU time": {"cpu_time": -1e308},
+    "CPU time that is no number": {"cpu_time": math.nan},
+    "infinite CPU time": {"cpu_time": math.inf},
+    "many queries that took long": {
+        "facts": '{"database": {"count": 9223372036854775807, "duration": 9e299}}'
+    },
+    "negative and infinite": {"facts": '{"database": {"count": -1, "duration": 1e999}}'},
+    "integers without end": {"facts": f'{{"database": {{"count": {NINES}, "duration": -{NINES}}}}}'},
+    "no payload": {"payload": b""},
+    "damaged payload": {
+        "payload": zlib.compress(b'{"v": 1, "frames": 1e999, "nodes": {"self_us": [1e308]}}')
+    },
+}
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
+@pytest.mark.parametrize("rolled_up", [False, True])
+async def test_values_that_no_request_can_have_count_as_nothing(
+    store, project_id, make, hour, no_waiting, rolled_up, poison
+):
+    # Given a profiled request, and one whose sender tells of it what cannot be
+    facts = '{"database": {"count": 3, "duration": 0.05}}'
+    good = make.profiled(make.record(project_id, timestamp=hour, facts=facts))
+    bad = make.profiled(make.record(project_id, timestamp=hour, facts=poison.get("facts", "{}")))
+    profile = replace(make.profile, cpu_time=poison.get("cpu_time", 0.0))
+    bad = replace(
+        bad, record=replace(bad.record, profile=profile), payload=poison.get("payload", bad.payload)
+    )
+    # When both are counted
+    await write(store, good, bad)
+    if rolled_up:
+        await roll_up_everything(store)
+    overall = (await store.statistics(whole(project_id, hour))).overall
+    # Then there are two requests, and the times of the good one
+    assert (overall.count, overall.profiles) == (2, 2)
+    assert (overall.cpu_us, overall.database_us, overall.database_calls) == (200_000, 50_000, 3)
+    tree = await store.merged_call_tree(whole(project_id, hour, endpoint=good.record.endpoint))
+    assert tree.profiles == (1 if "payload" in poison else 2)
+
+
+def break_minute(database, project_id: str, minute: datetime) -> None:
+    """The database itself fails when it counts this minute, as with whatever nobody has thought of."""
+    database.performance_records.update_many(
+        {"project_id": ObjectId(project_id), "timestamp": minute}, {"$set": {"duration": "broken"}}
+    )
+
+
+async def test_a_project_whose_roll_up_fails_does_not_keep_the_next_one_waiting(
+    store, project_id, make, hour, no_waiting, database
+):
+    # Given three projects, of which the first and the second have a minute that cannot be counted
+    others = [(await store.project_for_service(name)).id for name in ("second", "third")]
+    for project in (project_id, *others):
+        await write(store, make.record(project, timestamp=hour))
+    for project in (project_id, others[0]):
+        break_minute(database, project, hour)
+    await store.roll_up()
+    # When they are rolled up
+    with pytest.raises(StoreUnavailable, match=project_id):
+        await store.roll_up()
+    # Then the third one is, and the marks of the others stay
+    assert [minute["project_id"] for minute in database.rollup_minutes.find()] == [ObjectId(others[1])]
+    assert (await store.statistics(whole(others[1], hour))).overall.count == 1
+    marked = {mark["project_id"] for mark in database.rollup_marks.find({"kind": "minute"})}
+    assert marked == {ObjectId(project_id), ObjectId(others[0])}
+
+
+async def test_a_project_whose_minutes_take_too_long_is_not_the_first_one_again(
+    store, project_id, make, hour, no_waiting, database, monkeypatch
+):
+    # Given a project with several minutes that take longer than the limit and than a whole step
+    other = (await store.project_for_service("other")).id
+    await write(store, *(make.record(project_id, timestamp=hour + n * MINUTE) for n in range(5)))
+    await write(store, make.record(other, timestamp=hour))
+    await store.roll_up()
+    monkeypatch.setattr(rollups, "_STEP_SECONDS", 1.0)
+    read = store._sources.requests
+
+    async def read_slowly(project: ObjectId, window: Any, limit_seconds: float) -> Any:
+        if project != ObjectId(project_id):
+            return await read(project, window, limit_seconds)
+        await asyncio.sleep(1.1)
+        return await read(project, window, 0.000_001)
+
+    monkeypatch.setattr(store._sources, "requests", read_slowly)
+    # When a step has come no further than that project
+    with pytest.raises(StoreUnavailable, match=project_id):
+        await store.roll_up()
+    assert database.rollup_minutes.count_documents({}) == 0
+    # Then the next one begins with the other project
+    with pytest.raises(StoreUnavailable, match=project_id):
+        await store.roll_up()
+    assert [minute["project_id"] for minute in database.rollup_minutes.find()] == [ObjectId(other)]
+
+
+async def test_a_minute_that_fails_is_put_off_and_done_once_it_can_be(
+    store, project_id, make, hour, database
+):
+    # Given a minute that cannot be counted, beside others of its hour and of an earlier one
+    clock = FakeSeconds(store)
+    minutes = [hour + n * MINUTE for n in (0, 1, 2, -30)]
+    await write(store, *(make.record(project_id, timestamp=minute) for minute in minutes))
+    break_minute(database, project_id, hour + MINUTE)
+    await store.roll_up()
+    clock.now += 11
+    # When it has failed once
+    with pytest.raises(StoreUnavailable):
+        await store.roll_up()
+    # Then the next steps do all others, without an error
+    steps = [await store.roll_up() for _ in range(2)]
+    assert sum(step.minutes for step in steps) == 3
+    assert steps[-1].settling == 1
+    assert [mark["start"] for mark in database.rollup_marks.find()] == [hour + MINUTE]
+    # And after five minutes it is tried again, and counted when nothing is wrong with it any more
+    clock.now += 311
+    with pytest.raises(StoreUnavailable):
+        await store.roll_up()
+    database.performance_records.update_many({"duration": "broken"}, {"$set": {"duration": 0.25}})
+    clock.now += 311
+    await store.roll_up()
+    assert database.rollup_marks.count_documents({"kind": "minute"}) == 0
+    assert sum(bucket["count"] for bucket in database.rollup_hours.find()) == 4
+
+
+async def test_call_trees_that_cannot_be_merged_keep_nothing_else_waiting(
+    store, project_id, make, hour, no_waiting, database
+):
+    # Given two hours of call trees, of which the one that comes first cannot be read
+    await write_profiles(store, make, project_id, [hour, hour + HOUR])
+    while database.rollup_marks.count_documents({"kind": "minute"}):
+        await store.roll_up()
+    record = database.performance_records.find_one({"timestamp": hour})
+    database.profiles.update_one({"_id": record["_id"]}, {"$unset": {"payload": True}})
+    # When they are merged
+    failed = 0
+    for _ in range(4):
+        try:
+            await store.roll_up()
+        except KeyError:
+            failed += 1
+    # Then the other hour is, and the first one is put off
+    assert failed == 1
+    assert [tree["start"] for tree in database.rollup_trees.find()] == [hour + HOUR]
+    assert [mark["start"] for mark in database.rollup_marks.find()] == [hour]
 
 
 async def test_a_damaged_rollup_is_skipped_and_the_rest_answered(

@@ -10,8 +10,10 @@ import pytest
 from profile_store import StoreSettings
 from profile_store.contracts import StoreUnavailable
 from profile_store.model import IncomingBatch, IncomingProfile, IncomingRecord, RecordQuery
-from profile_store.mongodb import indexes, upkeep
+from profile_store.mongodb import indexes, rollup_marks, upkeep
+from profile_store.mongodb.rollup_documents import KEPT_AT_LEAST
 from profile_store.mongodb.store import open_mongodb_store, utc_now
+from profile_store.rollups.answers import RequestFilter, RollUpStep
 from profile_store.upkeep import upkeep_running
 
 pytestmark = pytest.mark.anyio
@@ -337,6 +339,157 @@ async def test_a_wrong_clock_of_a_sender_does_not_matter_for_a_changed_retention
     assert await expiries(documents) == {timedelta(days=7)}
 
 
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Writers mark each batch, and rollers trust a mark that they see for the second time."""
+    monkeypatch.setattr(rollup_marks, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(rollup_marks, "SETTLE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def hour() -> datetime:
+    """The beginning of an hour that has ended."""
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+
+
+ROLLED_UP = ("rollup_minutes", "rollup_hours", "rollup_trees")
+
+
+async def rolled_up(store) -> None:
+    while await store.roll_up() != RollUpStep():
+        pass
+
+
+async def roll_up_profiles(store, make, project_id: str, *times: datetime) -> None:
+    items = [make.profiled(make.record(project_id, timestamp=time)) for time in times]
+    await store.write(IncomingBatch(records=items))
+    await rolled_up(store)
+
+
+def assert_rollups_have_retention(documents, hour: datetime, days: int) -> None:
+    """Each goes when it should, and knows when the first record that it was made of goes."""
+    first_to_go = min(record["expires_at"] for record in documents("performance_records"))
+    assert first_to_go == hour + timedelta(days=days)
+    stays = {
+        "rollup_minutes": days + 1,
+        "rollup_hours": max(400, days + 1),
+        "rollup_trees": max(90, days + 1),
+    }
+    for name in ROLLED_UP:
+        [rollup] = documents(name)
+        assert rollup["expires_at"] == hour + timedelta(days=stays[name])
+        assert (rollup["sources_until"], rollup["retention_days"]) == (first_to_go, days)
+
+
+@pytest.mark.parametrize("days", [1, 3, 90, 365, 3_650])
+async def test_rollups_follow_a_changed_retention(store, make, hour, no_waiting, documents, days):
+    # Given a project with the default retention, rolled up
+    project = await store.create_project("shop")
+    await roll_up_profiles(store, make, project.id, hour)
+    assert_rollups_have_retention(documents, hour, 30)
+    # When its retention is changed, then its rollups follow, also back again
+    for changed in (days, 30):
+        await store.set_retention(project.id, changed)
+        await finish(store)
+        assert_rollups_have_retention(documents, hour, changed)
+
+
+async def test_rollups_follow_in_bounded_batches_and_once(
+    store, make, hour, no_waiting, documents, monkeypatch
+):
+    # Given rollups of more minutes than a batch may change, and of another project
+    monkeypatch.setattr(upkeep, "_BATCH_DOCUMENTS", 2)
+    shop, other = [await store.create_project(name) for name in ("shop", "other")]
+    minutes = [hour + timedelta(minutes=n) for n in range(7)]
+    for project in (shop, other):
+        await roll_up_profiles(store, make, project.id, *minutes)
+    # When one retention is changed
+    await store.set_retention(shop.id, 90)
+    steps = await finish(store)
+    # Then the minutes of that project follow, in steps of the size that was asked for, and nothing is left
+    assert steps >= (2 * 7 + 7 + 2) / 4
+    kept = {
+        (str(minute["project_id"]), minute["expires_at"] - minute["start"])
+        for minute in documents("rollup_minutes")
+    }
+    assert kept == {(shop.id, timedelta(days=91)), (other.id, timedelta(days=31))}
+    assert (await store.upkeep()).changed_documents == 0
+
+
+def forget_expired(database, now: datetime) -> None:
+    """What the database itself does within a minute."""
+    for name in (*DATA, *ROLLED_UP):
+        database[name].delete_many({"expires_at": {"$lte": now}})
+
+
+async def test_minutes_within_a_prolonged_retention_are_known_and_take_late_requests(
+    store, make, hour, no_waiting, clock, database
+):
+    # Given a rolled up request of a project whose retention was prolonged from 30 to 90 days
+    project = await store.create_project("shop")
+    await roll_up_profiles(store, make, project.id, hour)
+    await store.set_retention(project.id, 90)
+    await finish(store)
+    # When somebody asks for half an hour 40 days later
+    clock.ahead = timedelta(days=40)
+    forget_expired(database, clock())
+    window = RequestFilter(project_id=project.id, start=hour, end=hour + timedelta(minutes=30))
+    # Then it is known
+    assert (await store.statistics(window)).overall.count == 1
+    # And a late request of that minute is counted in it and in its hour
+    await roll_up_profiles(store, make, project.id, hour)
+    assert database.rollup_minutes.find_one()["count"] == 2
+    assert database.rollup_hours.find_one()["count"] == 2
+
+
+async def test_an_hour_that_lost_minutes_to_a_shortened_retention_stays_as_it_was(
+    store, make, hour, no_waiting, clock, database
+):
+    # Given a rolled up hour whose first minute is gone, because the retention was shortened
+    project = await store.create_project("shop")
+    await roll_up_profiles(store, make, project.id, hour, hour + timedelta(minutes=50))
+    await store.set_retention(project.id, 1)
+    await finish(store)
+    clock.ahead = timedelta(days=2, hours=1)
+    forget_expired(database, hour + timedelta(days=2, minutes=30))
+    assert database.rollup_minutes.count_documents({}) == 1
+    # When the retention is prolonged, and a late request comes
+    await store.set_retention(project.id, 90)
+    await finish(store)
+    await roll_up_profiles(store, make, project.id, hour + timedelta(minutes=50))
+    # Then the hour has not lost what it knew
+    assert database.rollup_hours.find_one()["count"] == 2
+
+
+async def test_what_is_rolled_up_while_a_retention_changes_follows_as_well(
+    store, make, hour, no_waiting, documents
+):
+    # Given a changed retention that no record has been given yet
+    project = await store.create_project("shop")
+    await store.write(IncomingBatch(records=[make.profiled(make.record(project.id, timestamp=hour))]))
+    await store.set_retention(project.id, 90)
+    # When a roller that knows it comes first
+    await rolled_up(store)
+    # Then later steps find that
+    await finish(store)
+    assert_rollups_have_retention(documents, hour, 90)
+
+
+async def test_rollups_of_an_earlier_version_have_the_retention_that_their_dates_tell(
+    store, make, hour, no_waiting, documents, database
+):
+    # Given rollups that do not say it, of a project with a retention of its own
+    project = await store.create_project("shop")
+    await store.set_retention(project.id, 60)
+    await roll_up_profiles(store, make, project.id, hour)
+    for name in ROLLED_UP:
+        database[name].update_many({}, {"$unset": {"retention_days": True}})
+    # When it is changed, then they follow
+    await store.set_retention(project.id, 90)
+    await finish(store)
+    assert_rollups_have_retention(documents, hour, 90)
+
+
 @pytest.mark.parametrize("days", [0, -1, 3_651])
 async def test_a_retention_out_of_bounds_changes_nothing(store, days):
     project = await store.create_project("shop")
@@ -357,6 +510,19 @@ async def test_upkeep_asks_indexes_only(store, fill, database):
             assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"])
             statistics = plan["executionStats"]
             assert statistics["totalDocsExamined"] <= statistics["nReturned"]
+
+
+async def test_rollups_of_another_retention_are_found_by_an_index_only(
+    store, make, hour, no_waiting, database
+):
+    # Given rollups that have the retention of their project
+    project = await store.create_project("shop")
+    await roll_up_profiles(store, make, project.id, hour)
+    other = {"project_id": bson.ObjectId(project.id), "retention_days": {"$ne": 30}}
+    for name in KEPT_AT_LEAST:
+        # When upkeep looks for others, then no document is read
+        plan = database[name].find(other, {"_id": True}).hint(indexes.BY_RETENTION).explain()
+        assert plan["executionStats"]["totalDocsExamined"] == 0
 
 
 async def test_each_batch_is_bounded_whatever_a_step_may_do(store, fill, count, monkeypatch):

@@ -20,7 +20,7 @@ from profile_store.rollups.bucket import (
     unpack_total,
 )
 from profile_store.rollups.histogram import LatencyHistogram, bucket_index
-from profile_store.rollups.measures import Measures, microseconds
+from profile_store.rollups.measures import MAX_PER_REQUEST, Measures, microseconds
 
 names = st.sampled_from(["GET /a", "GET /b", "POST /ü", ""])
 group_keys = st.builds(GroupKey, names, st.sampled_from(["GET", "POST"]), names, names)
@@ -132,3 +132,18 @@ def test_a_damaged_bucket_is_refused_and_nothing_else_is_raised(unpack, damaged)
 @pytest.mark.parametrize("nothing", [None, "1", float("nan"), float("inf"), -1.0])
 def test_what_is_no_duration_counts_as_none(nothing):
     assert microseconds(nothing) == 0
+
+
+@pytest.mark.parametrize("seconds", [1e308, -1e308, 5e12, 10**400, -(10**400)])
+def test_a_finite_number_that_64_bits_cannot_hold_counts_as_none(seconds):
+    assert microseconds(seconds) == 0
+
+
+def test_the_longest_span_of_otlp_is_a_duration():
+    assert microseconds(2**63 / 1e9) == pytest.approx(2**63 / 1e3, abs=2)
+
+
+def test_what_is_believed_of_a_million_requests_sums_up_in_64_bits():
+    longest = microseconds(MAX_PER_REQUEST / 1e6, at_most=MAX_PER_REQUEST)
+    assert 100 * 24 * 3_600 * 1_000_000 < longest < 2**63 / 1_000_000
+    assert microseconds(MAX_PER_REQUEST / 1e6 + 1, at_most=MAX_PER_REQUEST) == 0
