@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 
 _PRIOR_SLOWDOWN = 1.8
 _STEPS_SLOWDOWN = 3.0
@@ -32,14 +30,8 @@ class CostEstimate:
     is installed counts too, at a slowdown of 1.8 (call-heavy loops: 1.5 to 1.8 on 3.13, 2.3 on 3.12).
     """
 
-    def __init__(
-        self,
-        *,
-        every_thread_pays: bool = _EVERY_THREAD_PAYS,
-        process_seconds: Callable[[], float] = time.process_time,
-    ) -> None:
+    def __init__(self, *, every_thread_pays: bool = _EVERY_THREAD_PAYS) -> None:
         self.every_thread_pays = every_thread_pays
-        self._process_seconds = process_seconds
         self._profiled_seconds = _PRIOR_SECONDS * _PRIOR_SLOWDOWN
         self._usual_seconds = _PRIOR_SECONDS
         self._covered: dict[int, float] = {}
@@ -63,14 +55,21 @@ class CostEstimate:
         )
         self._usual_seconds = self._usual_seconds * _MEMORY + usual_seconds
 
-    def hook_begins(self, thread: int, thread_seconds: float, *, others_here: bool, others: bool) -> None:
-        """A hook goes in on `thread`. `others_here`: it had one; `others`: any thread had."""
+    def hook_begins(
+        self, thread: int, thread_seconds: float, process_seconds: float, *, others_here: bool, others: bool
+    ) -> None:
+        """A hook goes in on `thread`. `others_here`: it had one; `others`: any thread had.
+
+        `thread_seconds` and `process_seconds` are what the clocks of CPU time say, also below.
+        """
         if not others_here:
             self._covered[thread] = thread_seconds
         if self.every_thread_pays and not others:
-            self._covered_process = self._process_seconds()
+            self._covered_process = process_seconds
 
-    def hook_ends(self, thread: int, thread_seconds: float, *, others_here: bool) -> float:
+    def hook_ends(
+        self, thread: int, thread_seconds: float, process_seconds: float, *, others_here: bool
+    ) -> float:
         """CPU seconds of `thread` under hooks that no earlier call has told of.
 
         Where several requests are profiled on one thread at once, as on an event loop, each counts once.
@@ -79,9 +78,8 @@ class CostEstimate:
         if others_here:
             self._covered[thread] = thread_seconds
         if self.every_thread_pays:
-            process = self._process_seconds()
-            self._hooked_process_seconds += max(process - self._covered_process, 0.0)
-            self._covered_process = process
+            self._hooked_process_seconds += max(process_seconds - self._covered_process, 0.0)
+            self._covered_process = max(process_seconds, self._covered_process)
         return max(thread_seconds - covered, 0.0)
 
     def cost_of(self, hooked_seconds: float, *, held_thread: bool = True) -> float:
@@ -98,5 +96,8 @@ class CostEstimate:
                 more = others - self._other_threads_seconds
                 self._other_threads_seconds = others
                 cost += more * (1 - 1 / _OTHER_THREADS_SLOWDOWN)
-        self.usual_cost_seconds += (cost - self.usual_cost_seconds) * 0.1
         return cost
+
+    def learn_usual(self, cost_seconds: float) -> None:
+        """A profile has cost so much in all: `usual_cost_seconds` moves towards that."""
+        self.usual_cost_seconds += (cost_seconds - self.usual_cost_seconds) * 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
 
 from otel_pyinstrument import native, private_names
@@ -26,11 +27,12 @@ class Engine:
         self._open: list[Segment] = []
 
     def open(
-        self, same_request: SameRequest, ended_early: Callable[[], None] | None = None
+        self, same_request: SameRequest, ended_early: Callable[[float, float], None] | None = None
     ) -> Segment | None:
         """Start sampling what is running; None when that would be wrong or disturb another profiler.
 
-        `same_request` tells, inside the hook, whether a span belongs to this request.
+        `same_request` tells, inside the hook, whether a span belongs to this request; `ended_early` is
+        that of `Segment`.
         """
         segment = self._segment(same_request, ended_early=ended_early)
         if segment is None:
@@ -58,8 +60,9 @@ class Engine:
         """End all sampling and lose what was recorded. Also in a forked child: the parent goes on."""
         self._lock = native.RLock()  # the parent's thread that held it does not exist in a child
         segments, self._open = self._open, []
-        for segment in segments:
-            segment.stop()
+        with ExitStack() as stops:  # one that fails does not keep the others
+            for segment in segments:
+                stops.callback(segment.stop)
 
     def _segment(
         self,
@@ -67,7 +70,7 @@ class Engine:
         *,
         builder: CallTreeBuilder | None = None,
         entry: FrameType | None = None,
-        ended_early: Callable[[], None] | None = None,
+        ended_early: Callable[[float, float], None] | None = None,
     ) -> Segment | None:
         if not private_names.hook_is_ours_to_share():
             return None

@@ -6,7 +6,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from otel_pyinstrument import native
 from otel_pyinstrument.cost_estimate import CostEstimate
@@ -16,8 +16,7 @@ from otel_pyinstrument.endpoint_history import EndpointHistory, EndpointTable
 from otel_pyinstrument.path_patterns import PathPatterns
 from otel_pyinstrument.remote_rules.rules import NO_RULES, EndpointRule, Rules
 from otel_pyinstrument.settings import Settings
-
-Reason = Literal["rate", "slow", "error", "rule", "forced"]
+from otel_pyinstrument.slot import EndedEarly, Reason, Slot
 
 _MAX_WAITING_NODES = 40_000
 """Nodes of finished trees that may wait to be encoded: about 10 MB. More pile up when export is stuck."""
@@ -105,6 +104,8 @@ class Gate:
         self._random = random.Random()  # noqa: S311 - sampling, not secrets
         self._lock = native.RLock()
         self._slots: list[weakref.ref[Slot]] = []
+        # Strong: they are charged although their spans may be dropped. Appended to without the lock.
+        self._ended_early: list[EndedEarly] = []
         self._waiting: list[tuple[weakref.ref[object], int]] = []
         self._hooks_ever = 0
         self._presences: dict[int, list[int]] = {}
@@ -113,7 +114,7 @@ class Gate:
             self._settings.cpu_budget, process_seconds=self._process_seconds, clock=self._clock
         )
         options = {} if self._every_thread_pays is None else {"every_thread_pays": self._every_thread_pays}
-        self._estimate = CostEstimate(process_seconds=self._process_seconds, **options)
+        self._estimate = CostEstimate(**options)
         self._decisions = dict.fromkeys(DECISIONS, 0)
         self._hook_seconds = 0.0
         self._encoding_seconds = 0.0
@@ -200,13 +201,16 @@ class Gate:
             self._endpoints.ended(history, seconds, slow=seconds >= threshold, failed=failed)
             if slot is not None:
                 comparable = comparable and alone
+                self._charge_ended_early()
                 if slot.holds_thread:
                     here = max(self._end_hook(slot), cpu if comparable else 0.0)
                     hooked_seconds = here + elsewhere_seconds
                 usual = history.usual_cpu_seconds
                 if comparable and usual is not None:
                     self._estimate.compare(cpu, usual)
-                return self._settle(slot, hooked_seconds, switching_seconds)
+                self._charge(slot, hooked_seconds, switching_seconds)
+                self._estimate.learn_usual(slot.cost_seconds)
+                return slot.cost_seconds
             untouched = hooks == self._hooks_ever or not self._estimate.every_thread_pays
             if alone and untouched and not visit.first:
                 history.clean_count += 1
@@ -225,7 +229,14 @@ class Gate:
                 self._decisions[refused or "not_chosen"] += 1
                 return None
             self._decisions["profiled"] += 1
-            slot = Slot(reason, self._estimate.usual_cost_seconds, self._thread_seconds)
+            slot = Slot(
+                reason,
+                began=self._clock(),
+                reserved_seconds=self._estimate.usual_cost_seconds,
+                thread_seconds=self._thread_seconds,
+                process_seconds=self._process_seconds,
+                ended_early=self._ended_early,
+            )
             self._hooks_ever += 1
             self._slots.append(weakref.ref(slot))
             if visit is not None:
@@ -235,11 +246,15 @@ class Gate:
     def begin_hook(self, slot: Slot) -> None:
         """The hook is in, and stays until `slot` is released, whatever else its thread does meanwhile."""
         with self._lock:
+            self._charge_ended_early()
+            if not slot.held:
+                return  # gone again already
             held = [other for other in self._held_slots() if other.holds_thread]
             slot.holds_thread = True
             self._estimate.hook_begins(
                 slot.thread,
                 slot.cpu_start,
+                self._process_seconds(),
                 others_here=any(other.thread == slot.thread for other in held),
                 others=bool(held),
             )
@@ -274,6 +289,7 @@ class Gate:
     def costs(self) -> Costs:
         """Since this process began to profile."""
         with self._lock:
+            self._charge_ended_early()
             return Costs(
                 self._hook_seconds, self._encoding_seconds, self._process_seconds() - self._process_start
             )
@@ -319,7 +335,10 @@ class Gate:
         return chance >= 1 or self._random.random() < chance
 
     def _obstacle(self, floor: float) -> str | None:
-        held = self._held_slots()
+        self._charge_ended_early()
+        # A thread that blocks notices no limit: its hook stays until it runs again, its place does not.
+        now, longest = self._clock(), self._settings.max_duration
+        held = [slot for slot in self._held_slots() if now - slot.began < longest]
         if len(held) >= self._settings.max_concurrent:
             return "concurrency"
         self._waiting = [waiting for waiting in self._waiting if waiting[0]() is not None]
@@ -336,47 +355,32 @@ class Gate:
         self._slots = [weakref.ref(slot) for slot in held]
         return held
 
-    def _end_hook(self, slot: Slot) -> float:
-        others_here = any(other.thread == slot.thread and other.holds_thread for other in self._held_slots())
-        return self._estimate.hook_ends(slot.thread, slot.cpu_end, others_here=others_here)
+    def _charge_ended_early(self) -> None:
+        while self._ended_early:
+            slot, hooked_seconds, switching_seconds = self._ended_early.pop(0)
+            if slot.holds_thread:
+                hooked_seconds = self._end_hook(slot)
+            self._charge(slot, hooked_seconds, switching_seconds)
 
-    def _settle(self, slot: Slot, hooked_seconds: float, switching_seconds: float) -> float:
-        cost = switching_seconds + self._estimate.cost_of(hooked_seconds, held_thread=slot.holds_thread)
+    def _end_hook(self, slot: Slot) -> float:
+        """CPU seconds of its thread under the hook, that no other profile has told of."""
+        if slot.covered_seconds is None:
+            later = [*self._held_slots(), *(ended.slot for ended in self._ended_early)]
+            slot.covered_seconds = self._estimate.hook_ends(
+                slot.thread,
+                slot.cpu_end,
+                slot.process_end,
+                others_here=any(other.thread == slot.thread and other.holds_thread for other in later),
+            )
+        return slot.covered_seconds
+
+    def _charge(self, slot: Slot, hooked_seconds: float, switching_seconds: float) -> None:
+        """Charge what has been added since the last time."""
+        more_seconds = max(hooked_seconds - slot.hooked_seconds, 0.0)
+        cost = self._estimate.cost_of(more_seconds, held_thread=slot.holds_thread)
+        cost += max(switching_seconds - slot.switching_seconds, 0.0)
+        slot.hooked_seconds += more_seconds
+        slot.switching_seconds = switching_seconds
+        slot.cost_seconds += cost
         self._hook_seconds += cost
         self._budget.spend(cost)
-        return cost
-
-
-class Slot:
-    """The place of one profiled request, from its thread. Gone when released or garbage collected."""
-
-    __slots__ = (
-        "__weakref__",
-        "_thread_seconds",
-        "cpu_end",
-        "cpu_start",
-        "held",
-        "holds_thread",
-        "reason",
-        "reserved_seconds",
-        "thread",
-    )
-
-    def __init__(self, reason: Reason, reserved_seconds: float, thread_seconds: Callable[[], float]) -> None:
-        self.held = True
-        self.holds_thread = False
-        self.reason: Reason = reason
-        self.reserved_seconds = reserved_seconds
-        self.thread = native.thread_id()
-        self._thread_seconds = thread_seconds
-        self.cpu_start = self.cpu_end = thread_seconds()
-
-    def release(self, sampled_cpu_seconds: float | None = None) -> None:
-        """`sampled_cpu_seconds`: CPU time under the hook, for when the caller is on another thread."""
-        if not self.held:
-            return
-        self.held = False
-        if native.thread_id() == self.thread:
-            self.cpu_end = self._thread_seconds()
-        elif sampled_cpu_seconds is not None:
-            self.cpu_end = self.cpu_start + sampled_cpu_seconds

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import Context
 from functools import partial
 from logging import getLogger
@@ -39,7 +41,6 @@ class Stepped(Protocol):
 class _Followed(NamedTuple):
     task: asyncio.Task[Any]
     belongs: Callable[[Span], bool]
-    stepped: Stepped
 
 
 def can_be_followed(loop: asyncio.AbstractEventLoop) -> bool:
@@ -62,8 +63,7 @@ def follow(
     steps = vars(loop).get("call_soon")
     if not isinstance(steps, _LoopSteps):
         steps = _LoopSteps(loop)
-        loop.call_soon = steps
-    return steps.follow(_Followed(task, belongs, stepped), max_duration_seconds)
+    return steps.follow(stepped, _Followed(task, belongs), max_duration_seconds)
 
 
 class _LoopSteps:
@@ -78,38 +78,53 @@ class _LoopSteps:
         self._loop = loop
         self._replaced: Any = vars(loop).get("call_soon")
         self._call_soon: Callable[..., asyncio.Handle] = loop.call_soon
-        self._followed: list[_Followed] = []
+        # Changed in place by single calls: a sample that comes in the middle may end another profile.
+        self._followed: dict[Stepped, _Followed] = {}
         self._thread = native.thread_id()
         # Of this loop alone: a context can be entered by one thread at a time.
         self._context = Context()
+        self._pid = os.getpid()
+        self._changing = native.RLock()
 
-    def follow(self, followed: _Followed, max_duration_seconds: float) -> Callable[[], None]:
-        self._followed = [*self._followed, followed]
+    def follow(
+        self, stepped: Stepped, followed: _Followed, max_duration_seconds: float
+    ) -> Callable[[], None]:
         limit: asyncio.TimerHandle | None = None
         try:
-            self._call_soon(followed.stepped.pause, context=self._context)
+            with self._lock():
+                self._followed[stepped] = followed
+                # Perhaps another thread has just ended the last profile.
+                if vars(self._loop).get("call_soon") is self._replaced:
+                    self._loop.call_soon = self
+            self._call_soon(stepped.pause, context=self._context)
             limit = self._loop.call_later(
                 max_duration_seconds + _TIMER_SLACK_SECONDS,
                 _reach_limit,
-                ref(followed.stepped),
+                ref(stepped),
                 context=self._context,
             )
         except BaseException:
-            self._forget(followed, limit)
+            self._forget(stepped, limit)
             raise
-        return partial(self._forget, followed, limit)
+        return partial(self._forget, stepped, limit)
 
-    def _forget(self, followed: _Followed, limit: asyncio.TimerHandle | None) -> None:
+    def _forget(self, stepped: Stepped, limit: asyncio.TimerHandle | None) -> None:
         """Any thread."""
         if limit is not None and native.thread_id() == self._thread:
             limit.cancel()
-        self._followed = [other for other in self._followed if other is not followed]
-        # What somebody else has put around us meanwhile stays.
-        if not self._followed and vars(self._loop).get("call_soon") is self:
-            if self._replaced is None:
-                del self._loop.call_soon
-            else:
-                self._loop.call_soon = self._replaced
+        with self._lock():
+            self._followed.pop(stepped, None)
+            # What somebody else has put around us meanwhile stays.
+            if not self._followed and vars(self._loop).get("call_soon") is self:
+                if self._replaced is None:
+                    del self._loop.call_soon
+                else:
+                    self._loop.call_soon = self._replaced
+
+    def _lock(self) -> AbstractContextManager[object]:
+        if self._pid != os.getpid():  # the parent's thread that held it does not exist in a child
+            self._pid, self._changing = os.getpid(), native.RLock()
+        return self._changing
 
     def __call__(
         self, callback: Callable[..., object], *arguments: Any, context: Context | None = None
@@ -128,16 +143,17 @@ class _LoopSteps:
             task: Any = getattr(callback, "__self__", None)
             if not isinstance(task, asyncio.Task):
                 return None
-            for followed in self._followed:
+            all_followed = list(self._followed.items())
+            for stepped, followed in all_followed:
                 if followed.task is task:
-                    return followed.stepped
+                    return stepped
             if context is None:
                 return None
             # A copy, because a task that is running has entered its context.
             span = context.copy().run(get_current_span)
-            for followed in self._followed:
+            for stepped, followed in all_followed:
                 if followed.belongs(span):
-                    return followed.stepped
+                    return stepped
         except Exception as error:
             if came_from_signal_handler(error):
                 raise

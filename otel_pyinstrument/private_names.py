@@ -1,8 +1,8 @@
-"""The names of other libraries that capture needs and that are not public, and a test that they still work.
+"""Names of other libraries that capture needs and that are not public, and a test that they still work.
 
-The rest of such names stands in `transport.private_names`, `transport.uvicorn_flush` and `hop_patches`; without
-those a profile is made all the same. `sampler_self_test` and `ending_hook_works` run once when profiling is
-switched on: when sampling fails, profiling stays off and the application does not notice.
+The rest of such names stands in `transport.private_names`, `transport.uvicorn_flush` and `hop_patches`:
+without those a profile is made all the same. `sampler_self_test` and `ending_hook_works` run once when
+profiling is switched on: when sampling fails, profiling stays off and the application does not notice.
 """
 
 from __future__ import annotations

@@ -16,12 +16,13 @@ from otel_pyinstrument.endpoint import attributes_of
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.facts.request_facts import RequestFacts
 from otel_pyinstrument.frames import identifier_of
-from otel_pyinstrument.gate import Reason, Slot, Visit
+from otel_pyinstrument.gate import Visit
 from otel_pyinstrument.guard import Guard
 from otel_pyinstrument.hop import Hop
 from otel_pyinstrument.private_names import frame_identifiers
 from otel_pyinstrument.recording import HopTree, Recording, RecordingFacts
 from otel_pyinstrument.segment import MAX_NODES, Segment, new_builder
+from otel_pyinstrument.slot import Reason, Slot
 
 MAX_HOPS = 200
 """Different places of one request that wait for work elsewhere, and are seen there."""
@@ -68,7 +69,7 @@ class Request:
 
     def start(self) -> bool:
         """Sample what is running from now on. False when that cannot be done; the slot is still held."""
-        self._segment = self._engine.open(self._same_request(), ended_early=self.slot.release)
+        self._segment = self._engine.open(self._same_request(), ended_early=self.slot.end_early)
         return self._segment is not None
 
     def finish(self) -> Recording | None:

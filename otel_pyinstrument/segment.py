@@ -45,7 +45,8 @@ class Segment:
     is credited exactly where the unit waits, and the interval between samples is running time.
 
     `builder` may already hold the samples of earlier segments. Of the stacks only what is below `entry`
-    is recorded. `ended_early` is called, on any thread, when sampling stops before `close`.
+    is recorded. When sampling stops before `close`, `ended_early` is called, under the hook perhaps, with
+    the CPU seconds under the hook and those of installing and removing it around turns.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Segment:
         classifier: Classifier | None = None,
         builder: CallTreeBuilder | None = None,
         entry: FrameType | None = None,
-        ended_early: Callable[[], None] | None = None,
+        ended_early: Callable[[float, float], None] | None = None,
     ) -> None:
         self._interval_seconds = interval_seconds
         self._max_duration_seconds = max_duration_seconds
@@ -66,25 +67,21 @@ class Segment:
         self._ended_early = ended_early
         # Reentrant: a sample, a signal handler or a finalizer may run inside `close` on the same thread.
         self._lock = native.RLock()
-        self._open = False
-        self._closed = False
-        self._hooked = False
-        self._truncated = False
-        self._interrupted = False
+        self._open = self._closed = self._hooked = self._busy = False
+        self._truncated = self._interrupted = False
         self._failure: Exception | None = None
         self._sample_count = 0
         self._pending: tuple[list[str], float] | None = None
-        self._busy = False
         self._waiting_below: Sequence[str] | None = None
         self._waiting_since = 0.0
         self._paused_since = 0.0
         self._ended_at: float | None = None
         self._first_turn = self._classifier.knows_turns
         self._unfollow: Callable[[], None] = lambda: None
-        self._cpu_seconds = 0.0
-        self._hooked_cpu_seconds = 0.0
-        self._switching_cpu_seconds = 0.0
+        self._cpu_seconds = self._hooked_cpu_seconds = self._switching_cpu_seconds = 0.0
         self._turns = 0
+        self._turn_is_ours = True
+        """As far as samples tell: a task of the request may go over to another trace in the middle."""
         self.place_without_samples: Sequence[str] = ()
         """Where the time goes when the segment is too short for a sample."""
 
@@ -138,7 +135,6 @@ class Segment:
             self._closed = True
             end = time.perf_counter()
             if paused:
-                self._add_waiting(end, samples=0)
                 self._add_pause(end)
         self._unfollow()
         base: Sequence[CodeType] = self._start_codes
@@ -184,8 +180,8 @@ class Segment:
                 if not self._open or self._hooked:
                     return
                 self._turns += 1
+                self._turn_is_ours = True
                 now = time.perf_counter()
-                self._add_waiting(now, samples=0)
                 self._add_pause(now)
                 if now - self._start >= self._max_duration_seconds or self._turns > MAX_TURNS:
                     self._end_early(None, at=now)
@@ -207,7 +203,7 @@ class Segment:
                 if not self._hooked:
                     return
                 if self._open:
-                    self._count_cpu(ours=self._waiting_below is None)
+                    self._count_cpu(ours=self._waiting_below is None and self._turn_is_ours)
                     self._paused_since = time.perf_counter()
                 self._unhook()
                 self._switching_cpu_seconds += time.thread_time() - self._cpu
@@ -225,7 +221,6 @@ class Segment:
                 if self._open:
                     now = time.perf_counter()
                     if not self._hooked:
-                        self._add_waiting(now, samples=0)
                         self._add_pause(now)
                     self._end_early(None, at=now)
         except Exception as error:
@@ -238,9 +233,11 @@ class Segment:
         self._interrupted = True
         self._open = False
         self._unfollow()
+        self._tell_of_early_end()
 
     def _add_pause(self, now: float) -> None:
-        """Credit the time since `pause` where the unit waits, unless it has been credited to a hop."""
+        """Credit the time since `pause` where the unit waits: for a hop, or else by itself."""
+        self._add_waiting(now, samples=0)
         if self._waiting_below is None:
             waiting = private_names.frame_identifiers(self._classifier.calls()[self._skip :])
             self._add_wait([*waiting, AWAIT], now - self._paused_since, samples=0)
@@ -318,12 +315,12 @@ class Segment:
             place = self._classifier.place(stack)
             if self._first_turn and place.ours and now - self._last < self._interval_seconds:
                 return
-            if not place.ours and self._classifier.knows_turns and not self._first_turn:
+            if place.nobodys and not self._first_turn:
                 # Inside `resume` or `pause`, or after an exception that has ended the loop.
                 if now - self._start >= self._max_duration_seconds:
                     self._end_early(None)
                 return
-            ours = place.ours
+            ours = self._turn_is_ours = place.ours
             self._add_pending(0.0)
             self._pending = (place.stack[self._skip :], now - self._last)
             self._last = now
@@ -369,12 +366,15 @@ class Segment:
         try:
             self._unfollow()
             self._unhook()
-            if self._ended_early is not None:
-                self._ended_early()
+            self._tell_of_early_end()
         except Exception as error:
             self._failure = failure or error
             if came_from_signal_handler(error):
                 raise
+
+    def _tell_of_early_end(self) -> None:
+        if self._ended_early is not None:
+            self._ended_early(max(self._hooked_cpu_seconds, self._cpu_seconds), self._switching_cpu_seconds)
 
     def _hook(self) -> None:
         """The hook fires when what is left of the interval has been running time. Own thread."""

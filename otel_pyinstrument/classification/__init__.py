@@ -25,11 +25,13 @@ AWAIT = "[await]\0\x000"
 class Place(NamedTuple):
     """Where the time until a sample goes: a stack that starts at the outermost call of the unit.
 
-    `ours`: the request itself used the thread, so its CPU time is the request's too.
+    `ours`: the request itself used the thread, so its CPU time is the request's too. `nobodys`: no unit
+    did, but the event loop between their turns.
     """
 
     stack: list[str]
     ours: bool
+    nobodys: bool = False
 
 
 class Classifier(Protocol):

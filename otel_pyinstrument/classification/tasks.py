@@ -84,12 +84,12 @@ class TaskClassifier:
         task = asyncio.current_task(self._loop)
         if task is self._task:
             below = self._from_coroutine(self._task, stack)
-            return Place(below, True) if below else Place([AWAIT], False)
+            return Place(below, True) if below else Place([AWAIT], False, nobodys=True)
         awaiting = frame_identifiers(suspended_calls(self._task.get_coro()))
         if task is not None and self._same_request(get_current_span()):
             below = self._from_coroutine(task, stack)
-            return Place(awaiting + (below or [AWAIT]), bool(below))
-        return Place([*awaiting, AWAIT], False)
+            return Place(awaiting + (below or [AWAIT]), bool(below), nobodys=not below)
+        return Place([*awaiting, AWAIT], False, nobodys=task is None)
 
     def calls(self) -> list[FrameType]:
         task = asyncio.current_task(self._loop) if running_loop() is self._loop else None

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import uvloop
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
@@ -452,3 +453,66 @@ def test_a_blocking_call_on_the_loop_is_shown_in_the_request_that_made_it(
 
     (span,) = traced.exporter.get_finished_spans()
     assert time_at(tree_of(span), "blocks", "sleep") > 45_000
+
+
+def test_work_of_another_trace_in_a_task_of_the_request_is_waiting(
+    traced, tree_of, time_in, profile_of, burn, run_on_loop
+) -> None:
+    # Given a request that starts a task, whose first step works below a root span of its own
+    spent: dict[str, float] = {}
+
+    def work(name: str, seconds: float) -> None:
+        start = time.perf_counter()
+        burn(seconds)
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+
+    def own_work() -> None:
+        work("own", 0.02)
+
+    def job_work() -> None:
+        work("job", 0.06)
+
+    async def job() -> None:
+        with traced.tracer.start_as_current_span("job", context=Context()):
+            job_work()
+
+    async def handler() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            own_work()
+            task = asyncio.create_task(job())
+            await asyncio.sleep(0)
+            own_work()
+        await task
+
+    run_on_loop(handler())
+
+    # Then that is a wait of the request, and neither its own time nor its CPU time
+    (span,) = [span for span in traced.exporter.get_finished_spans() if span.name == "GET /"]
+    tree = tree_of(span)
+    assert "job_work" not in functions(tree)
+    assert time_in(tree, "own_work") / 1e6 == pytest.approx(spent["own"], abs=0.015)
+    assert time_in(tree, "[await]") / 1e6 == pytest.approx(spent["job"], abs=0.015)
+    assert profile_of(span).attributes["pyinstrument.cpu_time"] == pytest.approx(0.04, abs=0.015)
+
+
+def test_cpu_time_of_another_trace_after_the_last_sample_of_a_step_is_not_the_requests(
+    make_traced, profile_of, run_on_loop
+) -> None:
+    # Given a request that only starts a task, whose step has one sample in the middle
+    traced = make_traced(interval=100.0)
+
+    async def job() -> None:
+        with traced.tracer.start_as_current_span("job", context=Context()):
+            end = time.perf_counter() + 0.15
+            while time.perf_counter() < end:
+                pass
+
+    async def handler() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await asyncio.create_task(job())
+
+    run_on_loop(handler())
+
+    # Then the rest of that step is not the request's either
+    (span,) = [span for span in traced.exporter.get_finished_spans() if span.name == "GET /"]
+    assert profile_of(span).attributes["pyinstrument.cpu_time"] < 0.025

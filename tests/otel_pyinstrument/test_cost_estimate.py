@@ -44,32 +44,28 @@ def test_hooks_that_share_a_thread_count_its_time_once() -> None:
     estimate = CostEstimate(every_thread_pays=False)
 
     # Given two requests that take turns on one thread: from 0 to 10, and from 5 to 8
-    estimate.hook_begins(1, 0.0, others_here=False, others=False)
-    estimate.hook_begins(1, 5.0, others_here=True, others=True)
-    inner = estimate.hook_ends(1, 8.0, others_here=True)
-    outer = estimate.hook_ends(1, 10.0, others_here=False)
+    estimate.hook_begins(1, 0.0, 0.0, others_here=False, others=False)
+    estimate.hook_begins(1, 5.0, 5.0, others_here=True, others=True)
+    inner = estimate.hook_ends(1, 8.0, 8.0, others_here=True)
+    outer = estimate.hook_ends(1, 10.0, 10.0, others_here=False)
 
     assert inner + outer == 10
-    estimate.hook_begins(1, 50.0, others_here=False, others=False)
-    assert estimate.hook_ends(1, 51.0, others_here=False) == 1
+    estimate.hook_begins(1, 50.0, 50.0, others_here=False, others=False)
+    assert estimate.hook_ends(1, 51.0, 51.0, others_here=False) == 1
 
 
 def test_where_every_thread_pays_the_others_are_charged_too() -> None:
-    process = [0.0]
-    estimate = CostEstimate(every_thread_pays=True, process_seconds=lambda: process[0])
+    estimate = CostEstimate(every_thread_pays=True)
 
     # Given a request that used 0.9 s under the hook while other threads used 3 s
-    estimate.hook_begins(1, 0.0, others_here=False, others=False)
-    process[0] = 3.9
-    hooked = estimate.hook_ends(1, 0.9, others_here=False)
+    estimate.hook_begins(1, 0.0, 0.0, others_here=False, others=False)
+    hooked = estimate.hook_ends(1, 0.9, 3.9, others_here=False)
 
     # Then both are charged, at a slowdown of 1.8
     assert estimate.cost_of(hooked) == pytest.approx(0.4 + 4 / 3)
     # And what the process does without a hook is not
-    process[0] = 100
-    estimate.hook_begins(1, 1.0, others_here=False, others=False)
-    process[0] = 100.9
-    assert estimate.cost_of(estimate.hook_ends(1, 1.9, others_here=False)) == pytest.approx(0.4)
+    estimate.hook_begins(1, 1.0, 100.0, others_here=False, others=False)
+    assert estimate.cost_of(estimate.hook_ends(1, 1.9, 100.9, others_here=False)) == pytest.approx(0.4)
 
 
 def leaf(number: int) -> int:

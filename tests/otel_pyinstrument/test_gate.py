@@ -324,6 +324,103 @@ def test_a_request_pays_for_the_whole_thread_only_while_it_holds_it(make) -> Non
     assert costs == pytest.approx([0.1 * (1 - 1 / 1.8), 0.01 * (1 - 1 / 3)])
 
 
+def test_a_profile_that_ended_early_is_charged_although_its_span_is_dropped(make) -> None:
+    # Given a profile that ended after 1 s of CPU time, of a request that goes on
+    service = make()
+    slot = service.gate.admit(service.gate.arrive(ORDERS))
+    service.gate.begin_hook(slot)
+    service.cpu += 1
+    slot.end_early(1.0, 0.0)
+    service.cpu += 1
+
+    # When nobody ends its span
+    del slot
+    gc.collect()
+
+    assert service.gate.costs().hook == pytest.approx(1 - 1 / 1.8)
+
+
+def test_profiles_that_follow_each_other_on_a_thread_count_each_second_once(make) -> None:
+    # Given greenlets of one thread: the second is profiled when the profile of the first has ended early
+    service = make()
+    first = service.gate.arrive(ORDERS)
+    ended = service.gate.admit(first)
+    service.gate.begin_hook(ended)
+    service.cpu += 1
+    ended.end_early(1.0, 0.0)
+    service.cpu += 5
+    second = service.gate.arrive(ORDERS)
+    slot = service.gate.admit(second)
+    service.gate.begin_hook(slot)
+    service.cpu += 1
+    slot.release()
+
+    # When both end
+    costs = [
+        service.gate.leave(second, seconds=1, failed=False, slot=slot),
+        service.gate.leave(first, seconds=7, failed=False, slot=ended, hooked_seconds=1, comparable=False),
+    ]
+
+    # Then each costs what its own hook did
+    assert costs == pytest.approx([1 - 1 / 1.8] * 2)
+    assert service.gate.costs().hook == pytest.approx(sum(costs))
+
+
+def test_profiles_of_a_thread_that_ended_early_at_once_count_its_time_once(make) -> None:
+    # Given two greenlets of one thread, under the hook from 0 to 5 and from 0 to 8
+    service = make()
+    slots = [service.gate.admit(service.gate.arrive(ORDERS)) for _ in range(2)]
+    for slot in slots:
+        service.gate.begin_hook(slot)
+    service.cpu = 5
+    slots[0].end_early(5.0, 0.0)
+    service.cpu = 8
+
+    # When the gate has not looked before both have ended
+    slots[1].end_early(8.0, 0.0)
+
+    assert service.gate.costs().hook == pytest.approx(8 * (1 - 1 / 1.8))
+
+
+def test_a_hook_that_was_gone_at_once_counts_nothing_of_the_next_on_its_thread(make) -> None:
+    # Given a profile that had ended before the gate heard of its hook
+    service = make()
+    first = service.gate.arrive(ORDERS)
+    gone = service.gate.admit(first)
+    gone.end_early(0.0, 0.0)
+    service.gate.begin_hook(gone)
+    service.cpu += 5
+
+    # When another one on its thread is profiled beyond its end
+    second = service.gate.arrive(ORDERS)
+    slot = service.gate.admit(second)
+    service.gate.begin_hook(slot)
+    service.gate.leave(first, seconds=5, failed=False, slot=gone, comparable=False)
+    service.cpu += 1
+    slot.release()
+    service.gate.leave(second, seconds=1, failed=False, slot=slot)
+
+    assert service.gate.costs().hook == pytest.approx(1 - 1 / 1.8)
+
+
+def test_what_a_request_did_elsewhere_after_its_profile_ended_is_charged_at_its_end(make) -> None:
+    # Given a profile that ended after 1 s of CPU time, and was charged
+    service = make()
+    visit = service.gate.arrive(ORDERS)
+    slot = service.gate.admit(visit)
+    service.gate.begin_hook(slot)
+    service.cpu += 1
+    slot.end_early(1.0, 0.0)
+    assert service.gate.costs().hook == pytest.approx(1 - 1 / 1.8)
+
+    # When the request ends, whose work on another thread was sampled for 2 s
+    cost = service.gate.leave(
+        visit, seconds=3, failed=False, slot=slot, hooked_seconds=3, elsewhere_seconds=2, comparable=False
+    )
+
+    assert cost == service.gate.costs().hook == pytest.approx(3 * (1 - 1 / 1.8))
+
+
 def test_a_burst_is_bounded_by_what_the_budget_holds(make) -> None:
     # Given a process that has been saving for hours
     service = make(cpu_budget=0.01)
@@ -382,6 +479,47 @@ def test_a_released_slot_is_free_again(make) -> None:
     assert second is not None
     assert gate.admit() is None
     assert gate.decisions()["concurrency"] == 2
+
+
+def test_a_place_is_free_again_after_the_maximum_duration(make) -> None:
+    # Given a request whose thread blocks, so that it cannot give its place back
+    service = make(max_concurrent=1, max_duration=30.0)
+    blocked = service.gate.admit()
+    service.now += 29.9
+    assert service.gate.admit() is None
+
+    # When its time is over
+    service.now += 0.2
+
+    assert service.gate.admit() is not None
+    assert blocked.held
+
+
+def test_where_every_thread_pays_a_hook_that_outlives_its_place_is_charged() -> None:
+    # Given a thread that blocks under its hook for longer than the maximum duration, and uses no CPU
+    now, process = 0.0, 0.0
+    gate = Gate(
+        Settings(rate=1.0, cpu_budget=1.0, max_duration=30.0),
+        thread_seconds=lambda: 0.0,
+        process_seconds=lambda: process,
+        clock=lambda: now,
+        every_thread_pays=True,
+    )
+    blocked = gate.admit(gate.arrive(ORDERS))
+    gate.begin_hook(blocked)
+    now = 60.0
+
+    # When the others use 9 s until the next profile
+    process = 9.0
+    visit = gate.arrive(ORDERS)
+    slot = gate.admit(visit)
+    gate.begin_hook(slot)
+    slot.release()
+    gate.leave(visit, seconds=0, failed=False, slot=slot)
+
+    # Then the gate knows what that hook has cost them
+    assert blocked.held
+    assert gate.costs().hook == pytest.approx(9 * (1 - 1 / 1.8))
 
 
 def test_a_forgotten_slot_is_free_again(make) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import uvloop
@@ -422,3 +424,122 @@ def test_an_awaitable_that_answers_everything_is_no_problem(loop, serve, traced)
     (span,) = traced.exporter.get_finished_spans()
     assert errors == []
     assert span.events
+
+
+class SlowToRestore(asyncio.SelectorEventLoop):
+    """Tells when an attribute of it is being removed, and waits there for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.restoring, self.waited_for = threading.Event(), threading.Event()
+
+    def __delattr__(self, name: str) -> None:
+        self.restoring.set()
+        self.waited_for.wait(0.2)
+        super().__delattr__(name)
+
+
+def test_a_request_that_begins_while_another_thread_ends_the_last_one_is_followed(
+    traced, tree_of, time_in, burn
+) -> None:
+    loop = SlowToRestore()
+
+    def planted() -> None:
+        burn(0.03)
+
+    # When a request begins while another thread gives the loop its own method back
+    async def main() -> None:
+        last = traced.tracer.start_span("last", kind=SpanKind.SERVER)
+        ending = threading.Thread(target=last.end)
+        ending.start()
+        loop.restoring.wait()
+        with traced.tracer.start_as_current_span("next", kind=SpanKind.SERVER):
+            loop.waited_for.set()
+            await asyncio.to_thread(ending.join)
+            await asyncio.sleep(0.01)
+            planted()
+
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+
+    # Then its steps are seen, and the loop is as before
+    (span,) = [span for span in traced.exporter.get_finished_spans() if span.name == "next"]
+    assert time_in(tree_of(span), "planted") > 20_000
+    assert not is_replaced(loop)
+
+
+def test_requests_that_two_threads_end_at_once_leave_the_loop_as_before(traced, wait_until) -> None:
+    loop = SlowToRestore()
+
+    # When a thread gives the loop its own method back, and another ends a request that began meanwhile
+    async def main() -> None:
+        with ThreadPoolExecutor(2) as threads:
+            last = threads.submit(traced.tracer.start_span("last", kind=SpanKind.SERVER).end)
+            loop.restoring.wait()
+            after = threads.submit(traced.tracer.start_span("next", kind=SpanKind.SERVER).end)
+            # Then both succeed
+            last.result()
+            after.result()
+
+    try:
+        loop.run_until_complete(main())
+        assert not is_replaced(loop)
+    finally:
+        loop.close()
+    wait_until(lambda: sys.getprofile() is None)
+    assert [len(span.events) for span in traced.exporter.get_finished_spans()] == [1, 1]
+
+
+FORK_WHILE_RESTORING = """
+import asyncio, os, signal, threading
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from otel_pyinstrument import PyinstrumentInstrumentor
+
+provider, exporter = TracerProvider(), InMemorySpanExporter()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, cpu_budget=1)
+tracer = provider.get_tracer("test")
+parent = os.getpid()
+restoring, forked = threading.Event(), threading.Event()
+
+class Loop(asyncio.SelectorEventLoop):
+    def __delattr__(self, name):
+        if os.getpid() == parent:
+            restoring.set()
+            forked.wait()
+        super().__delattr__(name)
+
+async def main():
+    ending = threading.Thread(target=tracer.start_span("parent", kind=SpanKind.SERVER).end)
+    ending.start()
+    restoring.wait()
+    pid = os.fork()
+    if not pid:
+        tracer.start_span("child", kind=SpanKind.SERVER).end()
+        print([len(span.events) for span in exporter.get_finished_spans()], flush=True)
+        os._exit(0)
+    forked.set()
+    ending.join()
+    too_late = threading.Timer(20, os.kill, (pid, signal.SIGKILL))
+    too_late.start()
+    print(os.waitpid(pid, 0)[1], [len(span.events) for span in exporter.get_finished_spans()])
+    too_late.cancel()
+
+loop = Loop()
+loop.run_until_complete(main())
+"""
+
+
+def test_a_fork_while_another_thread_ends_a_request_does_not_block_the_child() -> None:
+    # When a process forks while another thread gives a loop its own method back
+    run = subprocess.run(
+        [sys.executable, "-c", FORK_WHILE_RESTORING], capture_output=True, text=True, timeout=60
+    )
+
+    # Then the child profiles its own requests, and the parent's is as it was
+    assert run.stdout.splitlines() == ["[1]", "0 [1]"], run.stderr
