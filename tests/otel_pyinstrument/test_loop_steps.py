@@ -163,11 +163,18 @@ def test_a_loop_that_cannot_be_followed_gives_no_profile(serve, traced) -> None:
 
 
 def test_a_span_that_another_thread_ends_while_the_request_waits(loop, traced, tree_of, time_in) -> None:
+    ended: list[int] = []
+
     # Given a request that waits on its loop
     async def waits() -> None:
         span = traced.tracer.start_span("GET /", kind=SpanKind.SERVER)
+
+        def end() -> None:
+            span.end()
+            ended.append(time.time_ns())
+
         asyncio.get_running_loop().call_later(0.03, lambda: ending.start())
-        ending = threading.Thread(target=span.end)
+        ending = threading.Thread(target=end)
         await asyncio.sleep(0.06)
         ending.join()
 
@@ -182,7 +189,8 @@ def test_a_span_that_another_thread_ends_while_the_request_waits(loop, traced, t
     (span,) = traced.exporter.get_finished_spans()
     tree = tree_of(span)
     assert 25_000 < time_in(tree, "[await]") <= tree.duration_us
-    assert tree.duration_us <= (span.end_time - span.start_time) / 1000 + 1
+    # Between the end that the span notes and the end of sampling its thread may lose its turn.
+    assert tree.duration_us <= (ended[0] - span.start_time) / 1000 + 1
     assert not is_replaced(loop)
 
 
