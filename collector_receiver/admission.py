@@ -62,6 +62,12 @@ class Admission:
         """A request was worked on for so long, most of it behind others when there is much to do."""
         self._usual_seconds += (seconds - self._usual_seconds) / 16
 
+    def too_late(self) -> TryAgain:
+        """The refusal of a body that did not arrive within its time."""
+        if self.closed:
+            return stopping()
+        return TryAgain("slow_body", "the request did not arrive in time", OVERLOAD_RETRY_SECONDS)
+
     def _require_room(self, size: int, *, others: int) -> None:
         limit = self.max_bytes if self._usual_seconds < SLOW_SECONDS else self.max_bytes // SLOW_SHARE
         if others and self._bytes_in_flight + size > limit:

@@ -18,7 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from collector_receiver.admission import MIN_WEIGHT_BYTES, OVERLOAD_RETRY_SECONDS, stopping
+from collector_receiver.admission import MIN_WEIGHT_BYTES
 from collector_receiver.arrivals import Arrivals
 from collector_receiver.counters import Answered
 from collector_receiver.ingest import Ingest
@@ -31,6 +31,7 @@ METRICS_SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 SERVICES = (TRACE_SERVICE, LOGS_SERVICE, METRICS_SERVICE)
 
 PROJECT_KEY_METADATA = "x-project-key"
+NO_MESSAGE = "no_message"  # the reason
 READ_SECONDS = 30.0
 ARRIVING_BYTES = 128 * 1024 * 1024  # of all bodies that are read at one time, each as large as it may be
 
@@ -69,7 +70,13 @@ class OtlpGrpc:
                 code = grpc.StatusCode.OK
             except IngestRefused as refused:
                 code = _code(refused)
-                await _abort(context, code, refused)
+                try:
+                    await _abort(context, code, refused)
+                except _NO_CALL:
+                    # The call is over: its sender has gone, or gRPC has answered what it did not hand over.
+                    if refused.reason == NO_MESSAGE:
+                        code = grpc.StatusCode.RESOURCE_EXHAUSTED
+                    raise asyncio.CancelledError from None
             except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED
                 raise
@@ -87,21 +94,17 @@ class OtlpGrpc:
                 async with self.arrivals.one(READ_SECONDS):
                     body = await context.read()
             except TimeoutError:
-                raise self._too_slow() from None
+                raise self._ingest.admission.too_late() from None
             finally:
                 place.leave()
             if body is _NO_MORE:
-                # gRPC does not hand over what is above its limit, and has answered the same by itself.
-                raise TooLarge("too_large", f"no message of at most {self._max_request_size} bytes")
+                # None came, or gRPC has answered by itself what it does not hand over: above its limit, of
+                # damaged compression, of a sender that has gone. Which of them, it does not tell.
+                raise Undecodable(NO_MESSAGE, f"no whole message of at most {self._max_request_size} bytes")
         except IngestRefused as refused:
             self._ingest.count_refusal(refused)
             raise
         return body
-
-    def _too_slow(self) -> TryAgain:
-        if self._ingest.admission.closed:
-            return stopping()
-        return TryAgain("slow_body", "the message did not arrive in time", OVERLOAD_RETRY_SECONDS)
 
     def _take(self, signal: Signal[Any]) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def answer(body: bytes, context: Context) -> bytes:
@@ -153,11 +156,7 @@ async def _abort(context: Context, code: grpc.StatusCode, refused: IngestRefused
     trailers: tuple[tuple[str, bytes], ...] = ()
     if isinstance(refused, TryAgain):
         trailers = retry_trailers(code.value[0], str(refused), refused.retry_after_seconds)
-    try:
-        await context.abort(code, str(refused), trailers)
-    except _NO_CALL:
-        # The call is over: the sender has gone, or gRPC itself has answered a message that is too large.
-        raise asyncio.CancelledError from None
+    await context.abort(code, str(refused), trailers)
     raise AssertionError("context.abort always raises")
 
 

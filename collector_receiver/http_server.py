@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 MAX_HEAD_BYTES = 262_144
+HEAD_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 75  # longer than exporters pause between two batches
 
 
@@ -81,12 +82,25 @@ class _Server(uvicorn.Server):
 
 
 class _BoundedProtocol(HttpToolsProtocol):
-    """Ends connections whose request line and headers never end: the parser would keep all of them."""
+    """Ends connections whose request line and headers never end: the parser would keep all of them, and the
+    process has few sockets. uvicorn's own time limit begins with an answer and ends with the next byte."""
 
     _reading_head = True
     _head_bytes = 0
+    _between_requests = True
+    _head_limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._limit_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._lift_head_limit()
 
     def data_received(self, data: bytes) -> None:
+        if self._between_requests:
+            self._limit_head()
         super().data_received(data)
         if self._reading_head:
             self._head_bytes += len(data)
@@ -95,11 +109,33 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._reading_head, self._head_bytes = True, 0
+        self._reading_head, self._head_bytes, self._between_requests = True, 0, False
+        self._limit_head()
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._reading_head = False
+        self._lift_head_limit()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._between_requests = True
+
+    def _limit_head(self) -> None:
+        if self._head_limit is None:
+            self._head_limit = self.loop.call_later(HEAD_SECONDS, self._on_head_overdue)
+
+    def _lift_head_limit(self) -> None:
+        if self._head_limit is not None:
+            self._head_limit.cancel()
+            self._head_limit = None
+
+    def _on_head_overdue(self) -> None:
+        self._head_limit = None
+        if self.cycle and not self.cycle.response_complete:
+            self._limit_head()  # behind a request whose answer is still to come
+        else:
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """What cannot be read as HTTP is answered like every other mistake: with a Status, here in JSON."""

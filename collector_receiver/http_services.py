@@ -17,7 +17,6 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
-from collector_receiver.admission import stopping
 from collector_receiver.arrivals import Arrivals
 from collector_receiver.cors import Cors, Headers
 from collector_receiver.counters import Answered
@@ -113,12 +112,6 @@ class OtlpHttp:
             return _error(415, grpc.StatusCode.INVALID_ARGUMENT, message, (b"accept-encoding", b"gzip"))
         try:
             body = await self._read(headers, incoming, gzip=compression == "gzip")
-        except TimeoutError:
-            if not self._ingest.admission.closed:
-                return _error(408, grpc.StatusCode.DEADLINE_EXCEEDED, "the body did not arrive in time")
-            refused = stopping()
-            self._ingest.count_refusal(refused)
-            return _refusal(refused)
         except IngestRefused as refused:
             self._ingest.count_refusal(refused)
             return _refusal(refused)
@@ -139,6 +132,8 @@ class OtlpHttp:
                     max_bytes=self._max_request_size,
                     place=place,
                 )
+        except TimeoutError:
+            raise self._ingest.admission.too_late() from None
         finally:
             place.leave()
 

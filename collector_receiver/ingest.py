@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from collector_receiver.admission import MAX_BYTES_IN_FLIGHT, MIN_WEIGHT_BYTES, Admission, Place
+from collector_receiver.admission import MAX_BYTES_IN_FLIGHT, MIN_WEIGHT_BYTES, Admission, Place, stopping
 from collector_receiver.counters import Counters, RefusalLog
 from collector_receiver.group_commit import GroupCommit
 from collector_receiver.outcome import place_of
@@ -108,12 +108,14 @@ class Ingest:
         self.admission.closed = True
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Wait for running requests, at most `timeout_seconds`."""
+        """Wait for running requests, at most `timeout_seconds`; what still runs then fails as `stopping`."""
         if self._running:
-            await asyncio.wait(self._running, timeout=timeout_seconds)
+            _, late = await asyncio.wait(self._running, timeout=timeout_seconds)
+            for task in late:
+                task.cancel()
 
     async def close(self) -> None:
-        """Cancel what still runs and release the thread."""
+        """End what still runs, as `stopping`, and release the thread."""
         self.refuse_new_requests()
         await end(*self._running)
         await self._commits.close()
@@ -142,6 +144,12 @@ class Ingest:
         except IngestRefused as refused:
             self.count_refusal(refused)
             raise
+        except asyncio.CancelledError:
+            # By `drain` or `close`: a caller that is cancelled leaves this running. Passed on, it would be
+            # answered as the front's server answers a cancellation, which may be final.
+            refused = stopping()
+            self.count_refusal(refused)
+            raise refused from None
         except StoreUnavailable as problem:
             logger.debug("storage unavailable: %s", problem)
             refused = TryAgain("storage_unavailable", "the database does not answer", STORAGE_RETRY_SECONDS)

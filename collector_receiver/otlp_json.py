@@ -21,10 +21,17 @@ from google.protobuf.message_factory import GetMessageClass
 MAX_PARTS = 400_000
 """Objects and arrays in one body: each takes 64 to 230 bytes of memory, for as little as 2 bytes of text."""
 
+MAX_SEPARATORS = 2_000_000
+"""Colons and commas in one body: as many names and values at most, of up to 90 bytes of memory each. Those in
+texts count too. Measured: 16 MiB of spans, or of log records that hold JSON, have at most 1.7 million."""
+
 MAX_LEVELS = 100
 """Messages within messages, as in protobuf's own reader: what is stored is read by that."""
 
-_ITEM_LEVEL = 3  # of a span in its scope in its resource in the request
+_RESOURCE_LEVEL = 2  # in its element in the request
+_ITEM_LEVEL = 3  # of a span, and of what describes its scope
+
+_LOST: dict[str, Any] = {}  # in the place of an item that cannot be read; the translation refuses it by name
 
 _HEX_FIELDS = frozenset({"trace_id", "span_id", "parent_span_id"})
 
@@ -40,14 +47,16 @@ class NotOtlpJson(Exception):
 def from_json(kind: type[Kind], body: bytes, *, keep_readable: bool = False) -> Kind:
     """The message of type `kind` in `body`, bounded in time and memory.
 
-    With `keep_readable` a span or log record that cannot be read is empty in the result, and the others are
-    as they came.
+    With `keep_readable` a span or log record that cannot be read is empty in the result, a single empty one
+    stands for a scope or a resource that cannot be read, and the others are as they came.
 
     Raises:
         NotOtlpJson: and nothing else, for any bytes whatsoever.
     """
     if body.count(b"{") + body.count(b"[") > MAX_PARTS:
         raise NotOtlpJson(f"more than {MAX_PARTS} objects and arrays; send smaller batches")
+    if body.count(b":") + body.count(b",") > MAX_SEPARATORS:
+        raise NotOtlpJson(f"more than {MAX_SEPARATORS} names and values; send smaller batches")
     try:
         document = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError:
@@ -57,9 +66,10 @@ def from_json(kind: type[Kind], body: bytes, *, keep_readable: bool = False) -> 
     try:
         return _built(kind, document, 0)
     except NotOtlpJson:
-        if not (keep_readable and _empty_what_is_unreadable(kind, document)):
+        salvaged = _salvaged(kind, document) if keep_readable else None
+        if salvaged is None:
             raise
-    return _built(kind, document, 0)
+    return _built(kind, salvaged, 0)
 
 
 def _built(kind: type[Kind], document: Any, level: int) -> Kind:
@@ -71,29 +81,75 @@ def _built(kind: type[Kind], document: Any, level: int) -> Kind:
         raise NotOtlpJson("a text that is no Unicode") from None
 
 
-def _empty_what_is_unreadable(kind: type[Message], document: Any) -> bool:
-    """Whether any span or log record of `document` is readable; the others are empty objects then."""
+def _salvaged(kind: type[Message], document: Any) -> dict[str, Any] | None:
+    """What can be read of a request; None when no item can be, or too many cannot.
+
+    As `salvage` does it with protobuf: an empty item stands for one that cannot be read, and for a scope or a
+    resource with all of its items. Nobody knows whose those of a resource are, so another one has the empty.
+    """
     request: Any = kind.DESCRIPTOR
     resources = request.fields_by_number[1]
     scopes = resources.message_type.fields_by_number[2]
     items = scopes.message_type.fields_by_number[2]
-    item_kind = GetMessageClass(items.message_type)
-    readable = False
-    for resource in _listed(document, resources.json_name):
-        for scope in _listed(resource, scopes.json_name):
-            listed = _listed(scope, items.json_name)
-            for index, item in enumerate(listed):
-                try:
-                    _built(item_kind, item, _ITEM_LEVEL)
-                    readable = True
-                except NotOtlpJson:
-                    listed[index] = {}
-    return readable
+    lost_scope = {items.json_name: [_LOST]}  # one for all: there may be millions
+    kept: list[dict[str, Any]] = []
+    lost = 0
+    for resource in _listed(document, resources):
+        try:
+            about, inner = _taken_apart(resources, resource, _RESOURCE_LEVEL)
+        except NotOtlpJson:
+            lost += 1
+            continue
+        salvaged = [_salvaged_scope(scopes, scope) or lost_scope for scope in inner]
+        kept.append({**about, scopes.json_name: salvaged})
+    if kept and lost:
+        kept[-1][scopes.json_name].append({items.json_name: [_LOST] * lost})
+    left = [
+        item for resource in kept for scope in resource[scopes.json_name] for item in scope[items.json_name]
+    ]
+    if len(left) > MAX_PARTS or all(item is _LOST for item in left):
+        return None
+    return {resources.json_name: kept}
 
 
-def _listed(value: Any, name: str) -> list[Any]:
-    found = cast("dict[str, Any]", value).get(name) if isinstance(value, dict) else None
-    return cast("list[Any]", found) if isinstance(found, list) else []
+def _salvaged_scope(scopes: Any, scope: Any) -> dict[str, Any] | None:
+    items = scopes.message_type.fields_by_number[2]
+    kind = GetMessageClass(items.message_type)
+    try:
+        about, inner = _taken_apart(scopes, scope, _ITEM_LEVEL)
+    except NotOtlpJson:
+        return None
+    return {**about, items.json_name: [item if _is_readable(kind, item) else _LOST for item in inner]}
+
+
+def _taken_apart(field: Any, value: Any, level: int) -> tuple[dict[str, Any], list[Any]]:
+    """What describes a resource (or scope), and its scopes (items). Raises NotOtlpJson."""
+    about = field.message_type.fields_by_number[1]
+    inner = _listed(value, field.message_type.fields_by_number[2])
+    described = value.get(about.json_name)
+    if described is not None:
+        _built(GetMessageClass(about.message_type), described, level)
+    return {about.json_name: described}, inner
+
+
+def _listed(value: Any, field: Any) -> list[Any]:
+    """What the object `value` has in a repeated field. Raises NotOtlpJson."""
+    if not isinstance(value, dict):
+        raise NotOtlpJson(f"what holds {field.json_name} must be an object")
+    found = cast("dict[str, Any]", value).get(field.json_name)
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise NotOtlpJson(f"{field.json_name} must be an array")
+    return cast("list[Any]", found)
+
+
+def _is_readable(kind: type[Message], item: Any) -> bool:
+    try:
+        _built(kind, item, _ITEM_LEVEL)
+    except NotOtlpJson:
+        return False
+    return True
 
 
 def _refuse_constant(_name: str) -> NoReturn:

@@ -37,7 +37,7 @@ STOP_SECONDS = 10.0
 LAST_BODY_SECONDS = 1.0  # for what is still on its way when the receiver stops
 LAST_ANSWER_SECONDS = 2.0  # for answers to leave and connections to close; who watches health never closes
 MAX_CONCURRENT_STREAMS = 128  # per connection; HTTP/2 makes the client wait for its turn
-MAX_PENDING_CALLS = 20_000  # beyond it gRPC itself answers, with a code that senders may not repeat
+MAX_PENDING_CALLS = 20_000  # of those nobody has looked at; beyond it gRPC itself answers with CANCELLED
 
 logger = logging.getLogger("collector_receiver")
 

@@ -228,6 +228,18 @@ async def test_in_key_mode_a_profile_needs_a_key_as_spans_do(start_receiver, mak
     assert await store.call_tree(project.id, (span.trace_id + span.span_id).hex()) is not None
 
 
+async def test_in_key_mode_what_is_not_stored_anyway_needs_no_key(start_receiver, make, store):
+    receiver = await start_receiver(ingest_mode="key")
+
+    assert await receiver.client.export_logs(make.logs(LogRecord(body=make.any_value("x")))) == (
+        ExportLogsServiceResponse()
+    )
+    await receiver.client.call(METRICS, b"whatever")
+
+    assert receiver.ingest.counters.ignored == {"logs": 1, "metrics": 1}
+    assert (await store.projects()).total == 0
+
+
 async def test_a_profiled_run_outside_any_request_is_a_record(receiver, make, store):
     """Its span is INTERNAL; only its scope tells that it has a profile when that is a log record."""
     span = make.span(kind=Span.SPAN_KIND_INTERNAL, name="nightly")

@@ -180,6 +180,27 @@ async def test_a_partial_success_of_logs_counts_log_records(receiver, make):
     assert (response.status_code, answer.partial_success.rejected_log_records) == (200, 1)
 
 
+async def test_an_unreadable_resource_or_scope_in_json_costs_only_its_own_spans(receiver, make, store):
+    # Given a good resource with a second scope, and another resource
+    request = make.request(make.span())
+    request.resource_spans[0].scope_spans.add().spans.append(make.span())
+    request.resource_spans.append(make.resource_spans(make.span(), resource={"service.name": "other"}))
+    document = json.loads(as_otlp_json(request))
+    first, other = document["resourceSpans"]
+
+    # When that scope and that resource cannot be read
+    first["scopeSpans"][1]["scope"] = {"name": "\ud800"}
+    other["resource"]["attributes"].append({"key": "pid", "value": {"intValue": "x"}})
+    response = await receiver.http.post("/v1/traces", json.dumps(document).encode(), JSON)
+
+    # Then each is counted, and the rest is stored
+    assert response.status_code == 200
+    assert response.json() == {
+        "partialSuccess": {"rejectedSpans": "2", "errorMessage": "spans rejected: unreadable_span 2"}
+    }
+    assert await count_records(store) == 1
+
+
 HOSTILE = {
     "protobuf junk": (PROTOBUF, b"\xff\xff\xff"),
     "protobuf cut off": (PROTOBUF, b"\x0a\x7f\x00"),
@@ -352,7 +373,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_no_trace(re
             await asyncio.sleep(0.01)
 
 
-async def test_a_body_that_never_comes_is_given_up(receiver, monkeypatch):
+async def test_a_body_that_never_comes_is_given_up_until_it_comes_again(receiver, monkeypatch):
     monkeypatch.setattr(http_services, "READ_SECONDS", 0.1)
     monkeypatch.setattr(http_services, "DISCARD_SECONDS", 0.1)
     reader, writer = await connect(receiver)
@@ -361,7 +382,10 @@ async def test_a_body_that_never_comes_is_given_up(receiver, monkeypatch):
         b"content-length: 1000\r\n\r\n{"
     )
 
-    assert b" 408 " in await asyncio.wait_for(reader.readline(), 20)
+    answer = await asyncio.wait_for(reader.read(), 20)
+    assert b" 503 " in answer.partition(b"\r\n")[0]
+    assert b"retry-after: 1\r\n" in answer
+    assert receiver.ingest.counters.retryable == {"slow_body": 1}
     writer.close()
 
 

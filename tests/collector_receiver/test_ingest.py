@@ -287,18 +287,20 @@ async def test_a_client_that_goes_away_does_not_stop_the_work_nor_free_its_room(
     assert await store.record(await project_id(), (span.trace_id + span.span_id).hex()) is not None
 
 
-async def test_closing_ends_even_what_hangs(make_ingest, make):
+@pytest.mark.parametrize("how", ["drain", "close"])
+async def test_stopping_ends_even_what_hangs_and_it_may_come_again(make_ingest, make, how):
     gate = Gate()
     ingest = make_ingest()
     call = asyncio.create_task(ingest.export(large(make), project_key=None, parse=gate.parse))
     await asyncio.to_thread(gate.entered.wait, 20)
 
-    await ingest.drain(0.1)
-    await ingest.close()
+    await (ingest.drain(0.1) if how == "drain" else ingest.close())
 
+    with pytest.raises(TryAgain) as refused:
+        await asyncio.wait_for(call, 20)
     gate.open.set()
-    with pytest.raises(asyncio.CancelledError):
-        await call
+    assert (refused.value.reason, refused.value.retry_after_seconds) == ("stopping", 1.0)
+    assert ingest.counters.retryable == {"stopping": 1}
 
 
 async def test_a_stopping_receiver_takes_nothing_more_and_finishes_what_it_took(

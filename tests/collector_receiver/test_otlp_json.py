@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from collector_receiver.otlp_json import MAX_PARTS, NotOtlpJson, from_json
+from collector_receiver.otlp_json import MAX_PARTS, MAX_SEPARATORS, NotOtlpJson, from_json
 
 IDS = ("traceId", "spanId", "parentSpanId")
 
@@ -189,6 +189,44 @@ def test_countless_parts_are_refused_before_they_are_parsed(part):
         from_json(ExportTraceServiceRequest, body)
 
 
+@pytest.mark.parametrize(
+    "unknown", [b'{%b"a":1}' % (b'"a":1,' * MAX_SEPARATORS), b"[%b1]" % (b"1," * MAX_SEPARATORS)]
+)
+def test_countless_names_and_values_are_refused_before_they_are_parsed(unknown):
+    """Also in a field that is ignored: it is parsed all the same."""
+    with pytest.raises(NotOtlpJson, match="send smaller batches"):
+        from_json(ExportTraceServiceRequest, b'{"unknown":%b}' % unknown)
+
+
+def test_a_whole_request_of_small_spans_is_taken():
+    """Nothing that exporters write has more separators to a byte."""
+    span = json.dumps(
+        {
+            "traceId": "5b8efff798038103d269b633813fc60c",
+            "spanId": "eee19b7ec3c1b174",
+            "parentSpanId": "eee19b7ec3c1b173",
+            "name": "GET /orders",
+            "kind": 2,
+            "startTimeUnixNano": "1544712660000000000",
+            "endTimeUnixNano": "1544712661000000000",
+            "attributes": [],
+            "droppedAttributesCount": 0,
+            "events": [],
+            "droppedEventsCount": 0,
+            "status": {"code": 0},
+            "links": [],
+            "droppedLinksCount": 0,
+        },
+        separators=(",", ":"),
+    ).encode()
+    spans = 16 * 2**20 // (len(span) + 1)
+    body = b'{"resourceSpans":[{"scopeSpans":[{"spans":[' + b",".join([span] * spans) + b"]}]}]}"
+
+    request = from_json(ExportTraceServiceRequest, body)
+
+    assert len(request.resource_spans[0].scope_spans[0].spans) == spans
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
@@ -207,8 +245,9 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_whatever_json_holds_there_is_one_error(value):
-    with contextlib.suppress(NotOtlpJson):
-        from_json(ExportLogsServiceRequest, json.dumps(value).encode())
+    for keep_readable in (False, True):
+        with contextlib.suppress(NotOtlpJson):
+            from_json(ExportLogsServiceRequest, json.dumps(value).encode(), keep_readable=keep_readable)
 
 
 @given(st.binary(max_size=50) | st.text(alphabet='{}[]":,0\\ud8e-', max_size=30).map(str.encode))
@@ -243,6 +282,93 @@ def test_a_wrong_span_is_empty_and_the_others_stay(wrong):
     request = from_json(ExportTraceServiceRequest, body, keep_readable=True)
 
     assert list(request.resource_spans[0].scope_spans[0].spans) == [Span(name="a"), Span(), Span(name="c")]
+
+
+WRONG_DESCRIPTIONS = {
+    "wrong type": {"attributes": [{"key": "a", "value": {"intValue": "x"}}]},
+    "no Unicode": {"attributes": [{"key": "a", "value": {"stringValue": "\ud800"}}]},
+    "too deep": {"attributes": nested(49)},
+    "no object": 5,
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            {"resource": wrong, "scopeSpans": [{"spans": [{"name": "b"}]}]}
+            for wrong in WRONG_DESCRIPTIONS.values()
+        ),
+        {"scopeSpans": {}},
+        "text",
+        None,
+    ],
+    ids=[*WRONG_DESCRIPTIONS, "no array", "text", "null"],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_wrong_resource_is_one_empty_span_and_the_others_stay(wrong, order):
+    # Given a good resource, before or behind a wrong one
+    named = {"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]}
+    good = {"resource": named, "scopeSpans": [{"spans": [{"name": "a"}]}]}
+    body = json.dumps({"resourceSpans": [good, wrong][::order]}).encode()
+    with pytest.raises(NotOtlpJson):
+        from_json(ExportTraceServiceRequest, body)
+
+    # When they are read
+    (kept,) = from_json(ExportTraceServiceRequest, body, keep_readable=True).resource_spans
+
+    # Then the good one is whole, and has what stands for the other
+    assert kept.resource.attributes[0].value.string_value == "shop"
+    assert [list(scope.spans) for scope in kept.scope_spans] == [[Span(name="a")], [Span()]]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"scope": wrong, "spans": [{"name": "b"}]} for wrong in WRONG_DESCRIPTIONS.values()),
+        {"spans": {}},
+        "text",
+        None,
+    ],
+    ids=[*WRONG_DESCRIPTIONS, "no array", "text", "null"],
+)
+def test_a_wrong_scope_is_one_empty_span_and_the_others_stay(wrong):
+    scopes = [{"scope": {"name": "x"}, "spans": [{"name": "a"}]}, wrong, {"spans": [{"name": "c"}]}]
+    body = json.dumps({"resourceSpans": [{"scopeSpans": scopes}]}).encode()
+    with pytest.raises(NotOtlpJson):
+        from_json(ExportTraceServiceRequest, body)
+
+    (kept,) = from_json(ExportTraceServiceRequest, body, keep_readable=True).resource_spans
+
+    assert [list(scope.spans) for scope in kept.scope_spans] == [[Span(name="a")], [Span()], [Span(name="c")]]
+    assert [scope.scope.name for scope in kept.scope_spans] == ["x", "", ""]
+
+
+def test_a_wrong_address_of_a_schema_costs_nothing():
+    body = (
+        b'{"resourceSpans": [{"schemaUrl": 5, "scopeSpans": [{"schemaUrl": 5, "spans": [{"name": "a"}]}]}]}'
+    )
+
+    (kept,) = from_json(ExportTraceServiceRequest, body, keep_readable=True).resource_spans
+
+    assert list(kept.scope_spans[0].spans) == [Span(name="a")]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        b'{"scopeSpans":[{"spans":[{"name":"a"}%b]}]}',
+        b'{"scopeSpans":[{"spans":[{"name":"a"}]}%b]}',
+        b'{"scopeSpans":[{"spans":[{"name":"a"}]}]}%b',
+    ],
+    ids=["spans", "scopes", "resources"],
+)
+def test_countless_parts_that_are_no_objects_are_refused_together(parts):
+    """An empty span takes 174 bytes of memory, and what stands for it two bytes of the body."""
+    body = b'{"resourceSpans":[' + parts % (b",5" * MAX_PARTS) + b"]}"
+
+    with pytest.raises(NotOtlpJson, match="must be an object"):
+        from_json(ExportTraceServiceRequest, body, keep_readable=True)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """The receiver as a process: its lines, its exit codes, its end; a graceful stop in the middle of a call."""
 
 import asyncio
+import http.client
 import os
 import re
 import signal
 import socket
 import threading
 import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -28,6 +31,35 @@ from collector_receiver.signals import parse_protobuf
 from profile_store.embedded_mongodb import embedded_mongodb
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+
+PROTOBUF = "application/x-protobuf"
+JSON_REQUEST = (
+    b'{"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": "5b8efff798038103d269b633813fc60c",'
+    b'"spanId": "eee19b7ec3c1b174", "startTimeUnixNano": "1544712660000000000"}]}]}]}'
+)
+
+
+def post(address, body, content_type=PROTOBUF):
+    """Status, headers and body of the answer over OTLP/HTTP."""
+    connection = http.client.HTTPConnection(address, timeout=30)
+    try:
+        connection.request("POST", "/v1/traces", body, {"Content-Type": content_type})
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+    finally:
+        connection.close()
+
+
+def wait_until_running(address, requests):
+    """Return when a receiver works on so many requests."""
+    deadline = time.monotonic() + 20
+    running = ""
+    while f" {requests}.0\n" not in running:
+        assert time.monotonic() < deadline, running
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as page:
+            running = "".join(line.decode() for line in page if b"_requests_in_flight{" in line)
+        time.sleep(0.02)
 
 
 def test_the_process_serves_until_a_signal_and_says_what_it_did(start_process, make):
@@ -108,6 +140,38 @@ def test_a_second_signal_does_not_wait_for_running_calls(start_process, mongod_e
                 assert time.monotonic() - started < 6
             finally:
                 os.kill(server.pid, signal.SIGCONT)
+    assert "Traceback" not in process.stderr
+
+
+def test_a_second_signal_tells_http_senders_to_come_again(start_process, mongod_executable, make, tmp_path):
+    """A 500 would be final: a Collector drops the batch."""
+    # Given a receiver that stops while requests wait for a frozen database
+    body = make.request(make.span()).SerializeToString()
+    with embedded_mongodb(tmp_path) as server, ThreadPoolExecutor() as senders:
+        process = start_process(MONGODB_URL=server.url)
+        process.wait_for_address()
+        assert post(process.http_address, body)[0] == 200
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            waiting = [
+                senders.submit(post, process.http_address, make.request(make.span()).SerializeToString()),
+                senders.submit(post, process.http_address, JSON_REQUEST, "application/json"),
+            ]
+            wait_until_running(process.http_address, 2)
+            process.signal(signal.SIGTERM)
+            process.wait_for("stopping: finishing running calls")
+
+            # When a second signal comes
+            process.signal(signal.SIGTERM)
+
+            # Then each is told when to come again
+            for each in waiting:
+                status, headers, answer = each.result(20)
+                assert (status, headers["Retry-After"]) == (503, "1")
+                assert b"the receiver is stopping" in answer
+            assert process.wait() == 0
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
     assert "Traceback" not in process.stderr
 
 
@@ -317,6 +381,37 @@ async def test_stopping_does_not_wait_for_ever(receiver, make, monkeypatch):
 
     go_on.set()
     assert (await running).code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.anyio
+async def test_who_sends_over_http_when_the_time_for_a_stop_is_over_is_to_come_again(
+    receiver, make, monkeypatch
+):
+    # Given a request over HTTP that hangs
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hangs(body):
+        entered.set()
+        assert go_on.wait(60)
+        return parse_protobuf(body)
+
+    real = Ingest.export
+    monkeypatch.setattr(
+        Ingest,
+        "export",
+        lambda self, body, **options: real(self, body, **(options | {"parse": hangs})),
+    )
+    body = make.request(make.span()).SerializeToString()
+    running = asyncio.create_task(asyncio.to_thread(post, receiver.http_address, body))
+    assert await asyncio.to_thread(entered.wait, 20)
+
+    # When the receiver stops and its time is over
+    await asyncio.wait_for(receiver.stop(0.2), 20)
+
+    # Then the answer is not a final one
+    status, headers, _ = await running
+    go_on.set()
+    assert (status, headers["Retry-After"]) == (503, "1")
 
 
 @pytest.mark.parametrize(

@@ -1,68 +1,23 @@
 """Senders that trickle their bodies: they occupy little, keep nobody out and do not hold up a stop."""
 
 import asyncio
-import struct
+import contextlib
+import threading
 import time
 
-import h2.config
-import h2.connection
-import hpack
 import pytest
-from hyperframe.frame import Frame, HeadersFrame
 
-from collector_receiver import arrivals, grpc_services
+from collector_receiver import arrivals, grpc_services, http_server
+from collector_receiver.ingest import Ingest
+from collector_receiver.signals import parse_protobuf
+from tests.collector_receiver.raw_calls import RawCall, message
 
 pytestmark = pytest.mark.anyio
 
-FRAME_HEAD_BYTES = 9
-EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
-
-class TricklingCall:
-    """A gRPC call that announces a large message and sends little of it."""
-
-    @classmethod
-    async def begin(cls, address, announced=1_000_000, sent=100):
-        call = cls()
-        call._reader, call._writer = await asyncio.open_connection(*address.rsplit(":", 1))
-        call._http2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-        call._http2.initiate_connection()
-        headers = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": EXPORT_TRACES,
-            ":authority": address,
-            "content-type": "application/grpc",
-            "te": "trailers",
-        }
-        call._http2.send_headers(1, headers.items())
-        call._http2.send_data(1, struct.pack(">BI", 0, announced) + b"\x00" * sent)
-        call._flush()
-        return call
-
-    def _flush(self):
-        self._writer.write(self._http2.data_to_send())
-
-    async def status(self):
-        """Trailers of the answer; None when the connection ends without one."""
-        trailers, received, decoder = {}, b"", hpack.Decoder()
-        while data := await self._reader.read(65_536):
-            received += data
-            while len(received) >= FRAME_HEAD_BYTES:
-                frame, length = Frame.parse_frame_header(memoryview(received[:FRAME_HEAD_BYTES]))
-                end = FRAME_HEAD_BYTES + length
-                if len(received) < end:
-                    break
-                frame.parse_body(memoryview(received[FRAME_HEAD_BYTES:end]))
-                received = received[end:]
-                if isinstance(frame, HeadersFrame):
-                    trailers |= dict(decoder.decode(frame.data))
-                    if "END_STREAM" in frame.flags:
-                        return trailers
-        return None
-
-    def close(self):
-        self._writer.close()
+async def begin_to_trickle(address, announced=1_000_000, sent=100):
+    """A call that announces a large message and sends little of it."""
+    return await RawCall.begin(address, message(b"\x00" * sent, length=announced), whole=False)
 
 
 async def arriving(receiver, bytes_in_flight):
@@ -78,7 +33,7 @@ async def test_grpc_calls_that_trickle_do_not_keep_others_out(start_receiver, ma
     receiver = await start_receiver()
     slow = []
     for number in (1, 2):
-        slow.append(await TricklingCall.begin(receiver.client.address))
+        slow.append(await begin_to_trickle(receiver.client.address))
         await arriving(receiver, number * 16_384)
 
     # When others send
@@ -100,7 +55,7 @@ async def test_grpc_calls_that_trickle_do_not_keep_others_out(start_receiver, ma
 async def test_a_full_receiver_refuses_a_call_before_its_message_comes(receiver):
     busy = receiver.ingest.admission.enter(receiver.ingest.admission.max_bytes)
 
-    call = await TricklingCall.begin(receiver.client.address, announced=10_000_000)
+    call = await begin_to_trickle(receiver.client.address, announced=10_000_000)
 
     trailers = await asyncio.wait_for(call.status(), 20)
     assert trailers["grpc-status"] == "14"
@@ -126,7 +81,7 @@ async def test_a_full_receiver_refuses_a_request_before_its_body_comes(receiver)
 async def test_stopping_is_bounded_with_senders_that_trickle(start_receiver):
     # Given senders that trickle over both protocols, one byte now and then
     receiver = await start_receiver()
-    calls = [await TricklingCall.begin(receiver.client.address) for _ in range(3)]
+    calls = [await begin_to_trickle(receiver.client.address) for _ in range(3)]
     reader, writer = await asyncio.open_connection(*receiver.http_address.rsplit(":", 1))
     writer.write(
         b"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -156,3 +111,122 @@ async def test_stopping_is_bounded_with_senders_that_trickle(start_receiver):
     trickling.cancel()
     await asyncio.wait({trickling})
     writer.close()
+
+
+async def connect(receiver):
+    return await asyncio.open_connection(*receiver.http_address.rsplit(":", 1))
+
+
+async def closed(reader):
+    """Return when the receiver has closed the connection."""
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+
+
+async def answer_of(reader):
+    """The status of the next answer, which is read to its end."""
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    length = next(line for line in head.splitlines() if line.startswith(b"content-length:"))
+    await reader.readexactly(int(length.partition(b":")[2]))
+    return int(head.split()[1])
+
+
+EMPTY = (
+    b"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+)
+
+
+@pytest.mark.parametrize("before", [b"", EMPTY], ids=["new", "kept alive"])
+@pytest.mark.parametrize("sent", [b"P", b"\r\n", EMPTY[:60]], ids=["a byte", "a blank line", "half"])
+async def test_a_connection_whose_request_does_not_come_is_closed(receiver, monkeypatch, before, sent):
+    # Given a connection, new or after an answer
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.2)
+    reader, writer = await connect(receiver)
+    writer.write(before)
+    if before:
+        assert await answer_of(reader) == 200
+
+    # When a request begins and does not go on
+    writer.write(sent)
+
+    # Then the receiver ends it
+    await closed(reader)
+    writer.close()
+
+
+async def test_a_connection_without_a_byte_is_closed(receiver, monkeypatch):
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.2)
+    reader, writer = await connect(receiver)
+
+    await closed(reader)
+    writer.close()
+
+
+async def test_headers_that_trickle_close_the_connection(receiver, monkeypatch):
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.2)
+    reader, writer = await connect(receiver)
+    writer.write(b"GET / HTTP/1.1\r\nx: ")
+
+    async def trickle():
+        while not writer.is_closing():
+            writer.write(b"y")
+            await asyncio.sleep(0.02)
+
+    trickling = asyncio.create_task(trickle())
+    await closed(reader)
+
+    trickling.cancel()
+    await asyncio.wait({trickling})
+    writer.close()
+
+
+async def test_the_time_for_headers_is_not_that_of_bodies_and_pauses(receiver, monkeypatch):
+    # Given one connection in a pause after its answer, and one whose body is to come
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.5)
+    paused, paused_writer = await connect(receiver)
+    paused_writer.write(EMPTY)
+    assert await answer_of(paused) == 200
+    slow, slow_writer = await connect(receiver)
+    slow_writer.write(EMPTY[:-1])
+    await arriving(receiver, 1)
+
+    # When a connection that came later has used up the time for headers
+    idle, idle_writer = await connect(receiver)
+    await closed(idle)
+
+    # Then both go on
+    slow_writer.write(EMPTY[-1:])
+    paused_writer.write(EMPTY)
+    assert [await answer_of(slow), await answer_of(paused)] == [200, 200]
+    for writer in (paused_writer, slow_writer, idle_writer):
+        writer.close()
+
+
+async def test_an_answer_is_given_before_the_next_request_is_given_up(receiver, make, monkeypatch):
+    # Given a request under way and the beginning of another behind it
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.2)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hangs(body):
+        entered.set()
+        assert go_on.wait(20)
+        return parse_protobuf(body)
+
+    real = Ingest.export
+    monkeypatch.setattr(
+        Ingest, "export", lambda self, body, **options: real(self, b"", **(options | {"parse": hangs}))
+    )
+    reader, writer = await connect(receiver)
+    writer.write(EMPTY + b"P")
+    assert await asyncio.to_thread(entered.wait, 20)
+
+    # When the time for the headers of a later connection is over
+    idle, idle_writer = await connect(receiver)
+    await closed(idle)
+    go_on.set()
+
+    # Then the first is answered, and the second given up
+    assert await answer_of(reader) == 200
+    await closed(reader)
+    for each in (writer, idle_writer):
+        each.close()
