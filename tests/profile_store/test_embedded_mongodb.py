@@ -245,9 +245,7 @@ def test_a_server_that_lacks_a_library_says_what_to_install(tmp_path, monkeypatc
 def test_a_failed_start_shows_the_end_of_the_log(tmp_path, monkeypatch):
     fake_mongod(tmp_path, monkeypatch, "echo the disk is full; exit 100")
     with (
-        pytest.raises(
-            EmbeddedMongoDBError, match=r"exit code 100\.\n.*mongod.log:\n.*the disk is full"
-        ),
+        pytest.raises(EmbeddedMongoDBError, match=r"exit code 100\.\n.*mongod.log:\n.*the disk is full"),
         embedded_mongodb(tmp_path / "data"),
     ):
         pass
