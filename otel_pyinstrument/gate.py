@@ -201,7 +201,7 @@ class Gate:
             self._endpoints.ended(history, seconds, slow=seconds >= threshold, failed=failed)
             if slot is not None:
                 comparable = comparable and alone
-                self._charge_ended_early()
+                self._charge_ended_early(leaving=slot)
                 if slot.holds_thread:
                     here = max(self._end_hook(slot), cpu if comparable else 0.0)
                     hooked_seconds = here + elsewhere_seconds
@@ -355,17 +355,20 @@ class Gate:
         self._slots = [weakref.ref(slot) for slot in held]
         return held
 
-    def _charge_ended_early(self) -> None:
+    def _charge_ended_early(self, leaving: Slot | None = None) -> None:
+        """`leaving` is released and charged next: until its end its thread had a hook."""
         while self._ended_early:
             slot, hooked_seconds, switching_seconds = self._ended_early.pop(0)
             if slot.holds_thread:
-                hooked_seconds = self._end_hook(slot)
+                hooked_seconds = self._end_hook(slot, leaving)
             self._charge(slot, hooked_seconds, switching_seconds)
 
-    def _end_hook(self, slot: Slot) -> float:
+    def _end_hook(self, slot: Slot, leaving: Slot | None = None) -> float:
         """CPU seconds of its thread under the hook, that no other profile has told of."""
         if slot.covered_seconds is None:
             later = [*self._held_slots(), *(ended.slot for ended in self._ended_early)]
+            if leaving is not None and leaving is not slot and leaving.covered_seconds is None:
+                later.append(leaving)
             slot.covered_seconds = self._estimate.hook_ends(
                 slot.thread,
                 slot.cpu_end,

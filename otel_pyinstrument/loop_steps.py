@@ -48,6 +48,12 @@ def can_be_followed(loop: asyncio.AbstractEventLoop) -> bool:
     return hasattr(loop, "__dict__") and type(loop).__setattr__ is object.__setattr__
 
 
+def is_followed(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> bool:
+    """Whether somebody is told of the steps of `task` already. There is no telling for a second one."""
+    steps = vars(loop).get("call_soon")
+    return isinstance(steps, _LoopSteps) and steps.is_followed(task)
+
+
 def follow(
     loop: asyncio.AbstractEventLoop,
     task: asyncio.Task[Any],
@@ -107,6 +113,9 @@ class _LoopSteps:
             self._forget(stepped, limit)
             raise
         return partial(self._forget, stepped, limit)
+
+    def is_followed(self, task: asyncio.Task[Any]) -> bool:
+        return any(followed.task is task for followed in list(self._followed.values()))
 
     def _forget(self, stepped: Stepped, limit: asyncio.TimerHandle | None) -> None:
         """Any thread."""

@@ -18,7 +18,7 @@ from otel_pyinstrument.classification.frame_chains import (
     suspended_calls,
 )
 from otel_pyinstrument.guard import came_from_signal_handler
-from otel_pyinstrument.loop_steps import Stepped, can_be_followed, follow
+from otel_pyinstrument.loop_steps import Stepped, can_be_followed, follow, is_followed
 from otel_pyinstrument.private_names import frame_identifiers
 
 
@@ -62,10 +62,13 @@ class TaskClassifier:
     ) -> TaskClassifier | None:
         """None inside a callback of the loop: that is nobody's for longer than this moment.
 
-        None, too, on a loop that cannot be followed.
+        None, too, on a loop that cannot be followed, and in a task that is being profiled already: a job
+        with a root of its own in the middle of a request.
         """
         task = asyncio.current_task(loop)
-        return None if task is None or not can_be_followed(loop) else cls(task, loop, same_request)
+        if task is None or not can_be_followed(loop) or is_followed(loop, task):
+            return None
+        return cls(task, loop, same_request)
 
     def follow(self, stepped: Stepped, max_duration_seconds: float) -> Callable[[], None]:
         return follow(

@@ -102,7 +102,8 @@ def _connection(address: str) -> HTTPConnection:
     # The settings admit http and https only.
     parts = urlsplit(address)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    return kind(parts.hostname or "", parts.port, timeout=_SOCKET_SECONDS)
+    # With a port of None the last part of an IPv6 address would be taken for one.
+    return kind(parts.hostname or "", parts.port or kind.default_port, timeout=_SOCKET_SECONDS)
 
 
 def _read(response: HTTPResponse) -> bytes:

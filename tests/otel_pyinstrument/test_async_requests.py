@@ -347,6 +347,29 @@ def test_a_task_that_is_left_behind_is_no_part_of_the_request(traced, tree_of, b
     assert not spans["job"].events
 
 
+def test_a_job_with_a_root_of_its_own_in_the_middle_of_a_request_has_no_profile_of_its_own(
+    traced, profile_of, tree_of, burn, run_on_loop
+) -> None:
+    # Given a request that runs a job under a root of its own, in the same task
+    def job_work() -> None:
+        burn(0.03)
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            with traced.tracer.start_as_current_span("job", context=Context(), kind=SpanKind.SERVER):
+                await asyncio.sleep(0.01)
+                job_work()
+            await asyncio.sleep(0.01)
+
+    run_on_loop(main())
+
+    # Then there are not two of whom one would get the steps of the other: it is all in the request's tree
+    spans = {span.name: span for span in traced.exporter.get_finished_spans()}
+    assert profile_of(spans["job"]) is None
+    assert "job_work" in functions(tree_of(spans["GET /"]))
+    assert traced.processor.gate.decisions()["unavailable"] == 1
+
+
 def test_a_span_that_ends_in_another_task_has_its_tree(traced, tree_of, burn, run_on_loop) -> None:
     # Given a span that a second task ends, as streaming responses do
     def streaming() -> None:

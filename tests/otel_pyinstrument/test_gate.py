@@ -382,6 +382,26 @@ def test_profiles_of_a_thread_that_ended_early_at_once_count_its_time_once(make)
     assert service.gate.costs().hook == pytest.approx(8 * (1 - 1 / 1.8))
 
 
+def test_a_profile_that_ends_after_one_that_ended_early_costs_the_rest_of_their_thread(make) -> None:
+    # Given two greenlets of one thread, under the hook from 0 to 10 and from 0 to 20
+    service = make()
+    visits = [service.gate.arrive(ORDERS) for _ in range(2)]
+    slots = [service.gate.admit(visit) for visit in visits]
+    for slot in slots:
+        service.gate.begin_hook(slot)
+    service.cpu = 10
+    slots[0].end_early(10.0, 0.0)
+
+    # When the gate has not looked before the request of the second ends
+    service.cpu = 20
+    slots[1].release()
+    cost = service.gate.leave(visits[1], seconds=20, failed=False, slot=slots[1], comparable=False)
+
+    # Then
+    assert cost == pytest.approx(10 * (1 - 1 / 1.8))
+    assert service.gate.costs().hook == pytest.approx(20 * (1 - 1 / 1.8))
+
+
 def test_a_hook_that_was_gone_at_once_counts_nothing_of_the_next_on_its_thread(make) -> None:
     # Given a profile that had ended before the gate heard of its hook
     service = make()

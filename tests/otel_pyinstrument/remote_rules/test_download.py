@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
@@ -13,6 +14,24 @@ def test_the_key_is_quoted_in_the_address() -> None:
         rules_address("http://h/base", "a/../b c?")
         == "http://h/base/api/v1/projects/a%2F..%2Fb%20c%3F/config"
     )
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_an_address_without_a_port_means_the_one_of_http(family, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a machine where nothing listens
+    asked: list[tuple[object, ...]] = []
+
+    def refuse(address: tuple[object, ...], *_arguments: object, **_options: object) -> None:
+        asked.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    host = {socket.AF_INET: "192.0.2.7", socket.AF_INET6: "2001:db8::5"}[family]
+
+    with pytest.raises(DownloadFailed):
+        download(f"http://[{host}]/a" if ":" in host else f"http://{host}/a", "")
+
+    assert [address[:2] for address in asked] == [(host, 80)]
 
 
 def test_body_and_etag_are_returned(platform, reply) -> None:
