@@ -13,6 +13,7 @@ from pathlib import Path
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.transport.losses import Losses
 from otel_pyinstrument.transport.senders import Answer, OpenSender, Send
 from otel_pyinstrument.transport.spool_directory import SpoolDirectory
@@ -44,11 +45,15 @@ class Spool:
         max_bytes: int = 0,
         ended: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`max_bytes`: of several requests that are sent as one. 0: each is sent alone."""
+        """`max_bytes`: of several requests that are sent as one. 0: each is sent alone.
+
+        Fewer bytes than that go together while so many find no answer.
+        """
         self._directory = directory
         self._open_sender = open_sender
         self._losses = losses
         self._max_bytes = max_bytes
+        self._group_bytes = max_bytes
         self._ended = ended
         self._next_look = 0.0
         self._renew()
@@ -114,7 +119,14 @@ class Spool:
             return
         self._away = away
         self._thread = threading.Thread(target=self._run, name="otel-pyinstrument-spool", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            # No more threads, or the interpreter ends: what waits is safe on disk until the next put or look.
+            if came_from_signal_handler(error):
+                raise  # the thread runs: it is what `start` waits for
+            _logger.debug("The thread of the spool cannot be started", exc_info=True)
+            self._thread = None
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
@@ -123,11 +135,11 @@ class Spool:
         while not self._stop.is_set() and not self._ended():
             try:
                 delivered, done = self._replay()
+                if done and self._finish():
+                    return
             except Exception:
                 _logger.debug("Replaying the spool failed", exc_info=True)
                 delivered, done = 0, False
-            if done and self._finish():
-                return
             if done or delivered:
                 pause = _FIRST_PAUSE_SECONDS
             if not done:
@@ -155,8 +167,6 @@ class Spool:
                     if self._stop.is_set() or self._ended():
                         return delivered, False
                     done = self._deliver(send, group)
-                    for path, _ in group[:done]:
-                        self._directory.remove(path)
                     delivered += done
                     if done:
                         self._away = False
@@ -178,26 +188,35 @@ class Spool:
                 continue
             if group and size_bytes + len(body) > limit_bytes:
                 yield group
-                group, size_bytes, limit_bytes = [], 0, self._max_bytes
+                group, size_bytes, limit_bytes = [], 0, self._group_bytes
             group.append((path, body))
             size_bytes += len(body)
         if group:
             yield group
 
     def _deliver(self, send: Send, group: list[tuple[Path, bytes]]) -> int:
-        """How many of `group`, from its first on, need not be sent again."""
-        answer = send(b"".join(body for _, body in group))
+        """How many of `group`, from its first on, need not be sent again; their files are removed."""
+        body = b"".join(body for _, body in group)
+        answer = send(body)
         if answer is Answer.LATER:
+            if len(group) > 1:
+                # Perhaps so much takes longer than the timeout, while each alone does not.
+                self._group_bytes = len(body) // 2
             return 0
-        if answer is Answer.DELIVERED:
+        if answer is Answer.REFUSED and len(group) > 1:
+            for done, request in enumerate(group):
+                # One that is bad costs none of the others.
+                if self._stop.is_set() or not self._deliver(send, [request]):
+                    return done
             return len(group)
-        if len(group) == 1:
-            self._losses.count("refused by the backend", 1, len(group[0][1]))
-            return 1
-        for done, request in enumerate(group):
-            # One that is bad costs none of the others.
-            if self._stop.is_set() or not self._deliver(send, [request]):
-                return done
+        if answer is Answer.REFUSED:
+            self._losses.count("refused by the backend", 1, len(body))
+        else:
+            # Slower up than down: what is too much is uploaded for nothing, and waited for.
+            grown = max(self._group_bytes, len(body)) * 9 // 8 + 1
+            self._group_bytes = min(grown, self._max_bytes)
+        for path, _ in group:
+            self._directory.remove(path)
         return len(group)
 
 

@@ -27,6 +27,7 @@ from otel_pyinstrument.transport.spool_directory import SpoolDirectory
 
 KIB = 1024
 MIB = 1024 * KIB
+PATIENT_SECONDS = 10.0
 SECRET = "a-very-secret-project-key"
 
 
@@ -37,14 +38,30 @@ def short_pauses(monkeypatch):
 
 
 class App:
-    """An application with one exporter and the spool on."""
+    """An application with one exporter and the spool on.
+
+    Its exporter gives a backend that is away up at once, and leaves one that is there all the time it wants.
+    """
 
     def __init__(self, backend, installed, directory: Path, **settings) -> None:
         self.provider = TracerProvider(resource=Resource({"service.name": "shop"}), shutdown_on_exit=False)
         headers = {"x-project-key": SECRET}
-        self.exporter = backend.exporter(timeout=0.3, headers=headers)
+        self.exporter = backend.exporter(timeout=PATIENT_SECONDS, headers=headers)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.transport = installed(self.provider, spool_dir=str(directory), **settings)
+        self.backend, self.original = backend, self.exporter.export.original
+        self.exporter.export.original = self._export
+
+    def _export(self, batch):
+        answers = self.backend.server is not None and self.backend.abort_with is None
+        # Where an exporter keeps its timeout depends on its protocol and version.
+        inner = getattr(self.exporter, "_client", None)
+        keeper = inner if inner is not None and hasattr(inner, "_timeout") else self.exporter
+        keeper._timeout = PATIENT_SECONDS if answers else 0.3
+        try:
+            return self.original(batch)
+        finally:
+            keeper._timeout = PATIENT_SECONDS
 
     @property
     def spool(self) -> spool.Spool:
@@ -703,6 +720,79 @@ def test_one_that_is_refused_costs_none_of_those_it_was_sent_with(folder, tmp_pa
     assert losses.requests == {"refused by the backend": 1}
 
 
+def test_each_part_of_a_refused_request_is_removed_after_its_own_answer(folder, tmp_path, wait_until) -> None:
+    # Given a backend that takes no two requests as one
+    directory = folder()
+    for body in (b"1", b"2", b"3", b"4"):
+        directory.put(body)
+    waiting = []
+
+    def answer(body: bytes) -> spool.Answer:
+        waiting.append((body, len(files(tmp_path))))
+        return spool.Answer.REFUSED if len(body) > 1 else spool.Answer.DELIVERED
+
+    # When
+    assert spool.Spool(folder(), Line(answer), losses=Losses(), max_bytes=KIB).waits()
+    wait_until(lambda: not files(tmp_path))
+
+    # Then a process that is killed in between sends none of those before again
+    assert waiting == [(b"1", 4), (b"234", 3), (b"2", 3), (b"3", 2), (b"4", 1)]
+
+
+class SlowLine(Line):
+    """A backend that gives no answer in time to a request of more than 150 bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(self._in_time)
+        self.unanswered_bytes = 0
+
+    def _in_time(self, body: bytes) -> spool.Answer:
+        if len(body) <= 150:
+            return spool.Answer.DELIVERED
+        self.unanswered_bytes += len(body)
+        return spool.Answer.LATER
+
+
+def test_a_backend_that_cannot_take_a_whole_group_in_time_gets_smaller_ones(
+    folder, tmp_path, wait_until
+) -> None:
+    # Given many requests, of which it takes one at a time
+    directory = folder()
+    bodies = [b"%0100d" % number for number in range(100)]
+    for body in bodies:
+        directory.put(body)
+    line = SlowLine()
+
+    # When
+    assert spool.Spool(folder(), line, losses=Losses(), max_bytes=KIB).waits()
+    wait_until(lambda: not files(tmp_path))
+
+    # Then they arrive in their order, and less is sent in vain than is delivered
+    assert line.delivered == bodies
+    assert 0 < line.unanswered_bytes < sum(map(len, line.delivered))
+
+
+def test_a_backend_that_has_become_faster_gets_large_groups_again(folder, tmp_path, wait_until) -> None:
+    # Given a spool whose backend could take no two requests in time
+    directory = folder()
+    for _ in range(10):
+        directory.put(b"x" * 100)
+    line = SlowLine()
+    kept = spool.Spool(folder(), line, losses=Losses(), max_bytes=KIB)
+    assert kept.waits()
+    wait_until(lambda: len(line.delivered) == 10 and not kept.waits())
+
+    # When it can, and many wait
+    line.answer = lambda _body: spool.Answer.DELIVERED
+    with folder().replay_lock():
+        for _ in range(100):
+            assert kept.put(b"x" * 100)
+    wait_until(lambda: not files(tmp_path))
+
+    # Then they travel in as few requests as ever
+    assert max(map(len, line.delivered)) == 1000
+
+
 def test_nobody_waits_for_what_others_have_written_later(folder, tmp_path, wait_until) -> None:
     # Given two processes with a request each, of which the second is being sent for long
     sending, go_on = threading.Event(), threading.Event()
@@ -732,3 +822,125 @@ def test_nobody_waits_for_what_others_have_written_later(folder, tmp_path, wait_
     wait_until(lambda: not files(tmp_path))
     first.stop()
     second.stop()
+
+
+# --- a thread that ends or cannot be started -------------------------------------------------------------
+
+
+def test_the_thread_survives_that_no_more_files_can_be_opened(
+    folder, tmp_path, wait_until, monkeypatch
+) -> None:
+    # Given that this happens when the thread looks whether it may end
+    delivered, failed = threading.Event(), threading.Event()
+    scandir = os.scandir
+
+    def scan(path):
+        if delivered.is_set() and not failed.is_set():
+            failed.set()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return scandir(path)
+
+    def answer(_body: bytes) -> spool.Answer:
+        delivered.set()
+        return spool.Answer.DELIVERED
+
+    monkeypatch.setattr(os, "scandir", scan)
+    line = Line(answer)
+    kept = spool.Spool(folder(), line, losses=Losses())
+    kept.put(b"before")
+    assert failed.wait(20)
+
+    # When another request is kept
+    kept.put(b"after")
+    wait_until(lambda: line.delivered == [b"before", b"after"])
+
+    # Then nothing stands behind it
+    wait_until(lambda: not kept.waits() and kept._thread is None)
+
+
+@pytest.fixture
+def no_more_threads(monkeypatch):
+    """Context manager in which no thread can be started, as at a limit of the system or at the very end."""
+
+    @contextmanager
+    def none_starts():
+        def start(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            yield
+
+    return none_starts
+
+
+def test_a_request_is_kept_when_no_thread_can_be_started_and_goes_with_the_next_one(
+    folder, wait_until, no_more_threads
+) -> None:
+    line = Line()
+    kept = spool.Spool(folder(), line, losses=Losses())
+    with no_more_threads():
+        assert kept.put(b"first")
+
+    kept.put(b"second")
+
+    wait_until(lambda: line.delivered == [b"first", b"second"])
+
+
+def test_a_later_look_sends_what_was_found_when_no_thread_could_be_started(
+    folder, tmp_path, wait_until, no_more_threads, monkeypatch
+) -> None:
+    # Given what another process has left, and a look that can start no thread
+    monkeypatch.setattr(spool, "_LOOK_SECONDS", 0.0)
+    folder().put(b"of another")
+    line = Line()
+    kept = spool.Spool(folder(), line, losses=Losses())
+    with no_more_threads():
+        # Then new requests go directly: behind something that nobody sends they would never arrive
+        assert not kept.waits()
+
+    # When threads can be started at the next look
+    assert kept.waits()
+
+    # Then
+    wait_until(lambda: line.delivered == [b"of another"] and not files(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs POSIX signals")
+def test_what_a_signal_handler_raises_meanwhile_passes_and_makes_no_second_thread(
+    folder, wait_until, monkeypatch
+) -> None:
+    # Given a signal of the application just when the thread has been started
+    go_on = threading.Event()
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        signal.raise_signal(signal.SIGUSR1)
+
+    def handler(*_: object) -> None:
+        raise RuntimeError("of the application")
+
+    def answer(_body: bytes) -> spool.Answer:
+        assert go_on.wait(20)
+        return spool.Answer.DELIVERED
+
+    line = Line(answer)
+    kept = spool.Spool(folder(), line, losses=Losses())
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(RuntimeError, match="of the application"):
+                kept.put(b"first")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    # When another request is kept
+    kept.put(b"second")
+
+    # Then one thread sends both
+    names = [thread.name for thread in threading.enumerate()]
+    go_on.set()
+    assert names.count("otel-pyinstrument-spool") == 1
+    wait_until(lambda: line.delivered == [b"first", b"second"])
