@@ -73,7 +73,9 @@ class Projects:
         self._mode: IngestMode = mode
         self._max_projects = max_projects
         self._clock = clock
-        self._keys = SharedLookups(self._look_up_keys)
+        # Apart, so that a key that came with a request never waits behind the many that one may name inside.
+        self._request_keys = SharedLookups(self._look_up_keys)
+        self._resource_keys = SharedLookups(self._look_up_keys)
         self._services = SharedLookups(self._look_up_services)
         self._new_projects = SharedLookups(self._make_projects)
         # Apart, so that a flood of wrong keys displaces no right one.
@@ -90,11 +92,12 @@ class Projects:
         Projects that exist are found, however many there are; what a request may cost is bounded by those
         that do not. It makes `MAX_NEW_PROJECTS_PER_REQUEST` of them and then has to come again, which ends
         because each time fewer are missing. Where nothing can be made, of wrong keys or because there are
-        `max_projects`, it does not have to: after `MAX_UNKNOWN_PER_REQUEST` the others are refused unseen.
+        `max_projects`, it does not have to: after `MAX_UNKNOWN_PER_REQUEST` the others are refused unseen,
+        except those that are remembered.
 
         Raises:
             StoreUnavailable: a project could not be looked up.
-            TryAgain: more projects are to be made than one request may make.
+            TryAgain: more projects are to be made than one request may make, or too much is being looked up.
         """
         if key is not None:
             return [await self.of_key(key)] * len(batches)
@@ -103,7 +106,7 @@ class Projects:
             if number and number % RESOURCES_AT_A_TIME == 0:
                 await asyncio.sleep(0)
             references.append(self._reference(batch.resource))
-        found = await self._resolve(list(dict.fromkeys(references)))
+        found = await self._resolve(list(dict.fromkeys(references)), self._resource_keys)
         too_many = Destination(refusal=TOO_MANY_PROJECTS)
         return [found.get(reference, too_many) for reference in references]
 
@@ -112,9 +115,10 @@ class Projects:
 
         Raises:
             StoreUnavailable: it could not be looked up.
+            TryAgain: too much is being looked up.
         """
         reference: Reference = ("key", key)
-        return (await self._resolve([reference]))[reference]
+        return (await self._resolve([reference], self._request_keys))[reference]
 
     def _reference(self, resource: Resource) -> Reference:
         key, service = "", ""
@@ -127,7 +131,9 @@ class Projects:
             return ("key", key)
         return ("service", one_line(service, limit=MAX_SERVICE_NAME_CHARACTERS) or UNKNOWN_SERVICE)
 
-    async def _resolve(self, references: Sequence[Reference]) -> Mapping[Reference, Destination]:
+    async def _resolve(
+        self, references: Sequence[Reference], key_lookups: SharedLookups
+    ) -> Mapping[Reference, Destination]:
         """Where each of the distinct `references` goes; those that were one too many are absent."""
         # Not from the answers on, which may come late and tell what was.
         until = self._clock() + REMEMBERED_SECONDS
@@ -137,20 +143,19 @@ class Projects:
         for start in range(0, len(references), MAX_PER_QUERY):
             if start:
                 await asyncio.sleep(0)
-            if len(unknown) >= MAX_UNKNOWN_PER_REQUEST:
-                break
             some = references[start : start + MAX_PER_QUERY]
-            found.update(await self._find(some, until))
-            unknown += [reference for reference in some if reference not in found]
+            found.update(self._recall(some))
+            if len(unknown) < MAX_UNKNOWN_PER_REQUEST:
+                missing = [reference for reference in some if reference not in found]
+                found.update(await self._look_up(missing, key_lookups, until))
+                unknown += [reference for reference in missing if reference not in found]
         if unknown:
             found.update(await self._settle(unknown, until))
         return found
 
-    async def _find(self, references: Sequence[Reference], until: float) -> dict[Reference, Destination]:
-        """What is known about them; those that the database does not know are absent."""
+    def _recall(self, references: Sequence[Reference]) -> dict[Reference, Destination]:
+        """What is known about them without the database; the others are absent."""
         found: dict[Reference, Destination] = {}
-        keys: list[str] = []
-        services: list[str] = []
         for reference in references:
             kind, text = reference
             if kind == "key" and not text:
@@ -159,10 +164,17 @@ class Projects:
                 found[reference] = Destination(refusal=UNKNOWN_KEY)
             elif known := self._known.get(reference) or self._refused.get(reference):
                 found[reference] = known
-            else:
-                (keys if kind == "key" else services).append(text)
+        return found
+
+    async def _look_up(
+        self, references: Sequence[Reference], key_lookups: SharedLookups, until: float
+    ) -> dict[Reference, Destination]:
+        """What the database knows about them; the others are absent."""
+        found: dict[Reference, Destination] = {}
+        keys = [text for kind, text in references if kind == "key"]
+        services = [text for kind, text in references if kind == "service"]
         if keys:
-            found.update(self._remember("key", await self._keys.of(keys), until))
+            found.update(self._remember("key", await key_lookups.of(keys), until))
         if services:
             found.update(self._remember("service", await self._services.of(services), until))
         return found

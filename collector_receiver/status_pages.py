@@ -31,15 +31,18 @@ class StatusPages:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: object, send: Send) -> None:
-        """Answer one request; its body, if it has one, is not read."""
+        """Answer one request; its body, if it has one, is not read, and the connection closed."""
         status, media_type, body = self._answer(scope)
         headers = [
             (b"content-type", media_type.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
         ]
-        if scope["method"] not in ("GET", "HEAD"):
-            headers += [(b"allow", b"GET, HEAD"), (b"connection", b"close")]
+        is_read = scope["method"] in ("GET", "HEAD")
+        if not is_read:
+            headers.append((b"allow", b"GET, HEAD"))
+        if not is_read or _announces_body(scope):
+            headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -64,3 +67,11 @@ class StatusPages:
         accept = next((value for name, value in scope["headers"] if name == b"accept"), b"").decode("latin-1")
         encode, media_type = exposition.choose_encoder(accept)
         return 200, media_type, encode(cast("Any", self._metrics))
+
+
+def _announces_body(scope: Scope) -> bool:
+    """Whether more of the request may come; nothing limits how long a kept connection waits for it."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )

@@ -14,6 +14,7 @@ from collector_receiver.projects import (
     Projects,
 )
 from collector_receiver.refusals import TryAgain
+from collector_receiver.shared_lookups import MAX_WAITING
 from collector_receiver.translation import Destination
 from profile_store.contracts import StoreUnavailable
 
@@ -313,6 +314,27 @@ async def test_a_right_key_is_found_however_many_others_a_request_names(store, k
     assert found == [UNKNOWN, *(Destination(project_id=project.id) for project in known)]
 
 
+@pytest.mark.parametrize("mode", ["key", "open"])
+async def test_who_was_found_before_is_found_behind_too_many_unknown_ones(
+    store, services, keys_of, monkeypatch, mode
+):
+    # Given no more room for projects, and a sender that was found a moment ago
+    monkeypatch.setattr("collector_receiver.projects.MAX_UNKNOWN_PER_REQUEST", 2)
+    monkeypatch.setattr("collector_receiver.projects.MAX_PER_QUERY", 2)
+    projects = Projects(store, mode, max_projects=1)
+    project = await store.create_project("known")
+    parts, known = (keys_of, project.project_key) if mode == "key" else (services, "known")
+    await projects.destinations(parts([known]), None)
+
+    # When a request names it behind more unknown ones than the database is asked for
+    found = await projects.destinations(parts(["a", "b", "c", known, "d"]), None)
+
+    # Then it is found, and only those that the database would have to be asked for are not
+    unknown = UNKNOWN.refusal if mode == "key" else "project_limit_reached"
+    assert refusals(found) == [unknown, unknown, "too_many_projects", "", "too_many_projects"]
+    assert found[3].project_id == project.id
+
+
 async def test_without_room_for_projects_a_request_is_not_sent_for_ever(store, services, monkeypatch):
     # Given room for three projects, and a request with one that exists and more new ones than there is room
     monkeypatch.setattr("collector_receiver.projects.MAX_NEW_PROJECTS_PER_REQUEST", 1)
@@ -376,3 +398,77 @@ async def test_a_hundred_thousand_names_that_nobody_has_cost_few_queries_and_lit
     assert len(counting.asked) - asked <= 5
     assert len(projects._refused) == 1 + MAX_REFUSALS_REMEMBERED_PER_REQUEST
     assert await projects.of_key("mistake") == UNKNOWN
+
+
+class Stuck(Counting):
+    """The store, which does not answer about the keys of others until it may go on."""
+
+    def __init__(self, store, key):
+        super().__init__(store)
+        self._key = key
+        self.go_on = asyncio.Event()
+
+    async def projects_for_keys(self, keys):
+        if list(keys) != [self._key]:
+            await self.go_on.wait()
+        return await super().projects_for_keys(keys)
+
+
+@pytest.fixture
+async def flooded(store, keys_of):
+    """Function (requests full of wrong keys) -> (projects, their stuck store, a right key, the tasks)."""
+    tasks, go_on = [], []
+
+    async def start(requests):
+        key = (await store.create_project("orders")).project_key
+        stuck = Stuck(store, key)
+        go_on.append(stuck.go_on)
+        projects = Projects(stuck, "key")
+        tasks.extend(asyncio.create_task(projects.destinations(request, None)) for request in requests)
+        await asyncio.sleep(0)  # they ask at once
+        return projects, stuck, key, tasks
+
+    yield start
+    for event in go_on:
+        event.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["different keys", "the same keys"])
+async def test_while_too_many_keys_wait_others_are_told_to_come_again(flooded, keys_of, same):
+    # Given a database that does not answer, and more wrong keys than may wait
+    requests = [
+        keys_of(f"{0 if same else number} {key}" for key in range(1_000))
+        for number in range(MAX_WAITING // 1_000 + 5)
+    ]
+    projects, stuck, key, tasks = await flooded(requests)
+
+    # Then those that are one too many have their answer at once, and so has who comes later
+    waiting, refused = tasks[:-5], tasks[-5:]
+    assert [task.done() for task in tasks] == [False] * len(waiting) + [True] * 5
+    overloaded = [task.exception() for task in refused]
+    with pytest.raises(TryAgain) as later:
+        await projects.destinations(keys_of([key]), None)
+    for error in [*overloaded, later.value]:
+        assert (type(error), error.reason, error.retry_after_seconds) == (TryAgain, "overloaded", 1)
+
+    # And when the database answers, the others are answered, and there is room again
+    stuck.go_on.set()
+    async with asyncio.timeout(20):
+        answers = await asyncio.gather(*waiting)
+        assert refusals(await projects.destinations(keys_of([key]), None)) == [""]
+    assert {refusal for answer in answers for refusal in refusals(answer)} == {UNKNOWN.refusal}
+
+
+async def test_the_key_of_a_request_does_not_wait_behind_keys_inside_of_requests(flooded, keys_of, store):
+    # Given as many wrong keys in resources as may wait
+    requests = [keys_of(f"{number} {key}" for key in range(1_000)) for number in range(MAX_WAITING // 1_000)]
+    projects, _, key, tasks = await flooded(requests)
+
+    # When a request has its key in its header
+    async with asyncio.timeout(20):
+        found = await projects.of_key(key)
+
+    # Then it is answered while they wait
+    assert found.project_id == (await store.projects()).items[0].id
+    assert not any(task.done() for task in tasks)

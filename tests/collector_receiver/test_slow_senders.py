@@ -113,8 +113,8 @@ async def test_stopping_is_bounded_with_senders_that_trickle(start_receiver):
     writer.close()
 
 
-async def connect(receiver):
-    return await asyncio.open_connection(*receiver.http_address.rsplit(":", 1))
+async def connect(receiver, address=None):
+    return await asyncio.open_connection(*(address or receiver.http_address).rsplit(":", 1))
 
 
 async def closed(reader):
@@ -230,3 +230,34 @@ async def test_an_answer_is_given_before_the_next_request_is_given_up(receiver, 
     await closed(reader)
     for each in (writer, idle_writer):
         each.close()
+
+
+@pytest.fixture(params=["data port", "status port"])
+async def status_connection(request, start_receiver):
+    """Reader and writer of a connection to the port that has the status pages."""
+    receiver = await start_receiver(status_port=0 if request.param == "status port" else None)
+    reader, writer = await connect(receiver, receiver.status_address)
+    yield reader, writer
+    writer.close()
+
+
+@pytest.mark.parametrize("announced", [b"content-length: 100", b"transfer-encoding: chunked"])
+async def test_a_status_page_does_not_wait_for_a_body_that_it_does_not_read(status_connection, announced):
+    # Given who asks with a body that is still to come
+    reader, writer = status_connection
+    writer.write(b"GET /readyz HTTP/1.1\r\nhost: x\r\n" + announced + b"\r\n\r\n")
+    assert await answer_of(reader) == 200
+
+    # When a part of it comes, and no more
+    writer.write(b"1")
+
+    # Then the connection is over
+    await closed(reader)
+
+
+async def test_a_probe_without_a_body_keeps_its_connection(status_connection):
+    reader, writer = status_connection
+
+    for headers in (b"", b"content-length: 0\r\n", b""):
+        writer.write(b"GET /readyz HTTP/1.1\r\nhost: x\r\n" + headers + b"\r\n")
+        assert await answer_of(reader) == 200
