@@ -195,6 +195,8 @@ async def roll_everything_up(store: Any) -> tuple[int, int]:
     minutes = trees = 0
     while True:
         step = await store.roll_up(max_minutes=60)
+        for failure in step.failures:
+            raise failure.error
         minutes += step.minutes
         trees += step.trees
         if not (step.waiting or step.minutes or step.trees or step.settling):

@@ -367,7 +367,7 @@ class Maintainer(Protocol):
         number of groups. Minutes that somebody may still write to without notice are left for later.
 
         A minute or hour that cannot be computed keeps nothing else waiting: the others of the step are worked
-        off, then its error is raised, and it is tried again after five minutes.
+        off, the step tells of it (`failures`), and it is tried again after five minutes.
 
         Raises:
             StoreUnavailable: the rest waits for the next call.

@@ -22,7 +22,7 @@ _PROGRESS_EVERY_SECONDS = 5.0
 
 
 class CannotRollUp(StoreError):
-    """An argument makes no sense. One line with the remedy."""
+    """An argument makes no sense, or some statistics cannot be computed. One line with the remedy."""
 
 
 def add_to(commands: Any) -> None:
@@ -65,11 +65,16 @@ async def roll_up(store: Store, arguments: argparse.Namespace) -> None:
     if start >= end:
         raise CannotRollUp(f"--from {start:%Y-%m-%dT%H:%M} is not before --to {end:%Y-%m-%dT%H:%M}")
     found = False
+    failed = 0
     async for project in _projects(store, arguments.project):
         found = True
-        await _back_fill(store, project, start, end)
+        failed += await _back_fill(store, project, start, end)
     if arguments.project is not None and not found:
         raise CannotRollUp(f"--project {arguments.project[:80]!r}: no project has this name or id")
+    if failed:
+        raise CannotRollUp(
+            f"minutes or hours that failed: {failed:,}, see above; servers try them again, as does this"
+        )
 
 
 async def _projects(store: Store, wanted: str | None) -> AsyncIterator[Project]:
@@ -84,26 +89,41 @@ async def _projects(store: Store, wanted: str | None) -> AsyncIterator[Project]:
         page += 1
 
 
-async def _back_fill(store: Store, project: Project, start: datetime, end: datetime) -> None:
+async def _back_fill(store: Store, project: Project, start: datetime, end: datetime) -> int:
+    """How many minutes and hours could not be computed."""
     requested = await store.request_roll_up(project.id, start, end)
     _tell(f"{project.name}: {requested:,} minutes with requests")
     done = hours = 0
     told = time.monotonic()
+    # What failed, and how much was done by then.
+    failed: dict[str, int] = {}
     while requested:
         step = await store.roll_up(project_id=project.id)
         done += step.minutes
         hours += step.trees
+        news = [failure for failure in step.failures if failed.get(failure.what) != done + hours]
+        for failure in news:
+            failed[failure.what] = done + hours
+            problem = failure.error if isinstance(failure.error, StoreError) else repr(failure.error)
+            _tell(f"{project.name}: {failure.what} failed: {problem}")
+        if news:
+            continue
+        if step.failures:
+            # It is being tried again already, and nothing was done in between.
+            break
         if time.monotonic() - told >= _PROGRESS_EVERY_SECONDS:
             told = time.monotonic()
             _tell(f"{project.name}: {done:,} minutes and the call trees of {hours:,} hours done")
         if step.waiting:
             continue
         # While requests arrive, the newest minutes never settle; whoever follows rolls those up.
-        if not step.settling or (done >= requested and not step.minutes and not step.trees):
+        is_idle = not step.minutes and not step.trees
+        if step.settling == step.put_off or (is_idle and done + step.put_off >= requested):
             break
         await asyncio.sleep(_SETTLE_POLL_SECONDS)
     if requested:
         _tell(f"{project.name}: finished, {done:,} minutes and the call trees of {hours:,} hours")
+    return len(failed)
 
 
 def _time(text: str) -> datetime:

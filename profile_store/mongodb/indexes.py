@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import logging
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 
+import pymongo
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import OperationFailure
 
@@ -143,16 +147,29 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
 # IndexOptionsConflict, IndexKeySpecsConflict: an index of this name or these keys exists with other options.
 _CONFLICT_CODES = {85, 86}
 
+# MongoDB aborts a build that takes longer, and the next start begins it anew. Without a limit of its own, or
+# with None, it would have the few seconds of the client.
+_BUILD_LIMIT_SECONDS = 3_600.0
+_TELL_AFTER_SECONDS = 5.0
+
+_logger = logging.getLogger(__name__)
+
 
 async def ensure_indexes(database: Database) -> None:
     """Create what is missing. Safe to call again, and from several processes at once.
 
+    On a large collection a new index takes minutes; the log says so.
+
     Raises:
         StoreError: an existing index differs; the message names the collection.
-        StoreUnavailable: MongoDB did not answer.
+        StoreUnavailable: MongoDB did not answer, or needs more than an hour for a collection.
     """
     for name, indexes in _INDEXES.items():
-        with unavailable_on_failure(f"create the indexes of {name}"):
+        with (
+            unavailable_on_failure(f"create the indexes of {name}"),
+            pymongo.timeout(_BUILD_LIMIT_SECONDS),
+            _told_when_long(f"{database.name}.{name}"),
+        ):
             try:
                 await database[name].create_indexes(list(indexes))
             except OperationFailure as error:
@@ -164,3 +181,14 @@ async def ensure_indexes(database: Database) -> None:
                         "Drop it, or set MONGODB_DATABASE to a database of its own."
                     ) from None
                 raise
+
+
+@contextmanager
+def _told_when_long(collection: str) -> Generator[None]:
+    telling = asyncio.get_running_loop().call_later(
+        _TELL_AFTER_SECONDS, _logger.warning, "MongoDB is building indexes of %s; wait for it", collection
+    )
+    try:
+        yield
+    finally:
+        telling.cancel()

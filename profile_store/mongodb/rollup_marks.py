@@ -14,6 +14,7 @@ roller began to read. Any later record has changed the value, so its mark stays.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -40,6 +41,7 @@ _FUTURE = timedelta(days=1)
 
 _MARKS_AT_ONCE = 1_000
 _MAX_REMEMBERED = 20_000
+_UNASKED_SECONDS = 60.0
 
 
 class MarkKey(NamedTuple):
@@ -119,29 +121,57 @@ async def set_marks(marks: Collection, keys: Iterable[MarkKey]) -> None:
         )
 
 
+class _Seen(NamedTuple):
+    """A mark that a roller knows; `since` lies ahead while it is put off."""
+
+    value: ObjectId
+    since: float
+    asked: float
+
+
 class SettlingMarks:
-    """The roller's side: remembers since when each mark has had its value. One for each roller."""
+    """The roller's side: remembers since when each mark has had its value. One for each roller.
+
+    While more marks wait than it remembers, the first ones settle, are worked off, and make room for others.
+    """
 
     def __init__(self, seconds: Callable[[], float] = seconds_of_this_machine) -> None:
         self._seconds = seconds
-        self._seen: dict[MarkKey, tuple[ObjectId, float]] = {}
+        self._seen: dict[MarkKey, _Seen] = {}
+        self._next_tidying = -math.inf
 
     def is_settled(self, key: MarkKey, value: ObjectId) -> bool:
         """Whether this roller has known the mark with this value for long enough."""
         now = self._seconds()
         known = self._seen.get(key)
-        if known is not None and known[0] == value:
-            return now - known[1] >= SETTLE_SECONDS
-        if len(self._seen) > _MAX_REMEMBERED:
-            # Of marks that other rollers deleted. The others only settle a little later.
-            self._seen.clear()
-        self._seen[key] = (value, now)
+        if known is not None and known.value == value:
+            self._seen[key] = known._replace(asked=now)
+            return now - known.since >= SETTLE_SECONDS
+        if known is not None or self._has_room(now):
+            self._seen[key] = _Seen(value, since=now, asked=now)
         return False
+
+    def is_put_off(self, key: MarkKey) -> bool:
+        """Whether what was marked could not be computed, and it is too early to try again."""
+        known = self._seen.get(key)
+        return known is not None and known.since > self._seconds()
 
     def put_off(self, key: MarkKey, value: ObjectId) -> None:
         """What was marked could not be computed: with this value it settles only after `PUT_OFF_SECONDS`."""
-        self._seen[key] = (value, self._seconds() + PUT_OFF_SECONDS)
+        now = self._seconds()
+        self._seen[key] = _Seen(value, since=now + PUT_OFF_SECONDS, asked=now)
 
     def forget(self, key: MarkKey) -> None:
         """The mark is gone."""
         self._seen.pop(key, None)
+
+    def _has_room(self, now: float) -> bool:
+        """Whether one more may be remembered, when need be instead of marks that other rollers deleted."""
+        if len(self._seen) >= _MAX_REMEMBERED and now >= self._next_tidying:
+            # Not for each mark: it looks at all of them.
+            self._next_tidying = now + SETTLE_SECONDS
+            oldest = now - _UNASKED_SECONDS
+            self._seen = {
+                key: seen for key, seen in self._seen.items() if max(seen.asked, seen.since) >= oldest
+            }
+        return len(self._seen) < _MAX_REMEMBERED

@@ -8,7 +8,6 @@ older result never replaces a newer one; whoever loses leaves the mark to the ne
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
@@ -35,7 +34,7 @@ from profile_store.mongodb.rollup_marks import MINUTES, TREES, MarkKey, Settling
 from profile_store.mongodb.rollup_sources import Expiry, RollupSources
 from profile_store.mongodb.rollup_trees import TreeRoller
 from profile_store.mongodb.upserts import upsert_all
-from profile_store.rollups.answers import RollUpStep
+from profile_store.rollups.answers import RollUpFailure, RollUpStep
 from profile_store.rollups.bucket import OTHER, Bucket, merged
 from profile_store.rollups.windows import HOUR, MINUTE, Window, ceil_to, floor_to
 
@@ -50,8 +49,6 @@ _STEP_SECONDS = 2.0
 _BEFORE_RETENTION_ENDS = timedelta(hours=1)
 
 Mark = tuple[MarkKey, ObjectId]
-
-_logger = logging.getLogger(__name__)
 
 
 class Rollups(DatabaseUser):
@@ -71,24 +68,25 @@ class Rollups(DatabaseUser):
         if project_id is not None and not ObjectId.is_valid(project_id):
             return RollUpStep()
         until = time.monotonic() + _STEP_SECONDS
-        minutes = waiting = settling = 0
+        minutes = waiting = settling = put_off = 0
         trees: list[Mark] = []
-        failures: list[Exception] = []
+        failures: list[RollUpFailure] = []
         with unavailable_on_failure("roll up"):
             async for project in self._projects_with_marks(project_id):
                 ready, unsettled = await self._listed_marks(project, MINUTES)
                 ready_trees, unsettled_trees = await self._listed_marks(project, TREES)
                 trees += ready_trees
-                settling += unsettled + unsettled_trees
+                settling += len(unsettled) + len(unsettled_trees)
+                put_off += sum(self._settling.is_put_off(key) for key, _ in unsettled + unsettled_trees)
                 some: Sequence[Mark] = ()
                 if minutes < max_minutes and time.monotonic() < until:
                     some = _of_one_hour(ready)[: min(_MINUTES_PER_PROJECT, max_minutes - minutes)]
                 if some:
                     # Before the work: a project that fails is not the first one of the next step.
                     self._last_project = project
-                    with _others_go_on(project, failures):
-                        await self._roll_hour_of(project, some)
-                        minutes += len(some)
+                    hour = floor_to(some[0][0].start, HOUR)
+                    with _others_go_on(project, f"the hour {_time(hour)}", failures):
+                        minutes += await self._roll_hour_of(project, some, until, failures)
                 waiting += len(ready) - len(some)
             due = [mark for mark in trees if self._trees.is_due(mark[0])]
             settling += len(trees) - len(due)
@@ -97,13 +95,16 @@ class Rollups(DatabaseUser):
             merged_hours = 0
             if due and waiting == len(due):
                 mark = min(due, key=lambda mark: self._trees.merged_at(mark[0]))
-                with _others_go_on(mark[0].project_id, failures):
+                with _others_go_on(mark[0].project_id, f"the call trees of {_time(mark[0].start)}", failures):
                     await self._roll_trees(mark)
                     merged_hours = 1
-        if failures:
-            raise failures[0]
         return RollUpStep(
-            minutes=minutes, trees=merged_hours, waiting=waiting - merged_hours, settling=settling
+            minutes=minutes,
+            trees=merged_hours,
+            waiting=waiting - merged_hours,
+            settling=settling,
+            put_off=put_off,
+            failures=tuple(failures),
         )
 
     async def request_roll_up(self, project_id: str, start: datetime, end: datetime) -> int:
@@ -186,8 +187,8 @@ class Rollups(DatabaseUser):
                 after = found["project_id"]
                 yield after
 
-    async def _listed_marks(self, project: ObjectId, kind: str) -> tuple[list[Mark], int]:
-        """The newest marks that are settled, and how many are not."""
+    async def _listed_marks(self, project: ObjectId, kind: str) -> tuple[list[Mark], list[Mark]]:
+        """The newest marks: those that are settled, and those that are not."""
         found = await (
             self._newest[indexes.ROLLUP_MARKS]
             .find({"project_id": project, "kind": kind})
@@ -196,11 +197,20 @@ class Rollups(DatabaseUser):
             .to_list()
         )
         marks = [(MarkKey(project, mark["kind"], mark["start"]), mark["value"]) for mark in found]
-        ready = [mark for mark in marks if self._settling.is_settled(*mark)]
-        return ready, len(marks) - len(ready)
+        ready: list[Mark] = []
+        unsettled: list[Mark] = []
+        for mark in marks:
+            (ready if self._settling.is_settled(*mark) else unsettled).append(mark)
+        return ready, unsettled
 
-    async def _roll_hour_of(self, project: ObjectId, marks: Sequence[Mark]) -> None:
-        """Roll minutes of one hour up, then the hour; then delete the marks of those that were written."""
+    async def _roll_hour_of(
+        self, project: ObjectId, marks: Sequence[Mark], until: float, failures: list[RollUpFailure]
+    ) -> int:
+        """Roll minutes of one hour up, then the hour; then delete the marks of those that were written.
+
+        Returns how many did not fail. After one that fails the others go on, but begin only before `until`:
+        each may take as long as the one that failed.
+        """
         now = self._clock()
         hour = floor_to(marks[0][0].start, HOUR)
         retention = await self._retention_of(project)
@@ -209,18 +219,26 @@ class Rollups(DatabaseUser):
         )
         if retention is None or not may_be_computed(stored, now):
             await self._delete_marks(marks)
-            return
+            return len(marks)
         oldest = now - retention + _BEFORE_RETENTION_ENDS
         done: list[Mark] = [mark for mark in marks if mark[0].start < oldest]
+        worked = len(done)
         for mark in marks:
-            if mark[0].start >= oldest:
-                with self._put_off_on_failure([mark]):
-                    if await self._roll_minute(mark[0], retention):
-                        done.append(mark)
-        with self._put_off_on_failure(marks):
-            rolled = await self._roll_hour(project, hour, retention)
-        if rolled:
-            await self._delete_marks(done)
+            if mark[0].start < oldest:
+                continue
+            if failures and time.monotonic() >= until:
+                break
+            what = f"the minute {_time(mark[0].start)}"
+            with _others_go_on(project, what, failures), self._put_off_on_failure([mark]):
+                if await self._roll_minute(mark[0], retention):
+                    done.append(mark)
+                worked += 1
+        if done:
+            with self._put_off_on_failure(marks):
+                rolled = await self._roll_hour(project, hour, retention)
+            if rolled:
+                await self._delete_marks(done)
+        return worked
 
     async def _roll_minute(self, key: MarkKey, retention: timedelta) -> bool:
         collection = self._newest[indexes.ROLLUP_MINUTES]
@@ -331,16 +349,17 @@ class Rollups(DatabaseUser):
 
 
 @contextmanager
-def _others_go_on(project: ObjectId, failures: list[Exception]) -> Generator[None]:
-    """Keep a failure for the end of the step, which raises the first one; of further ones the log tells."""
+def _others_go_on(project: ObjectId, what: str, failures: list[RollUpFailure]) -> Generator[None]:
+    """Keep a failure for whoever called the step."""
     try:
-        with unavailable_on_failure(f"roll up project {project}"):
+        with unavailable_on_failure(f"roll up {what} of project {project}"):
             yield
     except Exception as error:
-        _logger.warning(
-            "statistics of project %s wait, others go on", project, exc_info=error if failures else None
-        )
-        failures.append(error)
+        failures.append(RollUpFailure(what, str(project), error))
+
+
+def _time(start: datetime) -> str:
+    return f"{start:%Y-%m-%dT%H:%M}"
 
 
 def _of_one_hour(marks: Sequence[Mark]) -> list[Mark]:

@@ -82,14 +82,26 @@ class SeenVersion:
     last_seen: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class RollUpFailure:
+    """`what` could not be computed, such as "the minute 2026-11-21T10:30", of a project (its id)."""
+
+    what: str
+    project_id: str
+    error: Exception
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollUpStep:
     """What one step of rolling up did. `waiting` minutes and hours of trees could be done at once.
 
-    `settling` ones are too new: somebody may still be adding to them.
+    `settling` ones are too new: somebody may still be adding to them. `put_off` of those are not: they could
+    not be computed, in this step (`failures`) or an earlier one.
     """
 
     minutes: int = 0
     trees: int = 0
     waiting: int = 0
     settling: int = 0
+    put_off: int = 0
+    failures: Sequence[RollUpFailure] = ()

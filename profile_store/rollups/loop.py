@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from profile_store.contracts import Maintainer, StoreUnavailable
+from profile_store.contracts import Maintainer, StoreError, StoreUnavailable
 from profile_store.ending import end
 
 IDLE_SECONDS = 5.0
@@ -56,6 +56,18 @@ async def keep_rolled_up(store: Maintainer) -> None:
             # A mistake of ours must not leave statistics behind until the next restart.
             if not failing:
                 _logger.exception("statistics wait: an unexpected error")
+            failing = True
+            await asyncio.sleep(_RETRY_SECONDS)
+            continue
+        if step.failures:
+            for failure in step.failures:
+                _logger.warning(
+                    "statistics of project %s wait for %s, others go on: %s",
+                    failure.project_id,
+                    failure.what,
+                    failure.error,
+                    exc_info=None if isinstance(failure.error, StoreError) else failure.error,
+                )
             failing = True
             await asyncio.sleep(_RETRY_SECONDS)
             continue

@@ -13,7 +13,7 @@ from pymongo.write_concern import WriteConcern
 
 from profile_store import StoreSettings, open_store
 from profile_store.model import IncomingBatch, IncomingProfile, IncomingRecord, RecordQuery
-from profile_store.mongodb import rollup_marks
+from profile_store.mongodb import indexes, rollup_marks
 from profile_store.mongodb.client import connect, database_of, newest, newest_of
 from profile_store.rollups.answers import RequestFilter
 
@@ -62,6 +62,35 @@ def commands(mongodb_database: str, monkeypatch: pytest.MonkeyPatch) -> Commands
         functools.partial(AsyncMongoClient, event_listeners=[listener]),
     )
     return listener
+
+
+async def test_an_index_may_be_built_for_an_hour_and_nothing_else(
+    mongodb_url, mongodb_database, commands
+) -> None:
+    # When a store is opened on an empty database
+    async with open_store(StoreSettings(MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)) as store:
+        await store.check()
+    # Then MongoDB may take an hour for the indexes of each collection, which on a large one take minutes
+    builds = commands.named({"createIndexes"})
+    assert {build["createIndexes"] for build in builds} >= {"performance_records", *indexes.ROLLUPS}
+    assert {build["maxTimeMS"] // 60_000 for build in builds} <= {59, 60}
+    # And what comes after them has the limit of the client
+    assert [command["maxTimeMS"] // 1_000 for command in commands.named({"ping"})] == [7]
+
+
+async def test_a_start_that_waits_for_an_index_says_so(
+    mongodb_url, mongodb_database, monkeypatch, caplog
+) -> None:
+    # Given no patience
+    monkeypatch.setattr(indexes, "_TELL_AFTER_SECONDS", 0.0)
+    # When a store is opened on an empty database
+    async with open_store(StoreSettings(MONGODB_URL=mongodb_url, MONGODB_DATABASE=mongodb_database)):
+        pass
+    # Then the log names the collections
+    assert (
+        f"MongoDB is building indexes of {mongodb_database}.performance_records; wait for it"
+        in caplog.messages
+    )
 
 
 async def test_the_address_weakens_no_handle(weaker_settings) -> None:

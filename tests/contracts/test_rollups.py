@@ -24,7 +24,7 @@ from profile_store.contracts import StoreUnavailable
 from profile_store.model import IncomingBatch, IncomingProfile, IncomingRecord, Record
 from profile_store.mongodb import rollup_marks, rollup_reader, rollup_sources, rollup_tree_reader, rollups
 from profile_store.rollups import bucket as bucket_module
-from profile_store.rollups.answers import RequestFilter
+from profile_store.rollups.answers import RequestFilter, RollUpStep
 from profile_store.rollups.loop import rolling_up
 
 pytestmark = pytest.mark.anyio
@@ -829,6 +829,15 @@ def break_minute(database, project_id: str, minute: datetime) -> None:
     )
 
 
+def assert_failed(step: RollUpStep, project_id: str, minute: datetime) -> None:
+    """The first failure of a step."""
+    failure = step.failures[0]
+    assert (failure.what, failure.project_id) == (f"the minute {minute:%Y-%m-%dT%H:%M}", project_id)
+    assert isinstance(failure.error, StoreUnavailable)
+    assert failure.what in str(failure.error)
+    assert project_id in str(failure.error)
+
+
 async def test_a_project_whose_roll_up_fails_does_not_keep_the_next_one_waiting(
     store, project_id, make, hour, no_waiting, database
 ):
@@ -840,9 +849,11 @@ async def test_a_project_whose_roll_up_fails_does_not_keep_the_next_one_waiting(
         break_minute(database, project, hour)
     await store.roll_up()
     # When they are rolled up
-    with pytest.raises(StoreUnavailable, match=project_id):
-        await store.roll_up()
-    # Then the third one is, and the marks of the others stay
+    step = await store.roll_up()
+    # Then the step tells of both
+    assert_failed(step, project_id, hour)
+    assert [failure.project_id for failure in step.failures] == [project_id, others[0]]
+    # And the third one is, and the marks of the others stay
     assert [minute["project_id"] for minute in database.rollup_minutes.find()] == [ObjectId(others[1])]
     assert (await store.statistics(whole(others[1], hour))).overall.count == 1
     marked = {mark["project_id"] for mark in database.rollup_marks.find({"kind": "minute"})}
@@ -868,12 +879,10 @@ async def test_a_project_whose_minutes_take_too_long_is_not_the_first_one_again(
 
     monkeypatch.setattr(store._sources, "requests", read_slowly)
     # When a step has come no further than that project
-    with pytest.raises(StoreUnavailable, match=project_id):
-        await store.roll_up()
+    assert_failed(await store.roll_up(), project_id, hour + 4 * MINUTE)
     assert database.rollup_minutes.count_documents({}) == 0
     # Then the next one begins with the other project
-    with pytest.raises(StoreUnavailable, match=project_id):
-        await store.roll_up()
+    assert_failed(await store.roll_up(), project_id, hour + 3 * MINUTE)
     assert [minute["project_id"] for minute in database.rollup_minutes.find()] == [ObjectId(other)]
 
 
@@ -888,22 +897,41 @@ async def test_a_minute_that_fails_is_put_off_and_done_once_it_can_be(
     await store.roll_up()
     clock.now += 11
     # When it has failed once
-    with pytest.raises(StoreUnavailable):
-        await store.roll_up()
-    # Then the next steps do all others, without an error
-    steps = [await store.roll_up() for _ in range(2)]
+    steps = [await store.roll_up()]
+    assert_failed(steps[0], project_id, hour + MINUTE)
+    # Then this step and the next ones do all others, without another error
+    steps += [await store.roll_up() for _ in range(2)]
     assert sum(step.minutes for step in steps) == 3
-    assert steps[-1].settling == 1
+    assert [len(step.failures) for step in steps] == [1, 0, 0]
+    assert (steps[-1].settling, steps[-1].put_off) == (1, 1)
     assert [mark["start"] for mark in database.rollup_marks.find()] == [hour + MINUTE]
     # And after five minutes it is tried again, and counted when nothing is wrong with it any more
     clock.now += 311
-    with pytest.raises(StoreUnavailable):
-        await store.roll_up()
+    assert_failed(await store.roll_up(), project_id, hour + MINUTE)
     database.performance_records.update_many({"duration": "broken"}, {"$set": {"duration": 0.25}})
     clock.now += 311
     await store.roll_up()
     assert database.rollup_marks.count_documents({"kind": "minute"}) == 0
     assert sum(bucket["count"] for bucket in database.rollup_hours.find()) == 4
+
+
+async def test_several_minutes_that_fail_keep_no_other_one_of_their_hour_waiting(
+    store, project_id, make, hour, no_waiting, database
+):
+    # Given an hour of six minutes, of which the newest and two others cannot be counted
+    minutes = [hour + n * MINUTE for n in range(6)]
+    await write(store, *(make.record(project_id, timestamp=minute) for minute in minutes))
+    broken = [minutes[n] for n in (5, 3, 1)]
+    for minute in broken:
+        break_minute(database, project_id, minute)
+    await store.roll_up()
+    # When it is rolled up in one step
+    step = await store.roll_up()
+    # Then the others are written and in their hour, and only the marks of the broken ones stay
+    assert [failure.what for failure in step.failures] == [f"the minute {m:%Y-%m-%dT%H:%M}" for m in broken]
+    assert step.minutes == 3
+    assert database.rollup_hours.find_one()["count"] == 3
+    assert {mark["start"] for mark in database.rollup_marks.find({"kind": "minute"})} == {*broken}
 
 
 async def test_call_trees_that_cannot_be_merged_keep_nothing_else_waiting(
@@ -916,14 +944,10 @@ async def test_call_trees_that_cannot_be_merged_keep_nothing_else_waiting(
     record = database.performance_records.find_one({"timestamp": hour})
     database.profiles.update_one({"_id": record["_id"]}, {"$unset": {"payload": True}})
     # When they are merged
-    failed = 0
-    for _ in range(4):
-        try:
-            await store.roll_up()
-        except KeyError:
-            failed += 1
+    failures = [failure for _ in range(4) for failure in (await store.roll_up()).failures]
     # Then the other hour is, and the first one is put off
-    assert failed == 1
+    assert [type(failure.error) for failure in failures] == [KeyError]
+    assert [failure.what for failure in failures] == [f"the call trees of {hour:%Y-%m-%dT%H:%M}"]
     assert [tree["start"] for tree in database.rollup_trees.find()] == [hour + HOUR]
     assert [mark["start"] for mark in database.rollup_marks.find()] == [hour]
 
@@ -938,6 +962,26 @@ async def test_a_damaged_rollup_is_skipped_and_the_rest_answered(
     database.rollup_hours.update_one({"start": hour}, {"$set": {"total": b"damaged"}})
     assert (await store.statistics(whole(project_id, hour))).overall.count == 1
     assert "damaged" in caplog.text
+
+
+async def test_the_loop_tells_of_each_minute_that_fails_and_goes_on(
+    store, project_id, make, hour, no_waiting, database, monkeypatch, caplog
+):
+    # Given a minute that cannot be counted, and an earlier hour
+    monkeypatch.setattr("profile_store.rollups.loop.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("profile_store.rollups.loop._RETRY_SECONDS", 0.01)
+    await write(store, *(make.record(project_id, timestamp=time) for time in (hour, hour - HOUR)))
+    break_minute(database, project_id, hour)
+    # When the loop has worked off what it can
+    async with rolling_up(store):
+        deadline = asyncio.get_running_loop().time() + 30
+        while database.rollup_marks.count_documents({}) > 1:
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.02)
+    # Then the log names the minute and its project, once
+    told = [record.message for record in caplog.records if record.name == "profile_store.rollups.loop"]
+    assert told[0].startswith(f"statistics of project {project_id} wait for the minute {hour:%Y-%m-%dT%H:%M}")
+    assert told[1:] == ["statistics are being computed again"]
 
 
 async def test_an_unknown_project_has_empty_statistics(store, hour):

@@ -6,15 +6,18 @@ import asyncio
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from pymongo import MongoClient
 
-from profile_store import StoreSettings, open_store
+from profile_store import StoreSettings, open_store, roll_up_command
 from profile_store.model import IncomingBatch, IncomingRecord, Record
+from profile_store.mongodb import rollup_marks
 
 HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
 
 
 def roll_up(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -88,6 +91,71 @@ def test_a_range_of_one_project_is_computed_anew_from_its_records(database, addr
         (shop, hour + HOUR, 1),
     ]
     assert database.rollup_marks.count_documents({}) == 0
+
+
+def test_minutes_that_fail_are_named_and_everything_else_is_computed(database, address):
+    # Given the records of three hours of two projects, of which one has damaged ones in the two newest
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - 4 * HOUR
+    times = [hour, hour + HOUR, hour + HOUR + MINUTE, hour + 2 * HOUR]
+
+    async def write() -> None:
+        async with open_store(StoreSettings(**address)) as store:
+            for name in ("shop", "cart"):
+                project_id = (await store.project_for_service(name)).id
+                items = [IncomingRecord(record=record(project_id, time)) for time in times]
+                await store.write(IncomingBatch(records=items))
+
+    asyncio.run(write())
+    shop, cart = (database.projects.find_one({"name": name})["_id"] for name in ("shop", "cart"))
+    broken = [hour + HOUR + MINUTE, hour + 2 * HOUR]
+    database.performance_records.update_many(
+        {"project_id": shop, "timestamp": {"$in": broken}}, {"$set": {"duration": "broken"}}
+    )
+    # When all is computed anew
+    done = roll_up(**address)
+    # Then the user has seen each minute that failed, once, and that not all is done
+    assert (done.returncode, done.stdout) == (4, "")
+    failed = [line for line in done.stderr.splitlines() if line.startswith("shop: the minute")]
+    assert [line.split(" failed: ")[0] for line in failed] == [
+        f"shop: the minute {minute:%Y-%m-%dT%H:%M}" for minute in reversed(broken)
+    ]
+    assert done.stderr.splitlines()[-1].startswith(
+        "profile_store: minutes or hours that failed: 2, see above"
+    )
+    assert "Traceback" not in done.stderr
+    # And all others are computed
+    counts = [(h["project_id"], h["start"], h["count"]) for h in database.rollup_hours.find()]
+    assert sorted(counts) == sorted(
+        [
+            (shop, hour, 1),
+            (shop, hour + HOUR, 1),
+            (cart, hour, 1),
+            (cart, hour + HOUR, 2),
+            (cart, hour + 2 * HOUR, 1),
+        ]
+    )
+    assert {mark["start"] for mark in database.rollup_marks.find()} == {*broken}
+
+
+def test_the_command_ends_although_what_failed_is_due_again(database, address, monkeypatch, capsys):
+    # Given an hour that cannot be counted and is tried again at once, always before an earlier one
+    monkeypatch.setattr(rollup_marks, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(rollup_marks, "PUT_OFF_SECONDS", 0.0)
+    minute = datetime.now(UTC).replace(second=0, microsecond=0) - HOUR
+    arguments = Namespace(project="shop", start=None, end=None, follow=False)
+
+    async def write_and_roll_up() -> None:
+        async with open_store(StoreSettings(**address)) as store:
+            project_id = (await store.project_for_service("shop")).id
+            items = [IncomingRecord(record=record(project_id, time)) for time in (minute, minute - HOUR)]
+            await store.write(IncomingBatch(records=items))
+            database.performance_records.update_many({}, {"$set": {"duration": "broken"}})
+            await asyncio.wait_for(roll_up_command.roll_up(store, arguments), 60)
+
+    # When it is computed anew, then the command ends and has told of it once
+    with pytest.raises(roll_up_command.CannotRollUp, match="failed: 1, see above"):
+        asyncio.run(write_and_roll_up())
+    assert capsys.readouterr().err.count(f"the minute {minute:%Y-%m-%dT%H:%M} failed") == 1
 
 
 @pytest.mark.parametrize(
