@@ -520,9 +520,17 @@ def below_the_caller(traceparent: str = TRACEPARENT) -> Context:
 async def ask(app: Callable[..., Awaitable[None]], path: str) -> bytes:
     """The body that an ASGI application answers a traced caller with."""
     scope = {
-        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http"},
-        **{"method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": ""},
-        **{"server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1234)},
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "server": ("127.0.0.1", 80),
+        "client": ("127.0.0.1", 1234),
         "headers": [(b"host", b"shop"), (b"traceparent", TRACEPARENT.encode())],
     }
     sent: list[dict] = []
