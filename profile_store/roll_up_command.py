@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -59,7 +61,8 @@ async def roll_up(store: Store, arguments: argparse.Namespace) -> None:
         CannotRollUp, StoreUnavailable: a line for the user.
     """
     if arguments.follow:
-        await keep_rolled_up(store)
+        await _follow(store)
+        return
     end = arguments.end or datetime.now(UTC)
     start = arguments.start or end - DEFAULT_WINDOW
     if start >= end:
@@ -75,6 +78,16 @@ async def roll_up(store: Store, arguments: argparse.Namespace) -> None:
         raise CannotRollUp(
             f"minutes or hours that failed: {failed:,}, see above; servers try them again, as does this"
         )
+
+
+async def _follow(store: Store) -> None:
+    """Until SIGINT or SIGTERM; a step that they interrupt is done again by whoever follows next."""
+    following = asyncio.create_task(keep_rolled_up(store))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, following.cancel)
+    _tell("statistics of what arrives are being computed until this is interrupted")
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
 
 
 async def _projects(store: Store, wanted: str | None) -> AsyncIterator[Project]:

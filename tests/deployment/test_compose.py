@@ -16,6 +16,7 @@ from all_in_one.services import LOAD_PER_SECOND, LOAD_REQUESTS
 from all_in_one.settings import ServerSettings
 from collector_receiver.admission import MAX_BYTES_IN_FLIGHT
 from collector_receiver.settings import ReceiverSettings
+from profile_store import StoreSettings
 from profile_store.mongodb.set_up import SetUpSettings
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +78,7 @@ def test_only_this_machine_reaches_a_port_unless_somebody_says_otherwise(
 
 def test_the_database_is_on_a_network_without_a_way_out_and_publishes_nothing(compose) -> None:
     assert compose["networks"]["database"]["internal"] is True
-    for name in ("mongodb", "redis", "database-setup"):
+    for name in ("mongodb", "redis", "database-setup", "worker"):
         assert compose["services"][name]["networks"] == ["database"]
         assert "ports" not in compose["services"][name]
 
@@ -152,12 +153,20 @@ def test_whoever_waits_for_a_service_waits_for_something_that_happens(compose) -
         ("database-setup", [SetUpSettings]),
         ("receiver", [ReceiverSettings, SetUpSettings]),
         ("server", [ServerSettings, SetUpSettings]),
+        ("worker", [StoreSettings]),
     ],
 )
 def test_every_variable_is_a_setting(name, settings, compose) -> None:
     known = {field.alias or name.upper() for kind in settings for name, field in kind.model_fields.items()}
 
     assert set(compose["services"][name]["environment"]) <= known
+
+
+def test_statistics_are_computed_by_the_worker_and_not_beside_the_pages(compose) -> None:
+    services = compose["services"]
+    assert services["worker"]["command"] == ["python", "-m", "profile_store", "roll-up", "--follow"]
+    assert not services["worker"].get("profiles")
+    assert services["server"]["environment"]["ROLL_UP"] == "false"
 
 
 def test_the_administrator_of_the_database_is_known_to_the_setup_alone(compose) -> None:

@@ -202,7 +202,9 @@ def test_the_services_of_compose_work_together(machine, secrets) -> None:
     machine.wait_for_line("receiver", "OTLP/gRPC on")
     server = machine.start("server")
     machine.wait_for_line("server", "pages on")
-    for name in ("receiver", "server"):
+    worker = machine.start("worker")
+    machine.wait_for_line("worker", "statistics of what arrives are being computed")
+    for name in ("receiver", "server", "worker"):
         checked = machine.check(name)
         assert checked.returncode == 0, checked.stderr
 
@@ -213,7 +215,14 @@ def test_the_services_of_compose_work_together(machine, secrets) -> None:
     with pytest.raises(urllib.error.HTTPError, match="403"):
         machine.get("/api/v1/projects")
 
+    # And its statistics are computed by the worker
+    with MongoClient(url) as client:
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not client.otel_pyinstrument.rollup_hours.count_documents({}):
+            assert time.monotonic() < deadline, (machine.directory / "worker.log").read_text()
+            time.sleep(0.2)
+
     # And each stops within its bound when asked to
-    for process in (server, receiver, database):
+    for process in (worker, server, receiver, database):
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT_SECONDS) == 0
