@@ -7,10 +7,9 @@ BIN := $(VENV)/bin
 DEMO ?= flask
 DATA_DIR ?= data
 TESTS ?= tests
-# These measure shares of time, so nothing runs beside them. Of the others those of one file share servers and stay
-# together, in the order of tests/conftest.py.
-ALONE := $(wildcard tests/otel_pyinstrument/test_*.py) tests/integration/test_first_light.py tests/benchmarks
-AT_ONCE := --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
+# Those of one file share servers and stay together, in the order of tests/conftest.py. Beside what compares times
+# (the marker `alone`) nothing runs.
+AT_ONCE := --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not alone"
 WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
 BENCH_PYTHONS ?= 3.11 3.13
 DEBIAN_PACKAGES := chromium fonts-wqy-microhei iproute2 libcurl4 libssl3 openssl $(if $(shell command -v npm),,nodejs npm)
@@ -39,7 +38,7 @@ format: setup ## rewrite the sources in the project's format
 test: setup $(if $(CI),debian-packages check collector clients) ## run all tests (TESTS=path for some)
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(if $(filter tests,$(TESTS)),$(AT_ONCE)) $(TESTS)
-	$(if $(filter tests,$(TESTS)),$(BIN)/coverage run -m pytest $(ALONE))
+	$(if $(filter tests,$(TESTS)),$(BIN)/coverage run -m pytest -m alone $(TESTS))
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(filter tests,$(TESTS)),--fail-under=90,--fail-under=0)
 	$(if $(CI),$(if $(filter tests,$(TESTS)),$(BIN)/python tests/interpreters.py --ends))

@@ -287,6 +287,7 @@ def prove_first_light(platform: Platform, open_page, endpoint: str = "") -> None
     )
 
 
+@pytest.mark.alone
 @pytest.mark.browser
 def test_the_slow_function_of_an_untouched_app_carries_its_true_share_in_the_browser(
     platform, open_page
@@ -294,6 +295,7 @@ def test_the_slow_function_of_an_untouched_app_carries_its_true_share_in_the_bro
     prove_first_light(platform, open_page)
 
 
+@pytest.mark.alone
 @pytest.mark.browser
 @pytest.mark.timeout(900)
 def test_the_same_through_a_standard_collector_with_the_usual_limits(
@@ -347,6 +349,7 @@ def in_turns(sites: list[Site], paths: list[str], *, rounds: int = 6) -> list[li
     return answers
 
 
+@pytest.mark.alone
 def test_djangos_views_carry_their_true_shares_and_its_orm_its_queries(platform) -> None:
     # Given the slow page, asked in turns without profiling and with all of it
     plain = platform.start_shop(DJANGO, SHOP_SERVER_TIMING="1", OTEL_PYINSTRUMENT_ENABLED="false")
@@ -380,6 +383,7 @@ ON_THE_LOOP = "/products/17/prices"
 FASTAPI_PLANTED = {IN_A_THREAD: "score_baskets", ON_THE_LOOP: "volume_prices"}
 
 
+@pytest.mark.alone
 def test_fastapis_endpoints_carry_their_true_shares_on_the_loop_and_in_threads(platform) -> None:
     # Given a def and an async endpoint, asked in turns without profiling and with all of it
     one_process = replace(FASTAPI, server=("uvicorn", "--host", "127.0.0.1", "--port", "{port}"))

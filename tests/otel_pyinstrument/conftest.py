@@ -31,6 +31,13 @@ else:
     import tomli as tomllib
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What stands in this folder itself compares times; of the folders below nothing does."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def pyinstrument_is_loaded() -> None:
     """As by the self-test when profiling is switched on, not by the first request."""
