@@ -1,8 +1,9 @@
 """Names of other libraries that capture needs and that are not public, and a test that they still work.
 
-The rest of such names stands in `transport.private_names`, `transport.uvicorn_flush` and `hop_patches`:
-without those a profile is made all the same. `sampler_self_test` and `ending_hook_works` run once when
-profiling is switched on: when sampling fails, profiling stays off and the application does not notice.
+`thread_sampler` belongs to it. The rest of such names stands in `transport.private_names`,
+`transport.uvicorn_flush` and `hop_patches`: without those a profile is made all the same. `sampler_self_test`
+and `ending_hook_works` run once when profiling is switched on: when sampling fails, profiling stays off and
+the application does not notice.
 """
 
 from __future__ import annotations
@@ -45,7 +46,6 @@ _RARELY_SECONDS = 1.0
 _PROBE_CALLS = 10_000
 _BOOKKEEPING_CALLS = 3
 _KEPT_HOOKS = 32
-_NO_VALUE = object()
 _hooks = native.local()
 
 
@@ -230,10 +230,15 @@ def django_template_line(frame: FrameType) -> tuple[str, str, int] | None:
 
 
 def stack_sampler() -> StackSampler:
-    """The sampler of the current thread."""
-    from pyinstrument.stack_sampler import get_stack_sampler
+    """The sampler of the current thread: ours, unless a profiler of the user's is at work with another."""
+    from pyinstrument.stack_sampler import StackSampler, get_stack_sampler, thread_locals
 
-    return get_stack_sampler()
+    from otel_pyinstrument.thread_sampler import ThreadSampler
+
+    sampler = get_stack_sampler()
+    if type(sampler) is StackSampler and not sampler.subscribers:
+        sampler = thread_locals.stack_sampler = ThreadSampler()
+    return sampler
 
 
 def keep_samplers_by_thread() -> None:
@@ -283,7 +288,6 @@ def subscribe(
         # Somebody's sys.setprofile(None) removed a hook that the sampler believes in.
         _forget_hook(sampler)
     _keep_hook()
-    _make_context_variable_cheap()
     for subscriber in sampler.subscribers:
         if subscriber.target == target:
             subscriber.desired_interval = interval_seconds
@@ -292,18 +296,6 @@ def subscribe(
     else:
         sampler.subscribe(target, desired_interval=interval_seconds, use_async_context=False)
     _keep_hook()
-
-
-def _make_context_variable_cheap() -> None:
-    """Say that nobody profiles this context, which is what no value means too.
-
-    The profile function asks for this variable at each call and return. CPython remembers a value that it has
-    found, but searches the whole context again for one that is not there: a quarter of what the hook costs.
-    """
-    from pyinstrument.stack_sampler import active_profiler_context_var
-
-    if active_profiler_context_var.get(_NO_VALUE) is _NO_VALUE:
-        active_profiler_context_var.set(None)
 
 
 def unsubscribe(sampler: StackSampler, target: StackSamplerSubscriberTarget) -> bool:

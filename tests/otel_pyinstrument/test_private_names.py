@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from opentelemetry.trace import SpanKind
 from pyinstrument import stack_sampler
 from pyinstrument.low_level import stat_profile
 
-from otel_pyinstrument import PyinstrumentInstrumentor, private_names
+from otel_pyinstrument import PyinstrumentInstrumentor, private_names, thread_sampler
 
 
 @pytest.fixture
@@ -69,20 +68,6 @@ def test_unsubscribing_twice_leaves_others_alone() -> None:
     assert sys.getprofile() is None
 
 
-@pytest.mark.parametrize("theirs", [None, "a profiler of the user's"])
-def test_the_context_variable_of_the_hook_has_a_value_because_a_missing_one_is_slow(theirs) -> None:
-    def value_while_hooked() -> object:
-        if theirs is not None:
-            stack_sampler.active_profiler_context_var.set(theirs)
-        sampler = stack_sampler.StackSampler()
-        private_names.subscribe(sampler, lambda *_: None, interval_seconds=1)
-        found = stack_sampler.active_profiler_context_var.get("missing")
-        sys.setprofile(None)
-        return found
-
-    assert contextvars.Context().run(value_while_hooked) == theirs
-
-
 def without_subscribe(patch: pytest.MonkeyPatch) -> None:
     patch.delattr(stack_sampler.StackSampler, "subscribe")
 
@@ -119,14 +104,14 @@ def a_hook_of_another_type(patch: pytest.MonkeyPatch) -> None:
     def set_in_python(target: Callable[..., object] | None, **_options: object) -> None:
         sys.setprofile(None if target is None else (lambda *arguments: target(*arguments)))
 
-    patch.setattr(stack_sampler, "setstatprofile", set_in_python)
+    patch.setattr(thread_sampler, "setstatprofile", set_in_python)
 
 
 def no_current_interval(patch: pytest.MonkeyPatch) -> None:
     def _start(self, interval: float, use_timing_thread: bool) -> None:
         self.__dict__.pop("current_sampling_interval", None)
 
-    patch.setattr(stack_sampler.StackSampler, "_start_sampling", _start)
+    patch.setattr(thread_sampler.ThreadSampler, "_start_sampling", _start)
 
 
 def frames_named_otherwise(patch: pytest.MonkeyPatch) -> None:

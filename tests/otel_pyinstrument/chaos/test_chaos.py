@@ -60,7 +60,7 @@ CASES = [
     Case("get_stack_sampler", PYINSTRUMENT, FLASK, OFF),
     Case("thread_locals", PYINSTRUMENT, FLASK, OFF),
     Case("IGNORE_OVERHEAD_WARNING", PYINSTRUMENT, FLASK, SAME),
-    Case("StackSampler", PYINSTRUMENT, FLASK, SAME),
+    Case("StackSampler", PYINSTRUMENT, FLASK, OFF),
     Case("_update", PYINSTRUMENT, FLASK, OFF),
     Case("subscribe", PYINSTRUMENT, FLASK, OFF),
     Case("desired_interval", PYINSTRUMENT, FLASK, OFF),
@@ -71,7 +71,14 @@ CASES = [
     Case("current_sampling_interval", PYINSTRUMENT, FLASK, OFF),
     Case("last_profile_time", PYINSTRUMENT, FLASK, OFF),
     Case("get_frame_info", PYINSTRUMENT, FLASK, OFF),
-    Case("active_profiler_context_var", PYINSTRUMENT, FLASK, OFF),
+    Case("bound_to_async_context", PYINSTRUMENT, FLASK, OFF),
+    Case("use_timing_thread", PYINSTRUMENT, FLASK, OFF),
+    Case("timer_func", PYINSTRUMENT, FLASK, OFF),
+    Case("_start_sampling", PYINSTRUMENT, FLASK, SAME),
+    Case("_sample", SAMPLER, FLASK, OFF),
+    Case("_timer", SAMPLER, FLASK, OFF),
+    Case("walltime_coarse_resolution", PYINSTRUMENT, FLASK, OFF),
+    Case("setstatprofile", PYINSTRUMENT, FLASK, OFF),
     Case("__jinja_template__", JINJA, FLASK, SAME),
     Case("get_corresponding_lineno", JINJA, FLASK, SAME),
     Case("render_annotated", DJANGO, FLASK, SAME, missing="django.html"),
@@ -139,7 +146,7 @@ FUNCTIONS = [
     ("pyinstrument.stack_sampler:StackSampler.subscribe", OFF),
     ("pyinstrument.stack_sampler:StackSampler.unsubscribe", OFF),
     ("pyinstrument.stack_sampler:StackSampler._sample", OFF),
-    ("pyinstrument.stack_sampler:setstatprofile", OFF),
+    ("pyinstrument.low_level.stat_profile:setstatprofile", OFF),
     ("pyinstrument.stack_sampler:build_call_stack", OFF),
     ("pyinstrument.low_level.stat_profile:get_frame_info", OFF),
     ("jinja2:Template.get_corresponding_lineno", SAME),
@@ -149,6 +156,7 @@ FUNCTIONS = [
 
 IN_ONE_PLACE = (
     "private_names.py",
+    "thread_sampler.py",
     "transport/private_names.py",
     "transport/uvicorn_flush.py",
     "hop_patches.py",
@@ -298,7 +306,7 @@ def test_pyinstrument_is_used_in_one_place() -> None:
         if isinstance(node, (ast.Import, ast.ImportFrom))
         and any(name.split(".")[0] == "pyinstrument" for name in imported_modules(node))
     }
-    assert users == {"private_names.py", "segment.py"}  # the latter for type checkers only
+    assert users == {"private_names.py", "thread_sampler.py", "segment.py"}  # the last for type checkers only
 
 
 def imported_modules(node: ast.Import | ast.ImportFrom) -> list[str]:

@@ -1,0 +1,140 @@
+"""Our sampler of a thread beside profilers of the user's: they get what they would get without us."""
+
+from __future__ import annotations
+
+import contextvars
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from pyinstrument import Profiler, stack_sampler
+from pyinstrument.stack_sampler import AsyncState, StackSampler
+
+from otel_pyinstrument import private_names
+from otel_pyinstrument.thread_sampler import ThreadSampler
+
+INTERVAL_SECONDS = 1e-4
+ROUNDS = 20_000
+
+
+def work() -> None:
+    for _ in range(ROUNDS):
+        len(())
+
+
+class Target:
+    """A subscriber that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.states: set[str] = set()
+
+    def take(self, _stack: list[str], _elapsed: float, state: AsyncState | None) -> None:
+        self.samples += 1
+        self.states.add(state.state if state else "")
+
+
+@pytest.fixture
+def sampler() -> Iterator[StackSampler]:
+    """Of this thread, which has none yet; afterwards it has none either."""
+    stack_sampler.thread_locals.__dict__.pop("stack_sampler", None)
+    yield private_names.stack_sampler()
+    sys.setprofile(None)
+    stack_sampler.thread_locals.__dict__.pop("stack_sampler", None)
+
+
+def events_of(sampler: StackSampler, in_between: Callable[[], object]) -> list[str]:
+    """What its hook reports while a subscriber of ours, and what happens `in_between`, are there."""
+    events: list[str] = []
+    report = sampler._sample
+
+    def listen(frame, event, arg):
+        events.append(event)
+        report(frame, event, arg)
+
+    sampler.__dict__["_sample"] = listen
+    target = Target()
+    private_names.subscribe(sampler, target.take, interval_seconds=INTERVAL_SECONDS)
+    in_between()
+    work()
+    private_names.unsubscribe(sampler, target.take)
+    assert target.samples
+    return events
+
+
+def test_the_hook_asks_for_no_context_variable_that_nobody_needs(sampler: StackSampler) -> None:
+    def change_the_variable() -> None:
+        stack_sampler.active_profiler_context_var.set(object())
+
+    events = contextvars.Context().run(events_of, sampler, change_the_variable)
+
+    assert "context_changed" not in events
+
+
+@pytest.mark.parametrize("theirs_seconds", [INTERVAL_SECONDS / 2, INTERVAL_SECONDS, INTERVAL_SECONDS * 2])
+def test_a_profiler_of_an_async_context_is_told_when_its_context_is_left(
+    sampler: StackSampler, theirs_seconds: float
+) -> None:
+    # Given our subscriber
+    ours, theirs = Target(), Target()
+    private_names.subscribe(sampler, ours.take, interval_seconds=INTERVAL_SECONDS)
+
+    # When the user's joins it from a context, at whatever interval, and that context is left
+    context = contextvars.copy_context()
+    context.run(sampler.subscribe, theirs.take, desired_interval=theirs_seconds, use_async_context=True)
+    context.run(work)
+    work()
+
+    # Then it knows, and ours does not mind
+    assert theirs.states == {"in_context", "out_of_context_unknown"}
+    assert ours.states == {""}
+
+    # And after it has gone ours goes on
+    context.run(sampler.unsubscribe, theirs.take)
+    before = ours.samples
+    work()
+    assert ours.samples > before
+    private_names.unsubscribe(sampler, ours.take)
+    assert sys.getprofile() is None
+
+
+def test_the_next_request_is_cheap_again_after_a_profiler_of_the_users(sampler: StackSampler) -> None:
+    # Given a profiler of the user's on our sampler, and gone
+    with Profiler(interval=INTERVAL_SECONDS):
+        work()
+
+    # Then the next hook is ours alone
+    test_the_hook_asks_for_no_context_variable_that_nobody_needs(sampler)
+
+
+def test_a_sampler_that_is_at_work_stays() -> None:
+    # Given a thread whose sampler was made by the user's profiler, which is at work
+    found: list[StackSampler] = []
+
+    def user() -> None:
+        with Profiler(interval=INTERVAL_SECONDS):
+            found.append(private_names.stack_sampler())
+        found.append(private_names.stack_sampler())
+
+    thread = threading.Thread(target=user)
+    thread.start()
+    thread.join(30)
+
+    # Then ours takes its place only when that has ended
+    assert [type(each) for each in found] == [StackSampler, ThreadSampler]
+
+
+def test_a_timing_thread_that_the_user_asked_for_drives_the_hook(sampler: StackSampler) -> None:
+    ours, theirs = Target(), Target()
+    private_names.subscribe(sampler, ours.take, interval_seconds=INTERVAL_SECONDS)
+
+    sampler.subscribe(
+        theirs.take, desired_interval=INTERVAL_SECONDS, use_timing_thread=True, use_async_context=False
+    )
+    while not theirs.samples:
+        work()
+
+    assert ours.samples
+    sampler.unsubscribe(theirs.take)
+    private_names.unsubscribe(sampler, ours.take)
