@@ -11,8 +11,9 @@ from opentelemetry.sdk.trace import Span
 
 from otel_pyinstrument import private_names
 from otel_pyinstrument.guard import came_from_signal_handler
+from otel_pyinstrument.learned_routes import PARAMETER, LearnedRoutes
 
-_PARAMETER = re.compile(r"<[^<>]*>|\{[^{}]*\}")
+_NAMED_PARAMETER = re.compile(r"<[^<>]*>|\{[^{}]*\}")
 _IDENTIFIER = re.compile(r"\d+|[0-9a-fA-F-]{16,}|.*\d.*\d.*\d.*|.{33,}", re.DOTALL)
 _MAX_SEGMENTS = 8
 _MAX_CHARACTERS = 200
@@ -30,11 +31,12 @@ class Endpoint(NamedTuple):
     path: str
 
 
-def endpoint_of(span: Span, *, with_path: bool = True) -> Endpoint:
+def endpoint_of(span: Span, routes: LearnedRoutes | None = None, *, with_path: bool = True) -> Endpoint:
     """From the attributes of both semantic-convention generations, else from the span's name.
 
     Flask and FastAPI (contrib) give `http.route` at the start, Django puts the route into the span's name.
-    Where only the path is known (plain WSGI and ASGI, FastAPI's own telemetry), it is reduced to a template.
+    Where only the path is known (FastAPI's own telemetry, plain WSGI and ASGI), it is looked up in `routes`,
+    and reduced to a template when they do not know it.
     `with_path`: False where nobody asks for the path, which takes time to find.
     """
     attributes = attributes_of(span)
@@ -53,12 +55,20 @@ def endpoint_of(span: Span, *, with_path: bool = True) -> Endpoint:
         method = first if first in _METHODS else ""
     if not isinstance(route, str) or not route:
         route = rest[:_MAX_CHARACTERS] if first in _METHODS and rest != path else ""
-    key = (
-        endpoint_key(method, route)
-        if route
-        else f"{method} {path_template(path or span.name[:_MAX_CHARACTERS])}"
-    )
-    return Endpoint(key, method, path or route)
+    if route:
+        return Endpoint(endpoint_key(method, route), method, path or route)
+    learned = routes.find(path) if routes is not None else ""
+    shown = learned or path_template(path or span.name[:_MAX_CHARACTERS])
+    return Endpoint(f"{method} {shown}", method, path)
+
+
+def learn_route(span: Span, endpoint: Endpoint, routes: LearnedRoutes) -> None:
+    """Teach `routes` what the ended `span` says, if that is not the `endpoint` that its start told."""
+    route = attributes_of(span).get("http.route")
+    if isinstance(route, str):
+        key = endpoint_key(endpoint.method, route[:_MAX_CHARACTERS])
+        if key != endpoint.key:
+            routes.learn(key[len(endpoint.method) + 1 :], endpoint.path)
 
 
 def attributes_of(span: Span) -> Mapping[str, Any]:
@@ -85,7 +95,7 @@ def _endpoint(method: str, route: str) -> Endpoint:
 @lru_cache(maxsize=2048)
 def endpoint_key(method: str, route: str) -> str:
     """Method and route with anonymous parameters, so that `<int:id>` and `{order_id}` are the same."""
-    route = _PARAMETER.sub("{}", route[:_MAX_CHARACTERS])
+    route = _NAMED_PARAMETER.sub(PARAMETER, route[:_MAX_CHARACTERS])
     return f"{method} /{route.lstrip('/')}"
 
 
@@ -93,7 +103,7 @@ def endpoint_key(method: str, route: str) -> str:
 def path_template(path: str) -> str:
     """`path` with `{}` for what looks like an identifier, and cut after 8 segments."""
     segments = path[: 4 * _MAX_CHARACTERS].lstrip("/").split("/")
-    shown = ["{}" if _IDENTIFIER.fullmatch(segment) else segment for segment in segments[:_MAX_SEGMENTS]]
+    shown = [PARAMETER if _IDENTIFIER.fullmatch(segment) else segment for segment in segments[:_MAX_SEGMENTS]]
     if len(segments) > _MAX_SEGMENTS:
         shown.append("*")
     return ("/" + "/".join(shown))[:_MAX_CHARACTERS]

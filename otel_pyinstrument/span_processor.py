@@ -16,11 +16,12 @@ from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import SpanContext, SpanKind
 
 from otel_pyinstrument import native, private_names
-from otel_pyinstrument.endpoint import endpoint_of
+from otel_pyinstrument.endpoint import endpoint_of, learn_route
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate, Visit
 from otel_pyinstrument.guard import Guard, came_from_signal_handler
 from otel_pyinstrument.installed import FORCED_KEY
+from otel_pyinstrument.learned_routes import LearnedRoutes
 from otel_pyinstrument.profile_event import ProfileEvent
 from otel_pyinstrument.recording import Recording
 from otel_pyinstrument.request import (
@@ -70,6 +71,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._log_events = log_events
         self.gate = Gate(settings)
         self._engine = Engine(settings)
+        self._routes = LearnedRoutes()
         self._poller = _rules_poller(settings, self.gate)
         self._guard = Guard(self.shutdown, reraise=reraise)
         self._off = False
@@ -177,7 +179,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         if len(self._traces) >= _MAX_TRACES:
             self._traces = {}  # of spans that were dropped without an end
         self._traces[context.trace_id] = None
-        endpoint = endpoint_of(span, with_path=self.gate.asks_for_paths)
+        endpoint = endpoint_of(span, self._routes, with_path=self.gate.asks_for_paths)
         visit = self.gate.arrive(endpoint, forced=forced)
         if visit is None:
             return _NOT_LOOKED_AT
@@ -207,6 +209,7 @@ class ProfilingSpanProcessor(SpanProcessor):
             with self._lock:
                 self._profiled = self._others(request)
             recording = request.finish()
+        learn_route(span, visit.endpoint, self._routes)
         if request is None or recording is None:
             self._leave(span, timestamp, visit, request, recording)
             return

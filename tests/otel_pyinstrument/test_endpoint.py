@@ -4,7 +4,8 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_pyinstrument.endpoint import Endpoint, endpoint_key, endpoint_of, path_template
+from otel_pyinstrument.endpoint import Endpoint, endpoint_key, endpoint_of, learn_route, path_template
+from otel_pyinstrument.learned_routes import LearnedRoutes
 
 
 def span_with(name: str, **attributes: object):
@@ -55,6 +56,52 @@ def test_the_path_is_not_looked_for_when_nobody_asks() -> None:
     span = span_with("GET", http__method="GET", http__route="/orders/{id}", http__target="/orders/7")
 
     assert endpoint_of(span, with_path=False) == Endpoint("GET /orders/{}", "GET", "/orders/{id}")
+
+
+def ended_with(route: object) -> LearnedRoutes:
+    """What is known after a request for `/users/alice` whose span had this route only at its end."""
+    routes = LearnedRoutes()
+    span = span_with("GET", http__request__method="GET", url__path="/users/alice")
+    endpoint = endpoint_of(span, routes)
+    span.set_attribute("http.route", route)
+    learn_route(span, endpoint, routes)
+    return routes
+
+
+@pytest.mark.parametrize("route", ["/users/{name}", "/users/<string:name>", "users/<slug:name>"])
+def test_a_path_has_the_route_that_an_earlier_request_has_shown(route: str) -> None:
+    routes = ended_with(route)
+
+    for method in ("GET", "POST"):
+        span = span_with(method, http__request__method=method, url__path="/users/bob")
+        assert endpoint_of(span, routes) == Endpoint(f"{method} /users/{{}}", method, "/users/bob")
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "key"),
+    [
+        ("GET", {"http__route": "/users/me"}, "GET /users/me"),
+        ("GET users/me", {}, "GET /users/me"),
+    ],
+)
+def test_a_route_that_is_known_at_the_start_is_not_looked_up(name: str, attributes: dict, key: str) -> None:
+    span = span_with(name, http__request__method="GET", url__path="/users/me", **attributes)
+
+    assert endpoint_of(span, ended_with("/users/{name}")).key == key
+
+
+@pytest.mark.parametrize("route", ["", 7, "/users/alice", "/users/{name}" + "/" * 200])
+def test_a_route_that_tells_nothing_is_not_learned(route: object) -> None:
+    assert len(ended_with(route)) == 0
+
+
+def test_a_route_that_was_known_at_the_start_takes_no_place() -> None:
+    routes = LearnedRoutes()
+    span = span_with("GET", http__method="GET", http__route="/users/{name}", http__target="/users/alice")
+
+    learn_route(span, endpoint_of(span, routes), routes)
+
+    assert len(routes) == 0
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.profile_event import ProfileEvent
 from otel_pyinstrument.recording import Recording
+from otel_pyinstrument.remote_rules.rules import read_rules
 from otel_pyinstrument.request import Request, request_of
 from otel_pyinstrument.segment import Segment
 from otel_pyinstrument.settings import Settings
@@ -638,3 +639,56 @@ def test_a_job_with_a_root_of_its_own_is_no_part_of_the_request_that_starts_it(
     assert time_in(tree_of(spans["job"]), "job_work") > 25_000
     assert time_in(tree_of(spans["GET /"]), "job_work") == 0
     assert time_in(tree_of(spans["GET /"]), "main") > 8_000
+
+
+# --- routes that a span tells at its end --------------------------------------------------------------
+
+
+def site(traced) -> FastAPI:
+    """With FastAPI's own telemetry: a span has its route only when the request has been routed."""
+    app = FastAPI(telemetry={"tracer_provider": traced.provider})
+
+    @app.get("/users/me")
+    async def me() -> None: ...
+
+    @app.get("/users/{name}")
+    async def user(name: str) -> None: ...
+
+    return app
+
+
+def profiled_by_rule_for(route: str, paths: list[str], traced, profile_of) -> list[str]:
+    """The routes that the profiles tell; "" for a request without one."""
+    rules = {"endpoint_configs": {f"GET {route}": {"sampling_rate": 1}}}
+    traced.processor.gate.apply(read_rules(json.dumps(rules).encode()))
+    app = site(traced)
+    for path in paths:
+        asyncio.run(ask(app, path))
+    spans = [span for span in traced.exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
+    assert [span.attributes["url.path"] for span in spans] == paths
+    events = [profile_of(span) for span in spans]
+    assert {event.attributes["pyinstrument.reason"] for event in events if event is not None} <= {"rule"}
+    return [
+        "" if event is None else json.loads(event.attributes["pyinstrument.facts"])["request"]["route"]
+        for event in events
+    ]
+
+
+def test_a_rule_for_a_route_holds_once_the_route_is_known(make_traced, profile_of) -> None:
+    # When names are asked for, of which a rule wants the route only
+    paths = ["/users/alice", "/users/bob", "/users/carol"]
+    found = profiled_by_rule_for("/users/{name}", paths, make_traced(rate=0.0), profile_of)
+
+    # Then the first of them has shown the route
+    assert found == ["", "/users/{name}", "/users/{name}"]
+
+
+def test_a_route_that_turns_out_wrong_is_wrong_once_and_the_profile_tells_the_real_one(
+    make_traced, profile_of
+) -> None:
+    # When a request has a path that the parameter of a known route takes
+    paths = ["/users/alice", "/users/me", "/users/me", "/users/bob"]
+    found = profiled_by_rule_for("/users/{name}", paths, make_traced(rate=0.0), profile_of)
+
+    # Then the rule of that route chooses it, its profile has its own route, and the next one is not chosen
+    assert found == ["", "/users/me", "", "/users/{name}"]
