@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 _PRIOR_SLOWDOWN = 1.8
 _STEPS_SLOWDOWN = 3.0
 _PRIOR_SECONDS = 0.02
 _MEMORY = 0.99
 _MAX_RATIO = 8.0
 _MAX_SLOWDOWN = 5.0
-_EVERY_THREAD_PAYS = sys.version_info >= (3, 12)
 _OTHER_THREADS_SLOWDOWN = 1.8
 _FIRST_GUESS_SECONDS = 0.005
 
@@ -27,18 +24,14 @@ class CostEstimate:
     slowdown of 3 is assumed (a FastAPI page 2.3, steps that do nothing but call 4 to 6).
 
     From Python 3.12 on the hook slows all threads: there the CPU time of the other threads while any hook
-    is installed counts too, at a slowdown of 1.8 (call-heavy loops: 1.5 to 1.8 on 3.13, 2.3 on 3.12).
+    is installed (`OtherThreads`) counts too, at a slowdown of 1.8 (call-heavy loops: 1.5 to 1.8 on 3.13, 2.3
+    on 3.12).
     """
 
-    def __init__(self, *, every_thread_pays: bool = _EVERY_THREAD_PAYS) -> None:
-        self.every_thread_pays = every_thread_pays
+    def __init__(self) -> None:
         self._profiled_seconds = _PRIOR_SECONDS * _PRIOR_SLOWDOWN
         self._usual_seconds = _PRIOR_SECONDS
         self._covered: dict[int, float] = {}
-        self._covered_process = 0.0
-        self._hooked_process_seconds = 0.0
-        self._hooked_thread_seconds = 0.0
-        self._other_threads_seconds = 0.0
         self.usual_cost_seconds = _FIRST_GUESS_SECONDS
 
     @property
@@ -55,48 +48,34 @@ class CostEstimate:
         )
         self._usual_seconds = self._usual_seconds * _MEMORY + usual_seconds
 
-    def hook_begins(
-        self, thread: int, thread_seconds: float, process_seconds: float, *, others_here: bool, others: bool
-    ) -> None:
-        """A hook goes in on `thread`. `others_here`: it had one; `others`: any thread had.
+    def hook_begins(self, thread: int, thread_seconds: float, *, others_here: bool) -> None:
+        """A hook goes in on `thread` and stays. `others_here`: it had one.
 
-        `thread_seconds` and `process_seconds` are what the clocks of CPU time say, also below.
+        `thread_seconds` is what its clock of CPU time says, also below.
         """
         if not others_here:
             self._covered[thread] = thread_seconds
-        if self.every_thread_pays and not others:
-            self._covered_process = process_seconds
 
-    def hook_ends(
-        self, thread: int, thread_seconds: float, process_seconds: float, *, others_here: bool
-    ) -> float:
+    def hook_ends(self, thread: int, thread_seconds: float, *, others_here: bool) -> float:
         """CPU seconds of `thread` under hooks that no earlier call has told of.
 
-        Where several requests are profiled on one thread at once, as on an event loop, each counts once.
+        Where several requests are profiled on one thread at once, as by greenlets, each counts once.
         """
         covered = self._covered.pop(thread, thread_seconds)
         if others_here:
             self._covered[thread] = thread_seconds
-        if self.every_thread_pays:
-            self._hooked_process_seconds += max(process_seconds - self._covered_process, 0.0)
-            self._covered_process = max(process_seconds, self._covered_process)
         return max(thread_seconds - covered, 0.0)
 
-    def cost_of(self, hooked_seconds: float, *, held_thread: bool = True) -> float:
+    def cost_of(
+        self, hooked_seconds: float, others_seconds: float = 0.0, *, held_thread: bool = True
+    ) -> float:
         """The cost of a profile whose threads used `hooked_seconds` of CPU time under the hook.
 
-        `held_thread`: the hook was there all the time, told of by `hook_begins` and `hook_ends`.
+        `others_seconds` is what threads without a hook used meanwhile that it slowed; `held_thread`: it was
+        there all the time, and not for the turns of a task alone.
         """
         slowdown = self.slowdown if held_thread else _STEPS_SLOWDOWN
-        cost = hooked_seconds * (1 - 1 / slowdown)
-        if self.every_thread_pays and held_thread:
-            self._hooked_thread_seconds += hooked_seconds
-            others = self._hooked_process_seconds - self._hooked_thread_seconds
-            if others > self._other_threads_seconds:
-                more = others - self._other_threads_seconds
-                self._other_threads_seconds = others
-                cost += more * (1 - 1 / _OTHER_THREADS_SLOWDOWN)
-        return cost
+        return hooked_seconds * (1 - 1 / slowdown) + others_seconds * (1 - 1 / _OTHER_THREADS_SLOWDOWN)
 
     def learn_usual(self, cost_seconds: float) -> None:
         """A profile has cost so much in all: `usual_cost_seconds` moves towards that."""

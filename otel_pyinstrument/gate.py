@@ -13,6 +13,7 @@ from otel_pyinstrument.cost_estimate import CostEstimate
 from otel_pyinstrument.cpu_budget import CpuBudget
 from otel_pyinstrument.endpoint import Endpoint
 from otel_pyinstrument.endpoint_history import EndpointHistory, EndpointTable
+from otel_pyinstrument.other_threads import OTHER_THREADS, OtherThreads
 from otel_pyinstrument.path_patterns import PathPatterns
 from otel_pyinstrument.remote_rules.rules import NO_RULES, EndpointRule, Rules
 from otel_pyinstrument.settings import Settings
@@ -84,7 +85,7 @@ class Gate:
         thread_seconds: Callable[[], float] = time.thread_time,
         process_seconds: Callable[[], float] = time.process_time,
         clock: Callable[[], float] = time.monotonic,
-        every_thread_pays: bool | None = None,
+        other_threads: OtherThreads = OTHER_THREADS,
         rules_clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -93,7 +94,7 @@ class Gate:
         self._thread_seconds = thread_seconds
         self._process_seconds = process_seconds
         self._clock = clock
-        self._every_thread_pays = every_thread_pays
+        self._other_threads = other_threads
         self._rules_clock = rules_clock
         self.apply(NO_RULES)
         self.reset()
@@ -113,8 +114,8 @@ class Gate:
         self._budget = CpuBudget(
             self._settings.cpu_budget, process_seconds=self._process_seconds, clock=self._clock
         )
-        options = {} if self._every_thread_pays is None else {"every_thread_pays": self._every_thread_pays}
-        self._estimate = CostEstimate(**options)
+        self._estimate = CostEstimate()
+        self._other_threads.take()  # what was before is not ours to pay
         self._decisions = dict.fromkeys(DECISIONS, 0)
         self._hook_seconds = 0.0
         self._encoding_seconds = 0.0
@@ -156,7 +157,7 @@ class Gate:
             visit.alone = presence[0] == 1
             # The number that both must still have at the end of a request that nothing else touched.
             visit.untouched = (presence[1], self._hooks_ever)
-            if self._slots and self._estimate.every_thread_pays and self._held_slots():
+            if self._slots and self._other_threads.every_thread_pays and self._held_slots():
                 visit.untouched = (presence[1], -1)
         visit.thread = thread
         visit.cpu = self._thread_seconds()
@@ -211,7 +212,7 @@ class Gate:
                 self._charge(slot, hooked_seconds, switching_seconds)
                 self._estimate.learn_usual(slot.cost_seconds)
                 return slot.cost_seconds
-            untouched = hooks == self._hooks_ever or not self._estimate.every_thread_pays
+            untouched = hooks == self._hooks_ever or not self._other_threads.every_thread_pays
             if alone and untouched and not visit.first:
                 history.clean_count += 1
                 history.clean_cpu_seconds += cpu
@@ -234,7 +235,6 @@ class Gate:
                 began=self._clock(),
                 reserved_seconds=self._estimate.usual_cost_seconds,
                 thread_seconds=self._thread_seconds,
-                process_seconds=self._process_seconds,
                 ended_early=self._ended_early,
             )
             self._hooks_ever += 1
@@ -249,15 +249,11 @@ class Gate:
             self._charge_ended_early()
             if not slot.held:
                 return  # gone again already
-            held = [other for other in self._held_slots() if other.holds_thread]
-            slot.holds_thread = True
-            self._estimate.hook_begins(
-                slot.thread,
-                slot.cpu_start,
-                self._process_seconds(),
-                others_here=any(other.thread == slot.thread for other in held),
-                others=bool(held),
+            others_here = any(
+                other.holds_thread and other.thread == slot.thread for other in self._held_slots()
             )
+            slot.holds_thread = True
+            self._estimate.hook_begins(slot.thread, slot.cpu_start, others_here=others_here)
 
     def refuse(self, slot: Slot, visit: Visit | None) -> None:
         """The hook could not be put in after all: the slot is given back and costs nothing."""
@@ -372,7 +368,6 @@ class Gate:
             slot.covered_seconds = self._estimate.hook_ends(
                 slot.thread,
                 slot.cpu_end,
-                slot.process_end,
                 others_here=any(other.thread == slot.thread and other.holds_thread for other in later),
             )
         return slot.covered_seconds
@@ -380,7 +375,7 @@ class Gate:
     def _charge(self, slot: Slot, hooked_seconds: float, switching_seconds: float) -> None:
         """Charge what has been added since the last time."""
         more_seconds = max(hooked_seconds - slot.hooked_seconds, 0.0)
-        cost = self._estimate.cost_of(more_seconds, held_thread=slot.holds_thread)
+        cost = self._estimate.cost_of(more_seconds, self._other_threads.take(), held_thread=slot.holds_thread)
         cost += max(switching_seconds - slot.switching_seconds, 0.0)
         slot.hooked_seconds += more_seconds
         slot.switching_seconds = switching_seconds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING
 
 from otel_pyinstrument import native, private_names
 from otel_pyinstrument.base import shared_calls
@@ -14,10 +13,8 @@ from otel_pyinstrument.classification import AWAIT, Classifier
 from otel_pyinstrument.classification.threads import ThreadClassifier
 from otel_pyinstrument.frames import identifier_of
 from otel_pyinstrument.guard import came_from_signal_handler
+from otel_pyinstrument.other_threads import OTHER_THREADS
 from otel_pyinstrument.recording import Recording, RecordingFacts
-
-if TYPE_CHECKING:
-    from pyinstrument.stack_sampler import StackSampler
 
 MAX_NODES = 20_000
 MAX_DEPTH = 2_000
@@ -107,7 +104,7 @@ class Segment:
     def open(self) -> None:
         """Install the hook on the calling thread, which owns the segment from now on."""
         self._owner = native.thread_id()
-        self._sampler: StackSampler = private_names.stack_sampler()
+        self._sampler = private_names.stack_sampler()
         calls = self._classifier.calls()
         self._skip = calls.index(self._entry) + 1 if self._entry in calls else 0
         self._entry = None
@@ -383,7 +380,8 @@ class Segment:
         self._asked_interval_seconds = max(min(left, longest), _SHORTEST_INTERVAL_SECONDS)
         if not self._hooked:
             self._cpu = self._hooked_cpu = time.thread_time()
-        self._hooked = True
+            self._hooked = True
+            OTHER_THREADS.hook_begins(self)
         private_names.subscribe(self._sampler, self._on_sample, interval_seconds=self._asked_interval_seconds)
 
     def _unhook(self) -> None:
@@ -393,6 +391,7 @@ class Segment:
         try:
             self._hooked_cpu_seconds += time.thread_time() - self._hooked_cpu
             intact = private_names.unsubscribe(self._sampler, self._on_sample)
+            OTHER_THREADS.hook_ends(self)
         except BaseException:
             self._hooked = True  # the next sample tries again
             raise

@@ -27,7 +27,6 @@ class Slot:
     __slots__ = (
         "__weakref__",
         "_ended_early",
-        "_process_seconds",
         "_thread_seconds",
         "began",
         "cost_seconds",
@@ -37,7 +36,6 @@ class Slot:
         "held",
         "holds_thread",
         "hooked_seconds",
-        "process_end",
         "reason",
         "reserved_seconds",
         "switching_seconds",
@@ -51,7 +49,6 @@ class Slot:
         began: float,
         reserved_seconds: float,
         thread_seconds: Callable[[], float],
-        process_seconds: Callable[[], float],
         ended_early: list[EndedEarly],
     ) -> None:
         self.held = True
@@ -61,10 +58,8 @@ class Slot:
         self.reserved_seconds = reserved_seconds
         self.thread = native.thread_id()
         self._thread_seconds = thread_seconds
-        self._process_seconds = process_seconds
         self._ended_early = ended_early
         self.cpu_start = self.cpu_end = thread_seconds()
-        self.process_end = 0.0
         self.covered_seconds: float | None = None
         """What the thread used under hooks, once the estimate has been asked."""
         self.hooked_seconds = self.switching_seconds = self.cost_seconds = 0.0
@@ -75,7 +70,6 @@ class Slot:
         if not self.held:
             return
         self.held = False
-        self.process_end = self._process_seconds()
         if native.thread_id() == self.thread:
             self.cpu_end = self._thread_seconds()
         elif sampled_cpu_seconds is not None:

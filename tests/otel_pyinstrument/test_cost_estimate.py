@@ -20,11 +20,11 @@ from otel_pyinstrument.span_processor import ProfilingSpanProcessor
 
 
 def test_without_anything_to_compare_a_usual_slowdown_is_assumed() -> None:
-    assert CostEstimate(every_thread_pays=False).cost_of(0.9) == pytest.approx(0.4)
+    assert CostEstimate().cost_of(0.9) == pytest.approx(0.4)
 
 
 def test_the_slowdown_is_learned_from_comparisons() -> None:
-    estimate = CostEstimate(every_thread_pays=False)
+    estimate = CostEstimate()
     for i in range(300):
         estimate.compare(0.030 + i % 3 * 0.003, 0.011)
 
@@ -34,7 +34,7 @@ def test_the_slowdown_is_learned_from_comparisons() -> None:
 
 @pytest.mark.parametrize(("profiled", "usual"), [(1e9, 0.01), (0.0, 0.01), (0.01, 0.0), (-1.0, 0.01)])
 def test_absurd_comparisons_have_bounded_consequences(profiled: float, usual: float) -> None:
-    estimate = CostEstimate(every_thread_pays=False)
+    estimate = CostEstimate()
     for _ in range(1000):
         estimate.compare(profiled, usual)
 
@@ -43,31 +43,26 @@ def test_absurd_comparisons_have_bounded_consequences(profiled: float, usual: fl
 
 
 def test_hooks_that_share_a_thread_count_its_time_once() -> None:
-    estimate = CostEstimate(every_thread_pays=False)
+    estimate = CostEstimate()
 
     # Given two requests that take turns on one thread: from 0 to 10, and from 5 to 8
-    estimate.hook_begins(1, 0.0, 0.0, others_here=False, others=False)
-    estimate.hook_begins(1, 5.0, 5.0, others_here=True, others=True)
-    inner = estimate.hook_ends(1, 8.0, 8.0, others_here=True)
-    outer = estimate.hook_ends(1, 10.0, 10.0, others_here=False)
+    estimate.hook_begins(1, 0.0, others_here=False)
+    estimate.hook_begins(1, 5.0, others_here=True)
+    inner = estimate.hook_ends(1, 8.0, others_here=True)
+    outer = estimate.hook_ends(1, 10.0, others_here=False)
 
     assert inner + outer == 10
-    estimate.hook_begins(1, 50.0, 50.0, others_here=False, others=False)
-    assert estimate.hook_ends(1, 51.0, 51.0, others_here=False) == 1
+    estimate.hook_begins(1, 50.0, others_here=False)
+    assert estimate.hook_ends(1, 51.0, others_here=False) == 1
 
 
-def test_where_every_thread_pays_the_others_are_charged_too() -> None:
-    estimate = CostEstimate(every_thread_pays=True)
+@pytest.mark.parametrize(("held_thread", "own_cost"), [(True, 0.4), (False, 0.6)])
+def test_what_other_threads_pay_is_charged_too(held_thread: bool, own_cost: float) -> None:
+    # When a request used 0.9 s under the hook while others that it slowed used 3 s
+    cost = CostEstimate().cost_of(0.9, 3.0, held_thread=held_thread)
 
-    # Given a request that used 0.9 s under the hook while other threads used 3 s
-    estimate.hook_begins(1, 0.0, 0.0, others_here=False, others=False)
-    hooked = estimate.hook_ends(1, 0.9, 3.9, others_here=False)
-
-    # Then both are charged, at a slowdown of 1.8
-    assert estimate.cost_of(hooked) == pytest.approx(0.4 + 4 / 3)
-    # And what the process does without a hook is not
-    estimate.hook_begins(1, 1.0, 100.0, others_here=False, others=False)
-    assert estimate.cost_of(estimate.hook_ends(1, 1.9, 100.9, others_here=False)) == pytest.approx(0.4)
+    # Then both are charged, theirs at a slowdown of 1.8 whatever its own is
+    assert cost == pytest.approx(own_cost + 4 / 3)
 
 
 def leaf(number: int) -> int:

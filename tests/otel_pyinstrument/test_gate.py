@@ -14,6 +14,7 @@ import pytest
 from otel_pyinstrument import gate as gate_module
 from otel_pyinstrument.endpoint import Endpoint
 from otel_pyinstrument.gate import Gate, Visit
+from otel_pyinstrument.other_threads import OtherThreads
 from otel_pyinstrument.remote_rules.rules import read_rules
 from otel_pyinstrument.settings import Settings
 
@@ -37,7 +38,7 @@ class Service:
             process_seconds=lambda: self.cpu,
             clock=lambda: self.now,
             rules_clock=lambda: self.date,
-            every_thread_pays=False,
+            other_threads=OtherThreads(every_thread_pays=False),
         )
         self.gate._random = random.Random(1)
         self.extra = 0.0
@@ -518,14 +519,18 @@ def test_a_place_is_free_again_after_the_maximum_duration(make) -> None:
 def test_where_every_thread_pays_a_hook_that_outlives_its_place_is_charged() -> None:
     # Given a thread that blocks under its hook for longer than the maximum duration, and uses no CPU
     now, process = 0.0, 0.0
+    other_threads = OtherThreads(
+        every_thread_pays=True, thread_seconds=lambda: 0.0, process_seconds=lambda: process
+    )
     gate = Gate(
         Settings(rate=1.0, cpu_budget=1.0, max_duration=30.0),
         thread_seconds=lambda: 0.0,
         process_seconds=lambda: process,
         clock=lambda: now,
-        every_thread_pays=True,
+        other_threads=other_threads,
     )
     blocked = gate.admit(gate.arrive(ORDERS))
+    other_threads.hook_begins(blocked)
     gate.begin_hook(blocked)
     now = 60.0
 
@@ -540,6 +545,39 @@ def test_where_every_thread_pays_a_hook_that_outlives_its_place_is_charged() -> 
     # Then the gate knows what that hook has cost them
     assert blocked.held
     assert gate.costs().hook == pytest.approx(9 * (1 - 1 / 1.8))
+
+
+def test_where_every_thread_pays_a_request_on_an_event_loop_is_charged_for_the_others() -> None:
+    # Given a process that has used 50 s under a hook before this gate was made
+    process = 0.0
+    other_threads = OtherThreads(
+        every_thread_pays=True, thread_seconds=lambda: 0.0, process_seconds=lambda: process
+    )
+    other_threads.hook_begins("before")
+    process = 50.0
+    gate = Gate(
+        Settings(rate=1.0, cpu_budget=1.0),
+        thread_seconds=lambda: 0.0,
+        process_seconds=lambda: process,
+        other_threads=other_threads,
+    )
+    other_threads.hook_ends("before")
+
+    # When two requests have a hook for a turn each, during which other threads use 9 s, and 90 s between
+    visits = [gate.arrive(ORDERS) for _ in range(2)]
+    slots = [gate.admit(visit) for visit in visits]
+    for turn in slots:
+        other_threads.hook_begins(turn)
+        process += 9.0
+        other_threads.hook_ends(turn)
+        process += 90.0
+    costs: list[float] = []
+    for visit, slot in zip(visits, slots, strict=True):
+        slot.release()
+        costs.append(gate.leave(visit, seconds=200, failed=False, slot=slot))
+
+    # Then the turns are charged, once
+    assert sum(costs) == gate.costs().hook == pytest.approx(18 * (1 - 1 / 1.8))
 
 
 def test_a_forgotten_slot_is_free_again(make) -> None:

@@ -306,7 +306,7 @@ def test_pyinstrument_is_used_in_one_place() -> None:
         if isinstance(node, (ast.Import, ast.ImportFrom))
         and any(name.split(".")[0] == "pyinstrument" for name in imported_modules(node))
     }
-    assert users == {"private_names.py", "thread_sampler.py", "segment.py"}  # the last for type checkers only
+    assert users == {"private_names.py", "thread_sampler.py"}
 
 
 def imported_modules(node: ast.Import | ast.ImportFrom) -> list[str]:
