@@ -6,12 +6,13 @@ import http.client
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ WORK = {"a": work_of_a, "b": work_of_b}
 
 FASTAPI_APP = """
 import asyncio
+import time
 from fastapi import BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
 from work import WORK, burn, query
@@ -66,6 +68,42 @@ async def async_endpoint(name: str):
 def def_endpoint(name: str, user=Depends(login)):
     WORK[name]()
     query()
+    return name
+
+def begin():
+    time.sleep(0.02)
+
+def commit():
+    time.sleep(0.02)
+
+def transaction():
+    begin()
+    yield
+    commit()
+
+def lend():
+    time.sleep(0.02)
+
+def give_back():
+    time.sleep(0.02)
+
+def connection():
+    lend()
+    yield
+    give_back()
+
+@app.get("/depends/{name}")
+async def depends(
+    name: str,
+    user=Depends(login),
+    lent=Depends(connection),
+    begun=Depends(transaction, scope="function"),
+):
+    WORK[name]()
+    return name
+
+@app.get("/users/{name}")
+async def user(name: str):
     return name
 
 @app.get("/stream/{name}")
@@ -114,9 +152,29 @@ import asyncio
 from asgiref.sync import sync_to_async
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
-from django.http import HttpResponse
+from django.db import models
+from django.db.backends.signals import connection_created
+from django.dispatch import receiver
+from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import path
 from work import WORK, query
+
+asgi = get_asgi_application()
+wsgi = get_wsgi_application()
+
+class Item(models.Model):
+    name = models.CharField(max_length=1, primary_key=True)
+
+    class Meta:
+        app_label = "shop"
+
+def slowly(execute, *statement):
+    query()
+    return execute(*statement)
+
+@receiver(connection_created)
+def slow_down(connection, **_):
+    connection.execute_wrappers[:] = [slowly]
 
 def sync_view(request, name):
     WORK[name]()
@@ -129,12 +187,48 @@ async def async_view(request, name):
     await sync_to_async(query)()
     return HttpResponse(name)
 
-urlpatterns = [path("sync/<name>", sync_view), path("async/<name>", async_view)]
-asgi = get_asgi_application()
-wsgi = get_wsgi_application()
+async def orm_view(request, name):
+    WORK[name]()
+    assert await Item.objects.acount() == 2
+    item = await Item.objects.aget(pk=name)
+    return HttpResponse(item.name)
+
+async def stream_view(request, name):
+    async def chunks():
+        for _ in range(2):
+            WORK[name]()
+            await asyncio.sleep(0.01)
+            item = await Item.objects.aget(pk=name)
+            yield item.name
+    WORK[name]()
+    return StreamingHttpResponse(chunks())
+
+urlpatterns = [
+    path("sync/<name>", sync_view),
+    path("async/<name>", async_view),
+    path("orm/<name>", orm_view),
+    path("stream/<name>", stream_view),
+]
+"""
+
+DJANGO_WRAPPED = """
+from django_app import asgi
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from otel_pyinstrument import ASGIMiddleware
+
+ours = ASGIMiddleware(asgi)
+theirs = OpenTelemetryMiddleware(asgi)
 """
 
 DJANGO_SETTINGS = """
+from pathlib import Path
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": Path(__file__).with_name("shop.sqlite3"),
+    }
+}
 ROOT_URLCONF = "django_app"
 ALLOWED_HOSTS = ["*"]
 SECRET_KEY = "for the test"
@@ -166,6 +260,10 @@ def site(tmp_path: Path, our_entry_points: Callable[[Path], None]) -> Path:
     (tmp_path / "fastapi_silent.py").write_text(f"OPTIONS = {{'telemetry': {silent}}}\n" + FASTAPI_APP)
     (tmp_path / "django_app.py").write_text(DJANGO_APP)
     (tmp_path / "django_settings.py").write_text(DJANGO_SETTINGS)
+    (tmp_path / "django_wrapped.py").write_text(DJANGO_WRAPPED)
+    with closing(sqlite3.connect(tmp_path / "shop.sqlite3")) as database:
+        database.executescript("CREATE TABLE shop_item (name TEXT PRIMARY KEY)")
+        database.executescript("INSERT INTO shop_item VALUES ('a'), ('b')")
     (tmp_path / "gevent_app.py").write_text(GEVENT_APP)
     our_entry_points(tmp_path)
     return tmp_path
@@ -255,14 +353,28 @@ def functions(tree: CallTree) -> set[str]:
     return {frame.function for frame in tree.frames}
 
 
+def paths_to(tree: CallTree, function: str) -> list[list[str]]:
+    """The functions above each node that shows `function`, and itself."""
+    paths: list[list[str]] = []
+    for shown in range(tree.node_count):
+        if tree.frames[tree.frame[shown]].function == function:
+            node, path = shown, []
+            while node > 0:
+                path.append(tree.frames[tree.frame[node]].function)
+                node = tree.parent[node]
+            paths.append(path[::-1])
+    return paths
+
+
 def path_to(tree: CallTree, function: str) -> list[str]:
-    """The functions above the first node that shows `function`."""
-    node = next(n for n in range(tree.node_count) if tree.frames[tree.frame[n]].function == function)
-    path: list[str] = []
-    while node > 0:
-        path.append(tree.frames[tree.frame[node]].function)
-        node = tree.parent[node]
-    return path[::-1]
+    return paths_to(tree, function)[0]
+
+
+def calls_above(tree: CallTree, function: str, count: int) -> set[tuple[str, ...]]:
+    """The nearest `count` callers of each node that shows `function`, without their classes."""
+    return {
+        tuple(caller.rpartition(".")[2] for caller in path[:-1][-count:]) for path in paths_to(tree, function)
+    }
 
 
 def path_of_request(span) -> str:
@@ -343,6 +455,57 @@ def test_fastapi_requests_at_the_same_time_do_not_mix(
         else:
             assert "def_endpoint" in path_to(tree, f"work_of_{name}")
             assert path_to(tree, "query")[-2:] == ["def_endpoint", "query"]
+
+
+def test_def_dependencies_stand_below_the_call_that_awaits_them(
+    served, grpc_sink, time_in, wait_until
+) -> None:
+    # When endpoints are asked whose dependencies run in threads, their generators at both ends
+    with served(*UVICORN, "fastapi_app:app") as port:
+        for _ in range(3):
+            ask_at_once(port, ["/depends/a", "/depends/b", "/def/a", "/def/b"])
+        wait_until(lambda: len(profiled(grpc_sink)) >= 12)
+
+    # Then each has its time where it is awaited
+    assert len(profiled(grpc_sink)) == 12
+    assert_whole(profiled(grpc_sink))
+    for span in profiled(grpc_sink):
+        tree = assert_exact(span, time_in)
+        assert calls_above(tree, "login", 2) == {("solve_dependencies", "run_in_threadpool")}
+        if path_of_request(span).startswith("/depends"):
+            in_thread = ("contextmanager_in_threadpool", "run_in_threadpool", "__enter__")
+            assert calls_above(tree, "begin", 4) == {(*in_thread, "transaction")}
+            assert calls_above(tree, "lend", 4) == {(*in_thread, "connection")}
+            assert calls_above(tree, "commit", 3) == {
+                ("contextmanager_in_threadpool", "__exit__", "transaction")
+            }
+            waited = [time_in(tree, function) for function in ("begin", "lend", "commit")]
+            assert min(waited) > 19_000
+            # Once: nothing of this runs side by side.
+            assert sum(waited) + time_in(tree, "login") + time_in(tree, "depends") <= tree.duration_us
+            # And what is given back after the answer is no part of the request
+            assert "give_back" not in functions(tree)
+
+
+def test_paths_with_fifty_names_are_one_endpoint_after_the_first(served, grpc_sink, wait_until) -> None:
+    # Given FastAPI's own telemetry, whose spans have a route at their end, and profiles of new endpoints only
+    app, variables = FASTAPI_TELEMETRY["its own"]
+    rates = {"RATE": "0.000001", "SLOW_RATE": "0", "ERROR_RATE": "0"}
+    variables = variables | {f"OTEL_PYINSTRUMENT_{name}": rate for name, rate in rates.items()}
+    names = [f"{first}-{last}" for first in "abcde" for last in "klmnopqrst"]
+
+    def requests() -> list:
+        return [span for span in grpc_sink.spans() if span.parent_span_id == b""]
+
+    # When fifty names are asked for twice each
+    with served(*UVICORN, app, **variables) as port:
+        for name in names * 2:
+            assert get(port, f"/users/{name}") == f'"{name}"'.encode()
+        wait_until(lambda: len(requests()) == 100)
+
+    # Then one of them has the profile of a new endpoint: the first had a path, the second the route
+    assert [path_of_request(span) for span in profiled(grpc_sink)] == [f"/users/{names[2]}"]
+    assert {span.name for span in requests()} == {"GET /users/{name}"}
 
 
 def test_streamed_bodies_belong_to_the_request_and_background_tasks_do_not(
@@ -458,6 +621,62 @@ def test_django_views_of_both_kinds_are_seen_in_both_worlds(
         if view == "async_view":
             # 30 ms each of work, of sleep and of the query.
             assert time_in(tree, "async_view") > 75_000
+
+
+def test_the_async_orm_of_django_stands_below_the_view_that_awaits_it(
+    served, grpc_sink, time_in, wait_until
+) -> None:
+    # When async views are asked that query, two of them once more while they stream
+    with served(*DJANGO_SERVERS["asgi"]) as port:
+        for _ in range(3):
+            ask_at_once(port, ["/orm/a", "/orm/b", "/stream/a", "/stream/b"])
+        wait_until(lambda: len(profiled(grpc_sink)) >= 12)
+
+    # Then each has one profile, with the queries where they are awaited
+    assert len(profiled(grpc_sink)) == 12
+    assert_whole(profiled(grpc_sink))
+    for span in profiled(grpc_sink):
+        tree = assert_exact(span, time_in)
+        if path_of_request(span).startswith("/orm"):
+            assert queries_below(tree, "orm_view") == {("acount", "count"), ("aget", "get")}
+            # 30 ms each.
+            assert 59_000 < time_in(tree, "query") <= time_in(tree, "orm_view") <= tree.duration_us
+
+
+SPANS_AROUND_DJANGO = {"ours": "django_wrapped:ours", "OpenTelemetry's": "django_wrapped:theirs"}
+
+
+@pytest.mark.parametrize("around", SPANS_AROUND_DJANGO)
+def test_what_django_streams_belongs_to_a_span_around_it(
+    around: str, served, grpc_sink, time_in, wait_until
+) -> None:
+    # Given a span around the application: that of Django's instrumentation ends before a body is streamed
+    with served(*UVICORN, SPANS_AROUND_DJANGO[around]) as port:
+        for _ in range(3):
+            ask_at_once(port, ["/orm/a", "/orm/b", "/stream/a", "/stream/b"])
+        wait_until(lambda: len(profiled(grpc_sink)) >= 12)
+
+    # Then the generator and what it queries are in the one profile of the request
+    assert len(profiled(grpc_sink)) == 12
+    assert_whole(profiled(grpc_sink))
+    for span in profiled(grpc_sink):
+        tree = assert_exact(span, time_in)
+        name = path_of_request(span)[-1]
+        assert time_in(tree, "query") > 59_000
+        if path_of_request(span).startswith("/stream"):
+            assert {path[-2] for path in paths_to(tree, f"work_of_{name}")} == {"chunks", "stream_view"}
+            assert queries_below(tree, "chunks") == {("aget", "get")}
+            assert time_in(tree, "query") <= time_in(tree, "chunks") <= tree.duration_us
+        else:
+            assert queries_below(tree, "orm_view") == {("acount", "count"), ("aget", "get")}
+
+
+def queries_below(tree: CallTree, function: str) -> set[tuple[str, ...]]:
+    """The two calls below `function` that led to each query, without their classes."""
+    return {
+        tuple(call.rpartition(".")[2] for call in path[path.index(function) + 1 :][:2])
+        for path in paths_to(tree, "query")
+    }
 
 
 GEVENT_PATCHES = {

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -48,6 +49,13 @@ def slow():
     slow_backend(0.03)
     other_work(0.01)
     return "done"
+
+def step(number):
+    return number + 1
+
+@app.get("/steps")
+def steps():
+    return str(sum(map(step, range(200_000))))
 
 @app.get("/thread/<name>")
 def by_name(name):
@@ -229,6 +237,73 @@ def test_concurrent_requests_on_threads_do_not_mix(served, grpc_sink, wait_until
         seen[name] += f"work_for_{name}" in names
     assert seen["a"] > 10
     assert seen["b"] > 10
+
+
+@pytest.fixture
+def metrics_sink() -> Iterator[tuple[str, list]]:
+    """Address of a gRPC receiver of metrics, and what it got."""
+    import grpc
+    from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+
+    received: list = []
+
+    class Service(metrics_service_pb2_grpc.MetricsServiceServicer):
+        def Export(self, request, context):  # noqa: N802 - the name in the protocol
+            received.append(request)
+            return metrics_service_pb2.ExportMetricsServiceResponse()
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Service(), server)
+    address = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield address, received
+    server.stop(0).wait()
+
+
+def decisions(received: list) -> Counter[str]:
+    """How many requests met which decision of the gate. Counts only grow; one process alone has any."""
+    most: Counter[str] = Counter()
+    for metric in (
+        metric
+        for request in received
+        for resource_metrics in request.resource_metrics
+        for scope_metrics in resource_metrics.scope_metrics
+        for metric in scope_metrics.metrics
+    ):
+        if metric.name == "otel_pyinstrument.gate.requests":
+            for point in metric.sum.data_points:
+                (decision,) = point.attributes
+                most |= Counter({decision.value.string_value: point.as_int})
+    return most
+
+
+def test_requests_that_the_budget_refuses_have_no_profile_and_are_counted(
+    served, grpc_sink, metrics_sink
+) -> None:
+    # Given an application that asks for every profile, and lets them cost a thousandth of its CPU time
+    address, metrics = metrics_sink
+    settings = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": grpc_sink.endpoint,
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": address,
+        "OTEL_METRICS_EXPORTER": "otlp",
+        "OTEL_PYINSTRUMENT_CPU_BUDGET": "0.001",
+        "OTEL_PYINSTRUMENT_MAX_CONCURRENT": "100",
+    }
+
+    # When it is under load
+    with served("--threads", "4", **settings) as port, ThreadPoolExecutor(4) as clients:
+        answers = Counter(status for status, _, _ in clients.map(lambda _: get(port, "/steps"), range(80)))
+
+    # Then those that the budget refused have no profile, and the metric counts just these
+    assert answers == {200: 80}
+    profiles = [
+        sum(event.name == "pyinstrument.profile" for event in span.events)
+        for span in request_spans(grpc_sink)
+    ]
+    assert len(profiles) == 80
+    assert decisions(metrics) == {"profiled": profiles.count(1), "budget": profiles.count(0)}
+    # A profile costs more than the budget holds: only those that are under way at once are ahead of it.
+    assert 1 <= profiles.count(1) <= 8
 
 
 REQUESTS = [

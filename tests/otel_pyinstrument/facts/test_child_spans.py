@@ -146,6 +146,40 @@ def test_a_request_of_a_cloud_library_and_the_http_call_inside_are_one_call(trac
     assert external["count"] == 1
 
 
+OLD_CALL = {"http.method": "GET", "http.url": "https://supplier/stock"}
+NEW_CALL = {
+    "http.request.method": "GET",
+    "url.full": "https://supplier/stock",
+    "server.address": "supplier",
+    "server.port": 443,
+}
+
+
+@pytest.mark.parametrize("outer", [OLD_CALL, NEW_CALL], ids=["old names above", "new names above"])
+@pytest.mark.parametrize("inner", [OLD_CALL, NEW_CALL], ids=["old names below", "new names below"])
+def test_a_call_and_what_the_library_below_tells_of_it_are_one_call(
+    outer, inner, traced, child, facts_of
+) -> None:
+    # Given a call that two instrumentations see, the lower one twice: it was redirected
+    def work() -> None:
+        with child(outer, scope="requests", name="GET") as span:
+            for _ in range(2):
+                with child(inner, scope="urllib3", name="GET") as below:
+                    below.set_status(Status(StatusCode.ERROR))
+                    time.sleep(0.005)
+            span.set_status(Status(StatusCode.ERROR))
+
+    span = traced.request(work)
+
+    # Then it counts once, in the time of the outer span
+    external = facts_of(span)["external"]
+    (group,) = external["groups"]
+    assert group["name"] == ("GET supplier" if outer is OLD_CALL else "GET supplier:443")
+    assert (external["count"], external["failed"]) == (group["count"], group["failed"]) == (1, 1)
+    (above,) = [s for s in traced.exporter.get_finished_spans() if "requests" in s.instrumentation_scope.name]
+    assert external["duration"] == pytest.approx((above.end_time - above.start_time) / 1e9, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("attributes", "name"),
     [
