@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from statistics import median
 
 import grpc
 import pytest
@@ -242,69 +242,91 @@ def spooled(spool):
     )
 
 
+OUTAGE_SECONDS = {False: 0, True: 60}
+EXPORT_TIMEOUT_SECONDS = {False: 1, True: 10}
+"""In short, and at full scale: there that of OpenTelemetry, and longer pauses of the spool as well."""
+
+
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
 def test_an_outage_over_a_restart_of_the_application_loses_nothing(
-    end, start_shop, backend, tmp_path
+    end, start_shop, backend, tmp_path, full_scale
 ) -> None:
     spool = tmp_path / "spool"
+    timeout = {"OTEL_EXPORTER_OTLP_TIMEOUT": str(EXPORT_TIMEOUT_SECONDS[full_scale])}
+    asked = 0
 
-    def end_shop(kept):
+    def ask(seconds=0.0):
+        """Five requests, and while the seconds last five more ten times a second."""
+        nonlocal asked
+        last = time.monotonic() + seconds
+        while True:
+            shop.ask(range(asked, asked + 5))
+            asked += 5
+            if time.monotonic() >= last:
+                return
+            time.sleep(0.1)
+
+    def end_shop():
+        kept = list(range(5, asked))
         if end == "SIGKILL":
             # What is on disk survives that; what is still in the SDK's queue nobody could save.
-            wait_until(lambda: spooled(spool) == list(kept), f"{kept} on disk")
+            wait_until(lambda: spooled(spool) == kept, f"{len(kept)} spans on disk")
             shop.kill_at_once()
         else:
             shop.stop()
-        assert spooled(spool) == list(kept)
+        assert spooled(spool) == kept
 
     # Given a shop whose backend goes away
-    shop = start_shop()
-    shop.ask(range(5))
+    shop = start_shop(**timeout)
+    ask()
     wait_until(lambda: len(backend.spans()) == 5, "the first spans")
     backend.stop()
 
     # When it goes on, is restarted, goes on, and is started once more before the backend is back
-    shop.ask(range(5, 10))
-    end_shop(range(5, 10))
-    shop = start_shop()
-    shop.ask(range(10, 15))
-    end_shop(range(5, 15))
-    shop = start_shop()
-    shop.ask(range(15, 20))
-    wait_until(lambda: len(spooled(spool)) > 10, "a file of the last one")
+    ask(OUTAGE_SECONDS[full_scale] / 3)
+    end_shop()
+    shop = start_shop(**timeout)
+    ask(OUTAGE_SECONDS[full_scale] / 3)
+    end_shop()
+    left = asked - 5
+    shop = start_shop(**timeout)
+    ask(OUTAGE_SECONDS[full_scale] / 3)
+    wait_until(lambda: len(spooled(spool)) > left, "a file of the last one")
     backend.start()
-    shop.ask(range(20, 25))
+    ask()
 
     # Then everything arrives once, in order, each with its profile, and the disk is empty again
-    wait_until(lambda: len(backend.spans()) >= 25, "25 spans")
+    wait_until(lambda: len(backend.spans()) >= asked, f"{asked} spans")
     wait_until(lambda: not list(spool.rglob("*.otlp")), "an empty spool")
-    assert numbers(backend.spans()) == list(range(25))
+    assert asked == 25 or full_scale
+    assert numbers(backend.spans()) == list(range(asked))
     for span in backend.spans():
         assert "pyinstrument.profile" in {event.name for event in span.events}
 
 
-def test_the_disk_is_bounded_during_an_outage(start_shop, backend, tmp_path) -> None:
+def test_the_disk_is_bounded_during_an_outage_over_a_restart(start_shop, backend, tmp_path) -> None:
     # Given room for 1 MiB
     spool = tmp_path / "spool"
     backend.stop()
-    shop = start_shop(
-        OTEL_PYINSTRUMENT_SPOOL_MAX_BYTES=str(MIB), OTEL_RESOURCE_ATTRIBUTES=f"large={'x' * 100_000}"
-    )
+    settings = {
+        "OTEL_PYINSTRUMENT_SPOOL_MAX_BYTES": str(MIB),
+        "OTEL_RESOURCE_ATTRIBUTES": f"large={'x' * 100_000}",
+    }
 
-    # When a file of 100 kB is written for each request
+    # When a file of 100 kB is written for each request, by one application and the one that follows it
     largest = 0
-    for number in range(30):
-        shop.ask([number])
-        time.sleep(0.1)
-        largest = max(largest, sum(path.stat().st_size for path in spool.rglob("*") if path.is_file()))
-    shop.stop()
+    for requests in (30, 10):
+        shop = start_shop(**settings)
+        for number in range(requests):
+            shop.ask([number])
+            time.sleep(0.1)
+            largest = max(largest, sum(path.stat().st_size for path in spool.rglob("*") if path.is_file()))
+        shop.stop()
 
     # Then
     assert 0.5 * MIB < largest <= MIB
-    assert (
-        "Requests dropped from the spool since the start (the spool is full): 1,"
-        in (tmp_path / "log").read_text()
-    )
+    log = (tmp_path / "log").read_text()
+    assert log.count("Requests dropped from the spool since the start (the spool is full): 1,") == 2
 
 
 @contextmanager
@@ -346,14 +368,16 @@ def http_backend():
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        yield server.server_address
-        server.shutdown()
-        thread.join()
+        try:
+            yield server.server_address
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_black_hole_does_not_change_the_99th_percentile_of_requests(protocol, tmp_path, backend) -> None:
-    blocks, rounds = 7, 100
+    export_seconds, warm_up, rounds = 4, 20, 1500
 
     # Given the same shop three times: with a backend, with one that never answers, with one behind a wall
     with http_backend() as http, silent_listener() as silent, full_listener() as full, ExitStack() as shops:
@@ -369,24 +393,31 @@ def test_a_black_hole_does_not_change_the_99th_percentile_of_requests(protocol, 
             started[name] = Shop(
                 directory,
                 backend,
+                OTEL_BSP_MAX_EXPORT_BATCH_SIZE="64",
+                OTEL_BSP_MAX_QUEUE_SIZE="64",
                 OTEL_EXPORTER_OTLP_ENDPOINT=f"http://{address}",
                 OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+                OTEL_EXPORTER_OTLP_TIMEOUT=str(export_seconds),
                 OTEL_PYINSTRUMENT_SPOOL_DIR="",
             )
-            shops.callback(started[name].kill)
+            # Not SIGTERM: the SDK would try to deliver what is queued.
+            shops.callback(started[name].kill_at_once)
 
-        # When they are asked in turn, so that whatever else the machine does hits all alike
-        for number in range(blocks * rounds):
-            for shop in started.values():
-                shop.ask([number])
+        # When each is asked once per round, in any order: whatever else the machine does hits all alike
+        order = random.Random(0)
+        for number in range(warm_up + rounds):
+            for name in order.sample(sorted(started), len(started)):
+                started[name].ask([number])
+                # Then not one request waits for an export
+                assert started[name].latencies[-1] < export_seconds / 2, (name, number)
 
-        # Then nobody waits for an export: one alone would take a second. Of each hundred the slowest, and of
-        # those the median: what else runs on the machine delays one or another of them in a few blocks only.
-        slowest = {
-            name: median(
-                max(shop.latencies[first : first + rounds]) for first in range(0, blocks * rounds, rounds)
-            )
-            for name, shop in started.items()
-        }
-        assert slowest["silent"] < 5 * slowest["working"], slowest
-        assert slowest["full"] < 5 * slowest["working"], slowest
+        # And the slowest hundredth is as with a backend. Without a difference a slow request is one of either
+        # shop like heads and tails, however long what else runs on the machine delays it: that 15 are slower
+        # than the slowest of the other shop, or 45 than its 15th, then happens less than once in 10,000 runs,
+        # and even less with half as much again.
+        latencies = {name: sorted(shop.latencies[warm_up:]) for name, shop in started.items()}
+        for name in "silent", "full":
+            assert "Queue full" in (tmp_path / name / "log").read_text()
+            for rank, limit in (1, 15), (15, 45):
+                slow = 1.5 * latencies["working"][-rank]
+                assert sum(latency > slow for latency in latencies[name]) < limit, (name, rank, slow)

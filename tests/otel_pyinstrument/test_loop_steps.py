@@ -11,9 +11,11 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from statistics import median
 
 import pytest
 import uvloop
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind
 
 from otel_pyinstrument.segment import MAX_TURNS
@@ -162,35 +164,61 @@ def test_a_loop_that_cannot_be_followed_gives_no_profile(serve, traced) -> None:
     assert not span.events
 
 
-def test_a_span_that_another_thread_ends_while_the_request_waits(loop, traced, tree_of, time_in) -> None:
-    ended: list[int] = []
+def test_a_span_that_another_thread_ends_while_the_request_waits(
+    loop, traced, tree_of, time_in, burn
+) -> None:
+    at_us: dict[str, list[float]] = {}
 
-    # Given a request that waits on its loop
+    def note(moment: str) -> None:
+        at_us.setdefault(moment, []).append(time.perf_counter() * 1e6)
+
+    class BehindOurs(SpanProcessor):
+        def _on_ending(self, span: object) -> None:
+            note("sampling is over")
+
+    traced.provider.add_span_processor(BehindOurs())
+
+    def afterwards() -> None:
+        burn(0.03)
+
+    # Given requests that wait on their loop, and go on after another thread has ended their span
     async def waits() -> None:
+        note("beginning")
         span = traced.tracer.start_span("GET /", kind=SpanKind.SERVER)
+        note("begun")
+        ended = asyncio.Event()
 
         def end() -> None:
+            time.sleep(0.03)
+            note("ending")
             span.end()
-            ended.append(time.time_ns())
+            loop.call_soon_threadsafe(ended.set)
 
-        asyncio.get_running_loop().call_later(0.03, lambda: ending.start())
         ending = threading.Thread(target=end)
-        await asyncio.sleep(0.06)
+        loop.call_soon(note, "waiting")
+        loop.call_soon(ending.start)
+        await ended.wait()
         ending.join()
+        await asyncio.sleep(0.01)
+        afterwards()
 
-    # No collection of this large process between the end of the span and the end of sampling
-    gc.disable()
-    try:
+    for _ in range(5):
         loop.run_until_complete(waits())
-    finally:
-        gc.enable()
 
-    # Then the wait until then is in its tree, and the loop is as before
-    (span,) = traced.exporter.get_finished_spans()
-    tree = tree_of(span)
-    assert 25_000 < time_in(tree, "[await]") <= tree.duration_us
-    # Between the end that the span notes and the end of sampling its thread may lose its turn.
-    assert tree.duration_us <= (ended[0] - span.start_time) / 1000 + 1
+    # Then each tree ends between two moments of that call, with the whole wait and nothing of what follows
+    spans = traced.exporter.get_finished_spans()
+    trees = [tree_of(span) for span in spans]
+    for number, tree in enumerate(trees):
+        beginning, begun, waiting, ending, over = (moments[number] for moments in at_us.values())
+        assert ending - begun <= tree.duration_us <= over - beginning
+        assert ending - waiting <= time_in(tree, "[await]") <= tree.duration_us
+        assert "afterwards" not in {frame.function for frame in tree.frames}
+    # And no later than its span does, except where the thread has just lost its turn in between
+    late_us = [
+        tree.duration_us - (span.end_time - span.start_time) / 1000
+        for span, tree in zip(spans, trees, strict=True)
+    ]
+    assert median(late_us) <= 1
     assert not is_replaced(loop)
 
 
