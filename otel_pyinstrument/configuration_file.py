@@ -81,6 +81,9 @@ def _substituted(value: Any, environ: Mapping[str, str]) -> Any:
         return _REFERENCE.sub(lambda found: _replacement(found, environ), value)
     if isinstance(value, list):
         return [_substituted(item, environ) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        entries = cast("dict[object, Any]", value)
+        return {name: _substituted(item, environ) for name, item in entries.items()}
     return value
 
 

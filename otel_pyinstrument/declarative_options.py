@@ -12,7 +12,7 @@ _logger = getLogger(__name__)
 _NAMES = Settings._fields
 
 
-def _take(self: object, **options: Any) -> None:
+def _take(self: object, /, **options: Any) -> None:
     for name in _NAMES:
         setattr(self, name, options.pop(name, None))
     if options:

@@ -57,7 +57,7 @@ def endpoint_of(span: Span, routes: LearnedRoutes | None = None, *, with_path: b
         route = rest[:_MAX_CHARACTERS] if first in _METHODS and rest != path else ""
     if route:
         return Endpoint(endpoint_key(method, route), method, path or route)
-    learned = routes.find(path) if routes is not None else ""
+    learned = routes.find(method, path) if routes is not None else ""
     shown = learned or path_template(path or span.name[:_MAX_CHARACTERS])
     return Endpoint(f"{method} {shown}", method, path)
 
@@ -68,7 +68,7 @@ def learn_route(span: Span, endpoint: Endpoint, routes: LearnedRoutes) -> None:
     if isinstance(route, str):
         key = endpoint_key(endpoint.method, route[:_MAX_CHARACTERS])
         if key != endpoint.key:
-            routes.learn(key[len(endpoint.method) + 1 :], endpoint.path)
+            routes.learn(endpoint.method, key[len(endpoint.method) + 1 :], endpoint.path)
 
 
 def attributes_of(span: Span) -> Mapping[str, Any]:

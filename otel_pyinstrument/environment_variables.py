@@ -20,6 +20,13 @@ OTEL_PYINSTRUMENT_RATE = "OTEL_PYINSTRUMENT_RATE"
 Share of requests that are profiled, from 0 (none) to 1 (all).
 """
 
+OTEL_PYINSTRUMENT_ENDPOINT_RATES = "OTEL_PYINSTRUMENT_ENDPOINT_RATES"
+"""
+.. envvar:: OTEL_PYINSTRUMENT_ENDPOINT_RATES
+
+The same for single endpoints, separated by commas: `GET /orders/{id}=0.5,/health=0`.
+"""
+
 OTEL_PYINSTRUMENT_MAX_CONCURRENT = "OTEL_PYINSTRUMENT_MAX_CONCURRENT"
 """
 .. envvar:: OTEL_PYINSTRUMENT_MAX_CONCURRENT

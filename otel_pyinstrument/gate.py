@@ -15,7 +15,7 @@ from otel_pyinstrument.endpoint import Endpoint
 from otel_pyinstrument.endpoint_history import EndpointHistory, EndpointTable
 from otel_pyinstrument.other_threads import OTHER_THREADS, OtherThreads
 from otel_pyinstrument.path_patterns import PathPatterns
-from otel_pyinstrument.remote_rules.rules import NO_RULES, EndpointRule, Rules
+from otel_pyinstrument.remote_rules.rules import NO_RULES, EndpointRule, Rules, rules_of
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.slot import EndedEarly, Reason, Slot
 
@@ -91,6 +91,7 @@ class Gate:
         self._settings = settings
         self._include = PathPatterns(settings.include)
         self._exclude = PathPatterns(settings.exclude)
+        self._own_rules = rules_of(settings.endpoint_rates)
         self._thread_seconds = thread_seconds
         self._process_seconds = process_seconds
         self._clock = clock
@@ -126,9 +127,8 @@ class Gate:
     def apply(self, rules: Rules) -> None:
         """From now on `rules` hold beside the settings."""
         self._rules = rules
-        self.asks_for_paths = bool(
-            self._include or self._exclude or rules.include or rules.exclude or rules.endpoints
-        )
+        patterns = self._include or self._exclude or rules.include or rules.exclude
+        self.asks_for_paths = bool(patterns or self._own_rules.endpoints or rules.endpoints)
 
     # --- a request -----------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Gate:
             with self._lock:
                 self._decisions["disabled" if rules.enabled is False else "excluded"] += 1
             return None
-        rule = rules.rule_for(endpoint, self._rules_clock()) if rules.endpoints else None
+        rule = self._rule_for(endpoint, rules)
         thread = native.thread_id()
         with self._lock:
             history = self._endpoints.visit(endpoint.key)
@@ -290,7 +290,15 @@ class Gate:
                 self._hook_seconds, self._encoding_seconds, self._process_seconds() - self._process_start
             )
 
-    # --- with the lock held, except _wanted ----------------------------------------------------------
+    # --- with the lock held, except _rule_for and _wanted --------------------------------------------
+
+    def _rule_for(self, endpoint: Endpoint, rules: Rules) -> EndpointRule | None:
+        """The platform's, as far as it decides; else that of the settings."""
+        rule = rules.rule_for(endpoint, self._rules_clock()) if rules.endpoints else None
+        own = self._own_rules.rule_for(endpoint, 0.0) if self._own_rules.endpoints else None
+        if rule is None or own is None or rule.sampling_rate is not None:
+            return rule or own
+        return rule._replace(sampling_rate=own.sampling_rate)
 
     def _wanted(self, rules: Rules, endpoint: Endpoint) -> bool:
         if rules.enabled is False:

@@ -44,8 +44,9 @@ def profile(
     """Profile a function or a block: `@profile`, `@profile("name")`, `with profile("name"):`, also `async`.
 
     Outside any request each run is a root span of kind INTERNAL with a profile of its own, whatever the
-    rate: it costs about twice the CPU time. Inside a request it is a child span, and the request's
-    profile, if it has one, shows the function anyway. Does nothing while tracing is not set up.
+    rate but within the limits and the CPU budget: it costs about twice the CPU time. Inside a request it is
+    a child span, and the request's profile, if it has one, shows the function anyway. Does nothing while
+    tracing is not set up.
 
     `tags` become attributes of the span. `memory` adds `pyinstrument.memory_delta` in bytes: of what Python
     allocated while `tracemalloc` runs, else of the resident memory of the process.

@@ -21,21 +21,22 @@ class _Node:
 
 
 class LearnedRoutes:
-    """Tells the route of a path. Any thread: there is no lock, and what every step leaves is a valid tree.
+    """Tells the route of a path, for each method by itself.
 
-    Routes have anonymous parameters: `/orders/{}`. There are at most `MAX_ROUTES` of `MAX_SEGMENTS`, and one
-    more for each thread that learns at the same moment. The first ones stay.
+    Any thread: there is no lock, and what every step leaves is a valid tree. Routes have anonymous
+    parameters: `/orders/{}`. There are at most `MAX_ROUTES` of `MAX_SEGMENTS`, and one more for each thread
+    that learns at the same moment. The first ones stay.
     """
 
     def __init__(self) -> None:
-        self._top = _Node()
-        self._learned: set[tuple[str, bool]] = set()
+        self._tops: dict[str, _Node] = {}
+        self._learned: set[tuple[str, str, bool]] = set()
 
     def __len__(self) -> int:
         return len(self._learned)
 
-    def learn(self, route: str, path: str) -> None:
-        """The application says that `route` has served `path`.
+    def learn(self, method: str, route: str, path: str) -> None:
+        """The application says that `route` has served `method` of `path`.
 
         It is learned if it explains the path segment by segment. So these are not: regular expressions,
         parameters that are only a part of a segment, routes below a prefix that they do not name. A last
@@ -47,23 +48,24 @@ class LearnedRoutes:
         names = [_ANY if name == PARAMETER else name for name in route[1:].split("/")]
         if len(names) > MAX_SEGMENTS or not _explains(names, segments):
             return
-        if _ANY not in names and not self.find(path):
+        if _ANY not in names and not self.find(method, path):
             return  # its path says as much, unless another route's parameter takes that
         goes_on = len(segments) > len(names)
-        node = self._top
+        node = self._tops.setdefault(method, _Node())
         for name in names[:-1] if goes_on else names:
             node = node.below.setdefault(name, _Node())
         if goes_on:
             node.rest = route
         else:
             node.route = route
-        self._learned.add((route, goes_on))
+        self._learned.add((method, route, goes_on))
 
-    def find(self, path: str) -> str:
+    def find(self, method: str, path: str) -> str:
         """The route of `path`, "" if none. From the left, a literal segment wins over a parameter."""
-        if not self._learned or not path.startswith("/"):
+        top = self._tops.get(method)
+        if top is None or not path.startswith("/"):
             return ""
-        return _find(self._top, path[1:].split("/", MAX_SEGMENTS), 0)
+        return _find(top, path[1:].split("/", MAX_SEGMENTS), 0)
 
 
 def _explains(names: list[str], segments: list[str]) -> bool:

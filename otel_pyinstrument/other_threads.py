@@ -7,7 +7,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from typing import Any
 
 from otel_pyinstrument import native
 
@@ -15,11 +15,12 @@ from otel_pyinstrument import native
 class _Thread:
     """A thread and the hooks that it has. Only the thread itself keeps this, so it ends with it."""
 
-    __slots__ = ("__weakref__", "hooks", "since")
+    __slots__ = ("__weakref__", "hooks", "owed", "since")
 
     def __init__(self) -> None:
         self.hooks: set[int] = set()
-        self.since = 0.0
+        self.since = self.owed = 0.0
+        """When its own CPU time was counted last, and what of it could not be since then."""
 
 
 class OtherThreads:
@@ -27,6 +28,9 @@ class OtherThreads:
 
     Each counts once, however many hooks there are. What a thread with a hook uses is its own business, but
     only known when that thread calls again: until then it may be told as well, and is made up for later.
+
+    Nobody waits for another thread here: a finalizer or a sample that comes in the middle may end a request,
+    which waits for the gate, whose thread may be here. While a thread counts, what others say is left out.
     """
 
     def __init__(
@@ -45,53 +49,78 @@ class OtherThreads:
         """`hook` goes in on this thread."""
         if not self.every_thread_pays:
             return
-        with self._lock_of_this_process():
-            thread = self._count()
-            if not thread.hooks:
-                self._hooked.append(weakref.ref(thread))
-            thread.hooks.add(id(hook))
+        lock = self._lock_of_this_process()
+        if lock.acquire(blocking=False):
+            try:
+                thread = self._count()
+                if not thread.hooks:
+                    self._hooked.append(weakref.ref(thread))
+                thread.hooks.add(id(hook))
+            finally:
+                lock.release()
 
     def hook_ends(self, hook: object) -> None:
         """`hook` is gone from this thread. Saying so twice is no harm."""
         if not self.every_thread_pays:
             return
-        with self._lock_of_this_process():
-            self._count().hooks.discard(id(hook))
+        lock = self._lock_of_this_process()
+        here = self._this_thread()
+        if lock.acquire(blocking=False):
+            try:
+                self._count()
+            finally:
+                lock.release()
+        elif here.hooks:
+            thread_seconds = self._thread_seconds()
+            here.owed += thread_seconds - here.since
+            here.since = thread_seconds
+        here.hooks.discard(id(hook))
 
     def take(self) -> float:
         """CPU seconds that no earlier call has told of. Always 0 where hooks slow their own thread only."""
         if not self.every_thread_pays:
             return 0.0
-        with self._lock_of_this_process():
+        lock = self._lock_of_this_process()
+        if not lock.acquire(blocking=False):
+            return 0.0
+        try:
             self._count()
             seconds = max(self._seconds, 0.0)
             self._seconds -= seconds
-        return seconds
+            return seconds
+        finally:
+            lock.release()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         # Reentrant: a sample or a signal handler may come in the middle, and take a hook away.
         self._lock = native.RLock()
         self._here = native.local()
         self._hooked: list[weakref.ref[_Thread]] = []
         self._since = self._seconds = 0.0
+        self._pid = os.getpid()
 
-    def _lock_of_this_process(self) -> AbstractContextManager[object]:
+    def _lock_of_this_process(self) -> Any:
         if self._pid != os.getpid():  # a forked child has clocks of its own, and none of the other threads
             self._begin()
         return self._lock
 
-    def _count(self) -> _Thread:
-        """All until now. The result is this thread."""
-        process_seconds, thread_seconds = self._process_seconds(), self._thread_seconds()
+    def _this_thread(self) -> _Thread:
         here: _Thread | None = getattr(self._here, "thread", None)
         if here is None:
             here = self._here.thread = _Thread()
+        return here
+
+    def _count(self) -> _Thread:
+        """All until now. The result is this thread."""
+        process_seconds, thread_seconds = self._process_seconds(), self._thread_seconds()
+        here = self._this_thread()
         if self._hooked:
             self._hooked = [each for each in self._hooked if (thread := each()) and thread.hooks]
         if self._hooked:
             self._seconds += process_seconds - self._since
         self._since = process_seconds
+        self._seconds -= here.owed
+        here.owed = 0.0
         if here.hooks:
             self._seconds -= thread_seconds - here.since
         here.since = thread_seconds

@@ -1,9 +1,9 @@
 """Names of other libraries that capture needs and that are not public, and a test that they still work.
 
 `thread_sampler` belongs to it. The rest of such names stands in `transport.private_names`,
-`transport.uvicorn_flush` and `hop_patches`: without those a profile is made all the same. `sampler_self_test`
-and `ending_hook_works` run once when profiling is switched on: when sampling fails, profiling stays off and
-the application does not notice.
+`transport.uvicorn_flush`, `hop_patches` and `facts.template_lines`: without those a profile is made all the
+same. `sampler_self_test` and `ending_hook_works` run once when profiling is switched on: when sampling fails,
+profiling stays off and the application does not notice.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
 from types import FrameType
@@ -28,7 +29,6 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
 from otel_pyinstrument import native
-from otel_pyinstrument.guard import came_from_signal_handler
 
 if TYPE_CHECKING:
     from pyinstrument.stack_sampler import StackSampler, StackSamplerSubscriberTarget
@@ -198,46 +198,18 @@ def ending_hook_works() -> bool:
     return probe.saw_ending and "while ending" in probe.arrived
 
 
-# --- template engines --------------------------------------------------------------------------------
-
-
-def jinja_template_line(frame: FrameType) -> int | None:
-    """The template's line that a frame of Jinja's compiled Python is at; None for any other frame."""
-    template = frame.f_globals.get("__jinja_template__")
-    find = getattr(template, "get_corresponding_lineno", None)
-    try:
-        line: object = find(frame.f_lineno or frame.f_code.co_firstlineno) if callable(find) else None
-    except Exception as error:
-        if came_from_signal_handler(error):
-            raise
-        return None  # a line less, not a profile less
-    return line if isinstance(line, int) else None
-
-
-def django_template_line(frame: FrameType) -> tuple[str, str, int] | None:
-    """Kind of node, file and line of the template node that a frame of Django's `base.py` renders."""
-    if frame.f_code.co_name != "render_annotated":
-        return None
-    node = frame.f_locals.get("self")
-    file = getattr(getattr(node, "origin", None), "name", None)
-    line = getattr(getattr(node, "token", None), "lineno", None)
-    if not isinstance(file, str) or not isinstance(line, int):
-        return None
-    return type(node).__name__, file, line
-
-
 # --- pyinstrument ------------------------------------------------------------------------------------
 
 
 def stack_sampler() -> StackSampler:
     """The sampler of the current thread: ours, unless a profiler of the user's is at work with another."""
-    from pyinstrument.stack_sampler import StackSampler, get_stack_sampler, thread_locals
+    from pyinstrument.stack_sampler import StackSampler, get_stack_sampler
 
     from otel_pyinstrument.thread_sampler import ThreadSampler
 
     sampler = get_stack_sampler()
     if type(sampler) is StackSampler and not sampler.subscribers:
-        sampler = thread_locals.stack_sampler = ThreadSampler()
+        sampler.__class__ = ThreadSampler  # and not another one: whoever rests meanwhile comes back to this
     return sampler
 
 
@@ -323,10 +295,19 @@ def sampler_is_changing(stack: list[str]) -> bool:
 
     A target that unsubscribed there would pull the list of subscribers from under it.
     """
+    ends = _bookkeeping_files()
+    return any(end in entry for entry in stack[-_BOOKKEEPING_CALLS:] for end in ends)
+
+
+@lru_cache(maxsize=1)
+def _bookkeeping_files() -> tuple[str, ...]:
+    """As they stand in the entries of a sample."""
     from pyinstrument import stack_sampler
 
-    ends = (f"\0{stack_sampler.__file__}\0", f"\0{__file__}\0")
-    return any(end in entry for entry in stack[-_BOOKKEEPING_CALLS:] for end in ends)
+    from otel_pyinstrument import other_threads, thread_sampler
+
+    files = (stack_sampler.__file__, thread_sampler.__file__, other_threads.__file__, __file__)
+    return tuple(f"\0{file}\0" for file in files)
 
 
 def sampling_interval_seconds(sampler: StackSampler) -> float:

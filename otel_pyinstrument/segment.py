@@ -375,7 +375,9 @@ class Segment:
 
     def _hook(self) -> None:
         """The hook fires when what is left of the interval has been running time. Own thread."""
-        left = self._interval_seconds - (time.perf_counter() - self._last)
+        # A coarse clock may have let more than an interval pass. Its sample is not due at once: what a turn
+        # begins with would be blamed for the end of the turn before.
+        left = self._interval_seconds - (time.perf_counter() - self._last) % self._interval_seconds
         longest = _FIRST_TURN_INTERVAL_SECONDS if self._first_turn else self._interval_seconds
         self._asked_interval_seconds = max(min(left, longest), _SHORTEST_INTERVAL_SECONDS)
         if not self._hooked:
@@ -390,8 +392,8 @@ class Segment:
         self._hooked = False  # before the work: a sample may come here in the middle of it
         try:
             self._hooked_cpu_seconds += time.thread_time() - self._hooked_cpu
+            OTHER_THREADS.hook_ends(self)  # first: the rest can be done again when a signal breaks in
             intact = private_names.unsubscribe(self._sampler, self._on_sample)
-            OTHER_THREADS.hook_ends(self)
         except BaseException:
             self._hooked = True  # the next sample tries again
             raise

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from otel_pyinstrument import environment_variables
 from otel_pyinstrument.configuration_file import BadConfigurationFile, read_configuration_file
+from otel_pyinstrument.endpoint_rates import read_endpoint_rate
 from otel_pyinstrument.masking import MASK, masked_url
 from otel_pyinstrument.path_patterns import PathPatterns
 
@@ -27,6 +28,8 @@ class Settings(NamedTuple):
     enabled: bool = True
     rate: float = 0.02
     """Share of requests, 0 to 1."""
+    endpoint_rates: tuple[str, ...] = ()
+    """The same for single endpoints, instead of `rate`: `GET /orders/{id}=0.5`, `/health=0`."""
     cpu_budget: float = 0.01
     """Share of the process's CPU time, 0 to 1; 1 is no limit."""
     max_concurrent: int = 4
@@ -71,8 +74,8 @@ class Settings(NamedTuple):
 
     @property
     def profiles_anything(self) -> bool:
-        """Whether any request could be profiled; a rule of the platform may raise the rate from 0."""
-        may_have_rate = self.rate > 0 or self.asks_for_rules
+        """Whether any request could be; with a rate of 0 an endpoint's own or a rule may be above it."""
+        may_have_rate = self.rate > 0 or bool(self.endpoint_rates) or self.asks_for_rules
         return self.enabled and may_have_rate and self.cpu_budget > 0 and self.max_concurrent > 0
 
 
@@ -88,11 +91,14 @@ def read_settings(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> S
     return resolve_settings(environ, arguments).settings
 
 
-def resolve_settings(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> Resolved:
+def resolve_settings(
+    environ: Mapping[str, str], arguments: Mapping[str, Any], *, arguments_origin: str = "code"
+) -> Resolved:
     """Settings from `arguments` (named like the fields), else `environ`, else the file, else the defaults.
 
-    Never raises: a bad value is logged once with its name and the default that is used instead. A name that
-    is not known is logged too. An argument that is None and a text that is empty count as not given.
+    Never raises: a bad value is logged once with its name and the default that is used instead; of rates for
+    endpoints only the bad ones are left out. A name that is not known is logged too. An argument that is None
+    and a text that is empty count as not given. `arguments_origin` says where `arguments` come from.
     """
     defaults = Settings()
     unknown = sorted(arguments.keys() - _READERS.keys())
@@ -108,7 +114,7 @@ def resolve_settings(environ: Mapping[str, str], arguments: Mapping[str, Any]) -
     for name, read in _READERS.items():
         origins[name] = "default"
         for given, label, origin in (
-            (arguments.get(name), f"{name}=", "code"),
+            (arguments.get(name), f"{name}=", arguments_origin),
             (environ.get(variable_of(name)), f"{variable_of(name)}=", f"environment ({variable_of(name)})"),
             (from_file.options.get(name), f"{from_file.path}: {name}=", f"file ({from_file.path})"),
         ):
@@ -117,6 +123,10 @@ def resolve_settings(environ: Mapping[str, str], arguments: Mapping[str, Any]) -
             try:
                 values[name] = read(given)
                 origins[name] = origin
+            except _PartlyBad as error:
+                values[name] = error.usable
+                origins[name] = f"{origin}, without what is bad"
+                _logger.warning("%s%s: %s; the others hold", label, _shown_given(error.bad, name), error)
             except (TypeError, ValueError, OverflowError) as error:
                 shown = _shown_given(given, name)
                 default = getattr(defaults, name)
@@ -187,6 +197,15 @@ def _file_options(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> _
     return _File(path, {name: value for name, value in options.items() if name not in unknown})
 
 
+class _PartlyBad(ValueError):
+    """The message says what was expected instead of `bad`; `usable` is the rest of the value."""
+
+    def __init__(self, message: str, *, bad: str, usable: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.bad = bad
+        self.usable = usable
+
+
 def _boolean(given: Any) -> bool:
     text = str(given).strip().lower()
     if text in {"true", "1", "yes", "on"}:
@@ -255,6 +274,29 @@ def _patterns(given: Any) -> tuple[str, ...]:
     return patterns
 
 
+def _endpoint_rates(given: Any) -> tuple[str, ...]:
+    expected = "expected entries like GET /orders/{id}=0.5 or /health=0, without *, with rates from 0 to 1"
+    if isinstance(given, Mapping):
+        rates = cast("Mapping[object, object]", given)
+        entries = [f"{endpoint}={rate}" for endpoint, rate in rates.items()]
+    elif isinstance(given, (str, list, tuple)):
+        entries = given.split(",") if isinstance(given, str) else cast("list[object]", given)
+    else:
+        raise ValueError(expected)
+    usable: list[str] = []
+    bad: list[str] = []
+    for entry in (str(each).strip() for each in entries):
+        try:
+            if entry:
+                read_endpoint_rate(entry)
+                usable.append(entry)
+        except ValueError:
+            bad.append(entry)
+    if bad:
+        raise _PartlyBad(expected, bad=", ".join(bad), usable=tuple(usable))
+    return tuple(usable)
+
+
 def _text(given: Any) -> str:
     text = str(given).strip()
     if not text.isprintable():
@@ -274,6 +316,7 @@ def _web_address(given: Any) -> str:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "enabled": _boolean,
     "rate": _number(0, 1),
+    "endpoint_rates": _endpoint_rates,
     "cpu_budget": _number(0, 1),
     "max_concurrent": _whole_number(0, 1000),
     "interval": _number(1, 1000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from otel_pyinstrument.transport.log_event import LogEvents
 
 _logger = getLogger(__name__)
+_ANY_HOOK_WALKS_ALL_THREADS = sys.version_info >= (3, 12)
+"""Those too that a fork has left behind: without Python's hooks for forks it takes them for alive."""
 
 _NOT_LOOKED_AT = Belonging(None)
 _MAX_TRACES = 10_000
@@ -173,7 +176,18 @@ class ProfilingSpanProcessor(SpanProcessor):
         ):
             return _NOT_LOOKED_AT
         if os.getpid() != self._pid:
-            self._reset()  # forked in C, as uWSGI does: no hook of Python has run
+            # Forked in C, as uWSGI does: no hook of Python has run.
+            self._off = (
+                self._off or _ANY_HOOK_WALKS_ALL_THREADS
+            )  # before other threads find nothing to do here
+            self._reset()
+            if self._off:
+                self.shutdown()
+                _logger.warning(
+                    "Profiling is off in this process: it was forked without telling Python, which could "
+                    "crash from 3.12 on when it profiles. Start uWSGI with --py-call-uwsgi-fork-hooks"
+                )
+                return _NOT_LOOKED_AT
         if self._poller is not None and not self._poller.started:
             self._poller.start()
         if len(self._traces) >= _MAX_TRACES:

@@ -11,6 +11,9 @@ import pytest
 from pymongo import MongoClient
 
 from profile_store.embedded_mongodb import EmbeddedMongoDBError, embedded_mongodb, find_mongod
+from tests.unhurried import take_all_time
+
+take_all_time()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

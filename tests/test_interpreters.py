@@ -51,3 +51,13 @@ def test_what_is_no_python_of_ours_is_passed_over(interpreters: ModuleType, tmp_
 
     assert interpreters.version_of(str(shim)) is None
     assert interpreters.version_of(sys.executable) == sys.version_info[:3]
+
+
+def test_nothing_is_left_out_but_for_the_quick_run_what_its_text_says(interpreters: ModuleType) -> None:
+    def ignored(options: list[str]) -> set[str]:
+        ignores = [option for option in options if option.startswith("--ignore")]
+        return {str(Path(option.partition("=")[2]).relative_to(interpreters.TESTS)) for option in ignores}
+
+    assert ignored(interpreters.PYTEST) == set()
+    assert ignored(interpreters.QUICK) == {"transport", "chaos", "command"}
+    assert all(name in interpreters.__doc__ for name in ("transport", "chaos", "commands"))

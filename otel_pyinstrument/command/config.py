@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING
 
-from otel_pyinstrument.settings import resolve_settings, shown_value
+from otel_pyinstrument.command.service_settings import resolve_service_settings
+from otel_pyinstrument.settings import shown_value
 
 if TYPE_CHECKING:
     # It has no public name.
@@ -20,20 +20,21 @@ def add_to(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "config",
         help="print the effective configuration and where each value came from",
-        description="Reads the environment and the configuration file as a service started here would. What "
-        "the service's own code passes to instrument() is not seen. Secrets are masked.",
+        description="Reads the environment and the files that it names (OTEL_PYINSTRUMENT_CONFIG_FILE, "
+        "OTEL_CONFIG_FILE) as a service started here by opentelemetry-instrument would. What the service's "
+        "own code passes to instrument() is not seen. Secrets are masked.",
     )
     parser.set_defaults(run=run)
 
 
 def run(_options: argparse.Namespace) -> int:
-    """Print one line per setting to stdout. 1 when a value, a name or the file is bad: stderr says which."""
+    """Print one line per setting to stdout. 1 when a value, a name or a file is bad: stderr says which."""
     problems = _Problems()
     logger = logging.getLogger("otel_pyinstrument")
     logger.addHandler(problems)
     logger.propagate = False
     try:
-        settings, origins = resolve_settings(os.environ, {})
+        settings, origins = resolve_service_settings()
     finally:
         logger.removeHandler(problems)
         logger.propagate = True

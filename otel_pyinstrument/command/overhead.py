@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from otel_pyinstrument.command.service_settings import CONFIG_FILE_VARIABLE, resolve_service_settings
+
 if TYPE_CHECKING:
     # It has no public name.
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
@@ -80,13 +82,14 @@ def add_to(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure and print; the exit code."""
     from otel_pyinstrument.command.measuring.comparison import compare
-    from otel_pyinstrument.command.measuring.contender import Plan
+    from otel_pyinstrument.command.measuring.contender import NOT_MEASURED, Plan
     from otel_pyinstrument.command.measuring.rounds import CannotRun, RunFailed, measure
 
     paths = options.paths or ["/"]
     directory = Path(options.app_dir).resolve()
     if not directory.is_dir():
         return _wrong_use(f"--app-dir {options.app_dir} is no directory")
+    settings = resolve_service_settings().settings._asdict()
     plan = Plan(
         contender="plain",
         target=options.target,
@@ -98,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
         # At least twice each path: the first request of an endpoint is its slowest.
         warm_up=max(options.warm_up, 2 * len(paths)),
         concurrency=options.concurrency,
+        settings={name: value for name, value in settings.items() if name not in NOT_MEASURED},
     )
     progress = _Progress()
     try:
@@ -214,6 +218,11 @@ def _notes(
         notes.append(
             "a process starts with the CPU budget of 10 busy seconds, so a short run profiles, "
             "and costs, more than a service that has run for a while"
+        )
+    if os.environ.get(CONFIG_FILE_VARIABLE):
+        notes.append(
+            f"of {CONFIG_FILE_VARIABLE} only the options of pyinstrument hold here: OpenTelemetry is set up "
+            "from the variables, without that file's samplers, processors and other instrumentations"
         )
     if ours.cpu_milliseconds.median * options.requests < 500:
         notes.append("a run took less than half a second of CPU time: --requests would make it steadier")

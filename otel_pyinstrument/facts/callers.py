@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple, cast
 
-from otel_pyinstrument import private_names
+from otel_pyinstrument.facts.template_lines import django_template_line, jinja_template_line
 from otel_pyinstrument.frames import current_place
 
 _MAX_FRAMES = 400
@@ -85,11 +85,11 @@ def _remember(file: str) -> int:
 def _caller_at(frame: FrameType, kind: int) -> Caller | None:
     if kind == _DJANGO_TEMPLATES:
         # Django interprets templates: the node that is being rendered is an argument.
-        found = private_names.django_template_line(frame)
+        found = django_template_line(frame)
         return Caller(*found) if found and current_place()(found[1])[1] else None
     code = frame.f_code
     # Jinja compiles to Python under the template's file name; the frame's line is one of the Python.
-    line = private_names.jinja_template_line(frame) if _JINJA in frame.f_globals else frame.f_lineno
+    line = jinja_template_line(frame) if _JINJA in frame.f_globals else frame.f_lineno
     # From Python 3.11 on with the class, as in the call tree; an inner function without what is around it.
     function: str = code.co_qualname if _KNOWS_CLASSES else code.co_name
     if _INNER in function:

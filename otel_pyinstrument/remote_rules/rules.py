@@ -1,15 +1,16 @@
-"""Rules of the platform, read from JSON that may hold anything."""
+"""Rules of the platform, read from JSON that may hold anything, and what the settings say as such rules."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 from otel_pyinstrument.endpoint import Endpoint, endpoint_key
+from otel_pyinstrument.endpoint_rates import read_endpoint_rate
 from otel_pyinstrument.path_patterns import BadPattern, PathPatterns
 
 MAX_BYTES = 262_144
@@ -43,14 +44,31 @@ class Rules(NamedTuple):
     endpoints: Mapping[str, EndpointRule] = MappingProxyType({})
 
     def rule_for(self, endpoint: Endpoint, now: float) -> EndpointRule | None:
-        """The rule for this route or, as the route may be unknown at the start, this very path."""
-        rule = self.endpoints.get(endpoint.key) or self.endpoints.get(f"{endpoint.method} {endpoint.path}")
-        if rule is None or (rule.expires_at is not None and rule.expires_at <= now):
-            return None
-        return rule
+        """The rule for this very path, or for the route if that is known, and has not expired.
+
+        One for its method goes before one for all methods.
+        """
+        method, key, path = endpoint.method, endpoint.key, endpoint.path
+        for name in (f"{method} {path}", key, f" {path}", key[len(method) :]):
+            rule = self.endpoints.get(name)
+            if rule is not None and (rule.expires_at is None or rule.expires_at > now):
+                return rule
+        return None
 
 
 NO_RULES = Rules()
+
+
+def rules_of(endpoint_rates: Iterable[str]) -> Rules:
+    """Those of `Settings.endpoint_rates`.
+
+    Raises:
+        ValueError: an entry is none.
+    """
+    endpoints: dict[str, EndpointRule] = {}
+    for endpoint, rate in map(read_endpoint_rate, endpoint_rates):
+        endpoints |= dict.fromkeys(_names_of(endpoint), EndpointRule(sampling_rate=rate))
+    return Rules(endpoints=endpoints)
 
 
 def read_rules(document: bytes) -> Rules:
@@ -95,10 +113,15 @@ def _endpoints(fields: Mapping[str, Any]) -> dict[str, EndpointRule]:
             slow_threshold=_number(entry, "slow_threshold", 86_400.0),
             expires_at=_time(entry),
         )
-        method, _, route = name[:_MAX_CHARACTERS].strip().partition(" ")
-        # As the path it may be, and as the route.
-        rules[f"{method} {route.strip()}"] = rules[endpoint_key(method, route.strip())] = rule
+        rules |= dict.fromkeys(_names_of(name[:_MAX_CHARACTERS].strip()), rule)
     return rules
+
+
+def _names_of(endpoint: str) -> tuple[str, str]:
+    """`GET /orders/{id}` as the path it may be, and as the route. Without a method it is for all."""
+    method, _, route = ("", "", endpoint) if endpoint.startswith("/") else endpoint.partition(" ")
+    route = route.strip()
+    return f"{method} {route}", endpoint_key(method, route)
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:

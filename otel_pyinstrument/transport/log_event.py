@@ -86,7 +86,14 @@ class LogEvents:
             return False
         self._before_emit(provider)
         event.write_text()
-        logger.emit(private_names.with_lazy_attributes(logger, record))
+        emitted = private_names.with_lazy_attributes(logger, record)
+        if emitted is record and _would_be_cut(event):
+            self._warn(
+                "limits such as OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT would cut them as log records of this "
+                "logger provider"
+            )
+            return False
+        logger.emit(emitted)
         return True
 
     def _warn(self, reason: str, *, exc_info: bool = False) -> None:
@@ -97,3 +104,20 @@ class LogEvents:
                 reason,
                 exc_info=exc_info,
             )
+
+
+def _would_be_cut(event: ProfileEvent) -> bool:
+    """Whether the SDK would shorten or leave out some of the attributes in a plain record."""
+    from opentelemetry.sdk._logs import LogRecordLimits
+
+    limits: Any = LogRecordLimits()
+    # SDKs before 1.45 know no limits for log records alone.
+    count = getattr(limits, "max_log_record_attributes", limits.max_attributes)
+    length = getattr(limits, "max_log_record_attribute_length", limits.max_attribute_length)
+    if count is None and length is None:
+        return False  # without encoding the tree
+    attributes = event.attributes
+    texts = (value for value in attributes.values() if isinstance(value, str))
+    return (count is not None and len(attributes) > count) or (
+        length is not None and any(len(text) > length for text in texts)
+    )

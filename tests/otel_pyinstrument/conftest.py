@@ -24,6 +24,7 @@ from otel_pyinstrument import private_names
 from otel_pyinstrument.call_tree import CallTree, decode
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
+from tests.unhurried import take_all_time
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,10 +32,29 @@ else:
     import tomli as tomllib
 
 
+take_all_time()  # tests/conftest.py is not loaded on other Pythons
+
+ALONE = {
+    "test_asgi",
+    "test_async_requests",
+    "test_async_servers",
+    "test_cost_estimate",
+    "test_hops",
+    "test_in_code",
+    "test_loop_steps",
+    "test_other_threads",
+    "test_segment",
+}
+"""Files whose tests compare durations with each other: what the machine takes from one of two would count.
+
+All others hold beside anything, unless a test has the marker itself. They ask for CPU time, for an order, or
+for a duration between two moments that lie around it.
+"""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What stands in this folder itself compares times; of the folders below nothing does."""
     for item in items:
-        if item.path.parent == Path(__file__).parent:
+        if item.path.parent == Path(__file__).parent and item.path.stem in ALONE:
             item.add_marker(pytest.mark.alone)
 
 
@@ -169,9 +189,27 @@ def burn() -> Callable[[float], None]:
     return run
 
 
+class Worked:
+    """Works for some seconds of CPU time, and keeps the time on the wall that this took in all, by name."""
+
+    def __init__(self, burn: Callable[[float], None]) -> None:
+        self._burn = burn
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, cpu_seconds: float) -> None:
+        start = time.perf_counter()
+        self._burn(cpu_seconds)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@pytest.fixture
+def worked(burn: Callable[[float], None]) -> Worked:
+    return Worked(burn)
+
+
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
-    def wait(condition: Callable[[], object], limit_seconds: float = 20) -> None:
+    def wait(condition: Callable[[], object], limit_seconds: float = 60) -> None:
         end = time.monotonic() + limit_seconds
         while not condition():
             assert time.monotonic() < end, "the condition did not come true in time"

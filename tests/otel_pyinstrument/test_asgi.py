@@ -7,6 +7,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import uvicorn
@@ -98,6 +99,75 @@ def test_the_span_lasts_until_the_last_part(application, serve, wait_until) -> N
     wait_until(application.exporter.get_finished_spans)
     (span,) = application.exporter.get_finished_spans()
     assert span.end_time - span.start_time >= 30_000_000
+
+
+def test_each_profile_has_the_work_and_the_waits_of_its_own_request(
+    application, serve, wait_until, tree_of, time_in, worked
+) -> None:
+    # Given an application whose requests take turns
+    def work_of_a() -> None:
+        worked("a", 0.023)
+
+    def work_of_b() -> None:
+        worked("b", 0.013)
+
+    work = {"a": work_of_a, "b": work_of_b}
+    arrived: set[str] = set()
+    both_have_arrived = asyncio.Event()
+
+    async def endpoint(request):
+        name = request.path_params["name"]
+        arrived.add(name)
+        if arrived == set(work):
+            both_have_arrived.set()
+        await both_have_arrived.wait()
+        # Many turns, of lengths that are no multiple of the interval or of the tick of a coarse clock.
+        for _ in range(12):
+            work[name]()
+            await asyncio.sleep(0.005)
+        return PlainTextResponse("done")
+
+    routes = [Route("/first/{number}", order), Route("/{name}", endpoint)]
+    address = serve(ASGIMiddleware(Starlette(routes=routes)))
+    get(f"{address}/first/1")  # imports, and fills caches
+    wait_until(application.exporter.get_finished_spans)
+    application.exporter.clear()
+
+    # When two are served at once
+    with ThreadPoolExecutor(2) as clients:
+        assert list(clients.map(get, [f"{address}/a", f"{address}/b"])) == [b"done"] * 2
+
+    # Then each has its own work in its tree, and the rest is waiting
+    wait_until(lambda: len(application.exporter.get_finished_spans()) == 2)
+    for span in application.exporter.get_finished_spans():
+        name = span.attributes["url.path"][1:]
+        tree = tree_of(span)
+        own_us, waited_us = time_in(tree, f"work_of_{name}"), time_in(tree, "[await]")
+        assert f"work_of_{'ba'['ab'.index(name)]}" not in {frame.function for frame in tree.frames}
+        assert own_us / 1e6 == pytest.approx(worked.seconds[name], rel=0.25)
+        assert own_us + waited_us == pytest.approx((span.end_time - span.start_time) / 1000, rel=0.1)
+        assert time_in(tree, "endpoint") == pytest.approx(own_us + waited_us, rel=0.1)
+
+
+def test_the_body_belongs_to_the_request(application, serve, wait_until, tree_of, time_in, worked) -> None:
+    # Given a body that is made while it is sent
+    def part(number: int) -> bytes:
+        worked("body", 0.03)
+        return b"x" * number
+
+    async def parts():
+        for number in range(1, 4):
+            yield part(number)
+            await asyncio.sleep(0.001)
+
+    async def endpoint(request):
+        return StreamingResponse(parts())
+
+    assert get(serve(ASGIMiddleware(Starlette(routes=[Route("/", endpoint)])))) == b"x" * 6
+
+    wait_until(application.exporter.get_finished_spans)
+    (span,) = application.exporter.get_finished_spans()
+    assert time_in(tree_of(span), "part") / 1e6 == pytest.approx(worked.seconds["body"], rel=0.25)
 
 
 def run(app, **scope: object) -> list:

@@ -8,8 +8,9 @@ import random
 import sys
 import time
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import accumulate
 
 import pytest
 import uvloop
@@ -17,6 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
+from otel_pyinstrument import private_names
 from otel_pyinstrument.call_tree import CallTree
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -139,26 +141,27 @@ def test_concurrent_requests_do_not_mix(count: int, many_traced, tree_of, time_i
     assert waited_us + own_us == pytest.approx(sum(request.inner_us for request in requests), rel=0.1)
 
 
-def test_two_hundred_requests_at_once_are_exact(make_traced, tree_of, burn, run_on_loop) -> None:
-    # Given 200 clients of one loop, each with several requests whose work has the name of the request
-    traced = make_traced(max_concurrent=1000)
+def test_two_hundred_requests_at_once_are_exact(make_traced, tree_of, time_in, worked, run_on_loop) -> None:
+    # Given 200 clients of one loop, each with several requests whose work has the name of the request, and
+    # more than one sample
+    traced = make_traced(max_concurrent=1000, interval=1.0)
     dice = random.Random(7)
     most_at_once = at_once = 0
     requests: list[Timed] = []
 
-    async def request(work: Callable[[float], None], timed: Timed) -> None:
+    async def request(work: Callable[[str, float], None], timed: Timed) -> None:
         nonlocal at_once, most_at_once
         with timed:
             at_once += 1
             most_at_once = max(most_at_once, at_once)
             for _ in range(3):
-                work(0.001)
+                work(timed.name, 0.0015)
                 await asyncio.sleep(dice.random() * 0.03)
             at_once -= 1
 
     async def client(number: int) -> None:
         for turn in range(3):
-            work = named(lambda seconds: burn(seconds), f"work_of_{number}_{turn}_")
+            work = named(lambda name, seconds: worked(name, seconds), f"work_of_{number}_{turn}_")
             requests.append(Timed(traced, f"GET /{number}/{turn}"))
             await request(work, requests[-1])
 
@@ -176,14 +179,70 @@ def test_two_hundred_requests_at_once_are_exact(make_traced, tree_of, burn, run_
     assert len(profiled) == 600
 
     # And no tree has a frame of another request, and each sums to its own wall time
-    worked = 0
+    own_us = waited_us = 0
     for each in profiled:
         tree = tree_of(spans[each.name])
         works = {name for name in functions(tree) if name.startswith("work_of_")}
         assert works <= {each.name.replace("GET /", "work_of_").replace("/", "_") + "_"}
-        worked += bool(works)
         each.assert_sums(tree)
-    assert worked
+        own_us += sum(time_in(tree, name) for name in works)
+        waited_us += time_in(tree, "[await]")
+    # And all of them together have the work that was done, and the rest is waiting
+    worked_us = sum(worked.seconds.values()) * 1e6
+    assert own_us == pytest.approx(worked_us, rel=0.15)
+    assert own_us + waited_us == pytest.approx(sum(each.inner_us for each in profiled), rel=0.1)
+
+
+def test_of_two_hundred_requests_at_once_as_many_as_allowed_are_profiled(
+    make_traced, profile_of, run_on_loop
+) -> None:
+    # Given 200 clients of one loop, each with several requests, and the default limit
+    traced = make_traced()
+    dice = random.Random(7)
+    most_at_once = at_once = 0
+    left: list[object] = []
+
+    async def request(name: str) -> None:
+        nonlocal at_once, most_at_once
+        with traced.tracer.start_as_current_span(name, kind=SpanKind.SERVER):
+            at_once += 1
+            most_at_once = max(most_at_once, at_once)
+            for _ in range(3):
+                await asyncio.sleep(dice.random() * 0.01)
+            at_once -= 1
+
+    async def client(number: int) -> None:
+        for _ in range(3):
+            await request(f"GET /{number}")
+
+    async def main() -> None:
+        await asyncio.gather(*(client(number) for number in range(200)))
+        # After the last of them, the loop and its thread are as before
+        left.extend([sys.getprofile(), vars(asyncio.get_running_loop()).get("call_soon")])
+        left.extend(private_names.stack_sampler().subscribers)
+        # And the places are free again
+        await asyncio.gather(*(request("again") for _ in range(6)))
+
+    # When all ask at once
+    run_on_loop(main())
+
+    # Then some of them are profiled, four at a time
+    assert most_at_once >= 190
+    spans = traced.exporter.get_finished_spans()
+    profiled = [span for span in spans if profile_of(span) is not None]
+    assert len(spans) == 606
+    assert most_open_at_once(profiled) == 4
+    assert traced.processor.gate.decisions()["concurrency"] == 606 - len(profiled)
+    assert sum(span.name != "again" for span in profiled) > 8
+    assert left == [None, None]
+    assert sum(span.name == "again" for span in profiled) == 4
+
+
+def most_open_at_once(spans: Sequence[ReadableSpan]) -> int:
+    """Of spans of one thread."""
+    # At the same moment the end of one comes before the beginning of the next.
+    changes = sorted([(span.end_time, -1) for span in spans] + [(span.start_time, 1) for span in spans])
+    return max(accumulate(change for _, change in changes))
 
 
 def test_a_wait_is_shown_where_it_is_awaited(traced, tree_of, time_in, burn, run_on_loop) -> None:

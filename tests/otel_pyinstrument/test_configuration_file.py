@@ -36,6 +36,7 @@ def test_variables_are_replaced_inside_texts(write) -> None:
         "platform_url: http://${HOST:-127.0.0.1}:${PORT:-8000}\n"
         "exclude: ['${PREFIX}/*', '$${KEY}']\n"
         "include: ${NOTHING}\n"
+        "endpoint_rates: {/a: '${RATE:-0.25}', '${KEY}': [1]}\n"
         "interval: 5\n",
     )
 
@@ -47,6 +48,7 @@ def test_variables_are_replaced_inside_texts(write) -> None:
         "platform_url": "http://shop.example:8000",
         "exclude": ["/api/*", "${KEY}"],
         "include": "",
+        "endpoint_rates": {"/a": "0.25", "${KEY}": [1]},
         "interval": 5,
     }
 

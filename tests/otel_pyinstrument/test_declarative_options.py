@@ -34,6 +34,7 @@ instrumentation/development:
     pyinstrument:
       rate: 0.5
       exclude: [/health]
+      endpoint_rates: {"GET /orders/{id}": 1, /ping: 0}
       interval:
       rat: 1
 """
@@ -70,4 +71,5 @@ def test_the_file_sets_options_and_leaves_the_rest_to_the_environment(tmp_path: 
     # Then the file's options hold like options in code, the variable holds for what the file leaves out
     settings = json.loads(run.stdout.splitlines()[-1])
     assert (settings["rate"], settings["exclude"], settings["interval"]) == (0.5, ["/health"], 7)
+    assert settings["endpoint_rates"] == ["GET /orders/{id}=1", "/ping=0"]
     assert "Unknown options rat" in run.stderr

@@ -44,11 +44,17 @@ class Service:
         self.extra = 0.0
 
     def serve(
-        self, endpoint: Endpoint = ORDERS, *, cpu: float = 0.01, seconds: float = 0.02, failed: bool = False
+        self,
+        endpoint: Endpoint = ORDERS,
+        *,
+        cpu: float = 0.01,
+        seconds: float = 0.02,
+        failed: bool = False,
+        forced: bool = False,
     ) -> str | None:
         """The reason why the request was profiled; None when it was not."""
-        visit = self.gate.arrive(endpoint)
-        slot = None if visit is None else self.gate.admit(visit)
+        visit = self.gate.arrive(endpoint, forced=forced)
+        slot = None if visit is None else self.gate.admit(visit, forced=forced)
         if slot is not None:
             self.gate.begin_hook(slot)
         self.cpu += cpu
@@ -291,6 +297,20 @@ def test_the_budget_wins_over_every_rate(budget: float, make) -> None:
         service.serve(endpoint(("/rule", "/slow", f"/{i}")[i % 3]), failed=i % 5 == 0)
 
     # Then profiling has cost that share of its CPU time, and not much less
+    assert budget * 0.5 <= service.extra / service.cpu <= budget * 1.15
+    assert service.gate.decisions()["budget"] > 10_000
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.05])
+def test_the_budget_wins_over_what_the_application_asks_for(budget: float, make) -> None:
+    # Given an application that profiles a function of its own at each call
+    service = make(rate=0.0, cpu_budget=budget)
+
+    # When the process works for a long time
+    reasons = {service.serve(forced=True) for _ in range(50_000)}
+
+    # Then that has cost its share too, and not more
+    assert reasons == {"forced", None}
     assert budget * 0.5 <= service.extra / service.cpu <= budget * 1.15
     assert service.gate.decisions()["budget"] > 10_000
 

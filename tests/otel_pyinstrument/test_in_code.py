@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -101,8 +103,9 @@ def test_methods_static_methods_and_recursion_work(scripted) -> None:
 def test_the_memory_that_a_block_keeps_is_told_on_request(scripted) -> None:
     kept = []
     with profile("keeps", memory=True):
-        # Above 32 MiB glibc asks the system for memory instead of using freed memory again.
-        kept.append(b"x" * 50_000_000)
+        # Pages that nobody had before: what earlier tests have freed may be used again otherwise.
+        kept.append(mmap.mmap(-1, 50_000_000))
+        kept[0].write(bytes(50_000_000))
     with profile("asks not"):
         pass
 
@@ -164,6 +167,28 @@ def test_a_block_inside_a_consumers_span_has_its_own_profile(scripted, profile_o
     send, consumer = finished(scripted)
     assert send.parent.span_id == task.get_span_context().span_id
     assert [profile_of(send) is None, profile_of(consumer) is None] == [False, True]
+
+
+def test_a_block_that_the_budget_refuses_is_a_span_alone(make_traced, monkeypatch, profile_of) -> None:
+    # Given a script whose first block may cost more than all there is
+    traced = make_traced(rate=0.0, cpu_budget=0.001)
+    monkeypatch.setattr(installed, "provider", traced.provider)
+    with profile("first"):
+        pass
+    traced.processor.gate.charge_encoding(1.0)
+    hooks = []
+
+    # When it goes on
+    with profile("second"):
+        hooks.append(sys.getprofile())
+
+    # Then the budget wins: the next one has no profile, and pays for none
+    assert {span.name: profile_of(span) is not None for span in finished(traced)} == {
+        "first": True,
+        "second": False,
+    }
+    assert hooks == [None]
+    assert traced.processor.gate.decisions()["budget"] == 1
 
 
 def test_threads_profile_the_same_function_at_once_within_the_limit(make_traced, monkeypatch, profile_of):
@@ -242,6 +267,103 @@ def test_a_coroutine_is_one_span_from_its_first_step_to_its_result(scripted) -> 
     assert {span.parent.span_id for span in inner} == {span.context.span_id for span in outer}
     assert all(span.end_time - span.start_time >= 10_000_000 for span in outer)
     assert sys.getprofile() is None
+
+
+@pytest.mark.parametrize("way", ["decorated", "block"])
+def test_coroutines_at_the_same_time_have_their_own_work_and_waits(
+    way: str, scripted, tree_of, time_in, worked
+) -> None:
+    # Given two coroutines that take turns on a loop, and one that nobody profiles
+    def work_of_a() -> None:
+        worked("a", 0.02)
+
+    def work_of_b() -> None:
+        worked("b", 0.01)
+
+    def work_of_nobody() -> None:
+        worked("nobody", 0.01)
+
+    async def turns(work: Callable[[], None]) -> None:
+        for _ in range(4):
+            work()
+            await asyncio.sleep(0.005)
+
+    async def profiled(name: str, work: Callable[[], None]) -> None:
+        if way == "decorated":
+            await profile(name)(turns)(work)
+        else:
+            async with profile(name):
+                await turns(work)
+
+    async def main() -> None:
+        await asyncio.gather(profiled("a", work_of_a), profiled("b", work_of_b), turns(work_of_nobody))
+
+    # When they run
+    asyncio.run(main())
+
+    # Then each has a profile of its own work, and the rest of it is waiting
+    spans = {span.name: span for span in finished(scripted)}
+    assert set(spans) == {"a", "b"}
+    for name, span in spans.items():
+        tree = tree_of(span)
+        own_us, waited_us = time_in(tree, f"work_of_{name}"), time_in(tree, "[await]")
+        others = {"work_of_a", "work_of_b", "work_of_nobody"} - {f"work_of_{name}"}
+        assert not others & {frame.function for frame in tree.frames}
+        assert own_us / 1e6 == pytest.approx(worked.seconds[name], rel=0.25)
+        assert own_us + waited_us == pytest.approx((span.end_time - span.start_time) / 1000, rel=0.1)
+        assert time_in(tree, "turns") == pytest.approx(own_us + waited_us, rel=0.1)
+    assert sys.getprofile() is None
+
+
+def test_coroutines_that_a_profiled_one_awaits_are_in_its_profile(
+    scripted, tree_of, time_in, profile_of, worked
+) -> None:
+    # Given a block that awaits functions that are profiled too, in tasks of their own
+    def own_work() -> None:
+        worked("own", 0.03)
+
+    def fetching() -> None:
+        worked("fetching", 0.02)
+
+    @profile("fetch")
+    async def fetch() -> None:
+        fetching()
+        await asyncio.sleep(0.001)
+        fetching()
+
+    async def main() -> None:
+        async with profile("all"):
+            await asyncio.gather(fetch(), fetch())
+            own_work()
+
+    # When it runs
+    asyncio.run(main())
+
+    # Then there is one profile, and it has the share of each
+    spans = finished(scripted)
+    assert {(span.name, profile_of(span) is not None) for span in spans} == {("fetch", False), ("all", True)}
+    (span,) = [span for span in spans if span.name == "all"]
+    tree = tree_of(span)
+    assert time_in(tree, "own_work") / 1e6 == pytest.approx(worked.seconds["own"], rel=0.25)
+    assert time_in(tree, "fetching") / 1e6 == pytest.approx(worked.seconds["fetching"], rel=0.25)
+
+
+def test_a_coroutine_that_fails_keeps_the_profile_of_what_it_did(scripted, tree_of, time_in, worked) -> None:
+    def work() -> None:
+        worked("it", 0.03)
+
+    @profile("fails")
+    async def fails() -> None:
+        work()
+        await asyncio.sleep(0.001)
+        raise KeyError("missing")
+
+    with pytest.raises(KeyError, match="missing"):
+        asyncio.run(fails())
+
+    (span,) = finished(scripted)
+    assert span.status.status_code is StatusCode.ERROR
+    assert time_in(tree_of(span), "work") / 1e6 == pytest.approx(worked.seconds["it"], rel=0.25)
 
 
 def test_a_cancelled_coroutine_ends_its_span(scripted) -> None:

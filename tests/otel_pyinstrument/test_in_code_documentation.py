@@ -17,19 +17,25 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "in-code.md").read_text("utf-8"
 EXAMPLES = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 
 TRACED = """
-import atexit, json, sys
+import atexit, base64, json, sys
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from otel_pyinstrument import PyinstrumentInstrumentor
+from otel_pyinstrument.call_tree import decode
 exporter = InMemorySpanExporter()
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(exporter))
 trace.set_tracer_provider(provider)
 PyinstrumentInstrumentor().instrument(rate=1.0)
+def functions(event):
+    tree = decode(base64.b64decode(event.attributes["pyinstrument.payload"]))
+    tree.self_check()
+    return [frame.function for frame in tree.frames]
 atexit.register(lambda: print(json.dumps({
-    span.name: [span.kind.name, len(span.events)] for span in exporter.get_finished_spans()
+    span.name: [span.kind.name, [functions(event) for event in span.events]]
+    for span in exporter.get_finished_spans()
 }), file=sys.stderr))
 """
 
@@ -54,18 +60,17 @@ def test_an_example_runs_without_tracing(example: str, tmp_path: Path) -> None:
     assert run(example, tmp_path).stderr == ""
 
 
-# A request or a task on an event loop: whether it has a profile too is the engine's business.
 @pytest.mark.parametrize(
     ("containing", "spans"),
     [
         (
             "nightly report",
-            {"load": ("INTERNAL", {0}), "part": ("INTERNAL", {0}), "nightly report": ("INTERNAL", {1})},
+            {"load": ("INTERNAL", 0), "part": ("INTERNAL", 0), "nightly report": ("INTERNAL", 1)},
         ),
-        ("async def fetch", {"fetch": ("INTERNAL", {0}), "all": ("INTERNAL", {0, 1})}),
-        ("yield from", {"sum": ("INTERNAL", {1})}),
-        ("WSGIMiddleware(app)", {"GET": ("SERVER", {1})}),
-        ("ASGIMiddleware(app)", {"GET": ("SERVER", {0, 1})}),
+        ("async def fetch", {"fetch": ("INTERNAL", 0), "all": ("INTERNAL", 1)}),
+        ("yield from", {"sum": ("INTERNAL", 1)}),
+        ("WSGIMiddleware(app)", {"GET": ("SERVER", 1)}),
+        ("ASGIMiddleware(app)", {"GET": ("SERVER", 1)}),
     ],
 )
 def test_an_example_makes_these_spans_and_profiles(containing: str, spans: dict, tmp_path: Path) -> None:
@@ -73,10 +78,15 @@ def test_an_example_makes_these_spans_and_profiles(containing: str, spans: dict,
 
     made = json.loads(run(example, tmp_path, TRACED).stderr)
 
-    assert set(made) == set(spans)
-    for name, (kind, events) in spans.items():
-        assert made[name][0] == kind
-        assert made[name][1] in events
+    assert {name: (kind, len(profiles)) for name, (kind, profiles) in made.items()} == spans
+
+
+def test_the_profile_of_the_async_example_shows_what_it_awaits(tmp_path: Path) -> None:
+    (example,) = [example for example in EXAMPLES if "async def fetch" in example]
+
+    _, (functions,) = json.loads(run(example, tmp_path, TRACED).stderr)["all"]
+
+    assert {"main", "[await]"} <= set(functions)
 
 
 def test_a_provider_of_ones_own_exports_the_profile(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def learned(*served: tuple[str, str]) -> LearnedRoutes:
     """What is known after these routes have served these paths."""
     routes = LearnedRoutes()
     for route, path in served:
-        routes.learn(route, path)
+        routes.learn("GET", route, path)
     return routes
 
 
@@ -34,7 +34,7 @@ def learned(*served: tuple[str, str]) -> LearnedRoutes:
     ],
 )
 def test_a_later_path_of_the_same_route_is_recognised(route: str, path: str, later: str | None) -> None:
-    assert learned((route, path)).find(later or path) == route
+    assert learned((route, path)).find("GET", later or path) == route
 
 
 @pytest.mark.parametrize(
@@ -42,18 +42,29 @@ def test_a_later_path_of_the_same_route_is_recognised(route: str, path: str, lat
     ["", "/", "/users", "/users/", "/users/alice/", "/users/alice/orders", "/groups/alice", "xusers/alice"],
 )
 def test_a_path_that_the_route_does_not_explain_has_none(path: str) -> None:
-    assert learned(("/users/{}", "/users/alice")).find(path) == ""
+    assert learned(("/users/{}", "/users/alice")).find("GET", path) == ""
 
 
 @pytest.mark.parametrize(
     "path", ["/files", "/files/", "/other/css/site.css", "xfiles/css/site.css", "files/a"]
 )
 def test_a_path_that_does_not_begin_as_the_route_has_none(path: str) -> None:
-    assert learned(("/files/{}", "/files/css/site.css")).find(path) == ""
+    assert learned(("/files/{}", "/files/css/site.css")).find("GET", path) == ""
+
+
+def test_a_route_of_one_method_says_nothing_of_another() -> None:
+    # Given `GET /users/me` beside `PUT /users/{}`
+    routes = learned(("/users/{}", "/users/alice"), ("/users/me", "/users/me"))
+    routes.learn("PUT", "/users/{}", "/users/alice")
+
+    # Then each method has its own
+    assert routes.find("GET", "/users/me") == "/users/me"
+    assert routes.find("PUT", "/users/me") == "/users/{}"
+    assert routes.find("DELETE", "/users/me") == ""
 
 
 def test_nothing_is_known_at_first() -> None:
-    assert LearnedRoutes().find("/users/alice") == ""
+    assert LearnedRoutes().find("GET", "/users/alice") == ""
 
 
 @pytest.mark.parametrize(
@@ -83,37 +94,37 @@ def test_what_does_not_explain_its_own_path_is_not_learned(route: str, path: str
     routes = learned((route, path))
 
     assert len(routes) == 0
-    assert routes.find(path) == ""
+    assert routes.find("GET", path) == ""
 
 
 def test_a_literal_segment_wins_over_a_parameter() -> None:
     # Given a route that another one's parameter would take
     routes = learned(("/users/{}", "/users/alice"))
-    assert routes.find("/users/me") == "/users/{}"
+    assert routes.find("GET", "/users/me") == "/users/{}"
 
     # When it has served a request
-    routes.learn("/users/me", "/users/me")
+    routes.learn("GET", "/users/me", "/users/me")
 
     # Then it is known for itself
-    assert routes.find("/users/me") == "/users/me"
-    assert routes.find("/users/bob") == "/users/{}"
+    assert routes.find("GET", "/users/me") == "/users/me"
+    assert routes.find("GET", "/users/bob") == "/users/{}"
 
 
 def test_a_parameter_is_tried_where_the_literal_leads_nowhere() -> None:
     routes = learned(("/users/{}/orders", "/users/alice/orders"), ("/users/me/{}", "/users/me/settings"))
 
-    assert routes.find("/users/me/orders") == "/users/me/{}"
+    assert routes.find("GET", "/users/me/orders") == "/users/me/{}"
 
     routes = learned(("/users/{}/orders", "/users/alice/orders"), ("/users/me/{}/x", "/users/me/settings/x"))
 
-    assert routes.find("/users/me/orders") == "/users/{}/orders"
+    assert routes.find("GET", "/users/me/orders") == "/users/{}/orders"
 
 
 def test_any_route_of_its_own_wins_over_the_rest_of_another() -> None:
     routes = learned(("/api/{}", "/api/no/such/thing"), ("/api/users/{}", "/api/users/alice"))
 
-    assert routes.find("/api/users/bob") == "/api/users/{}"
-    assert routes.find("/api/users/bob/orders") == "/api/{}"
+    assert routes.find("GET", "/api/users/bob") == "/api/users/{}"
+    assert routes.find("GET", "/api/users/bob/orders") == "/api/{}"
 
 
 def test_a_route_that_is_its_path_takes_no_place() -> None:
@@ -126,18 +137,18 @@ def test_a_route_that_is_its_path_takes_no_place() -> None:
 def test_when_it_is_full_the_known_stay() -> None:
     # Given an application with more routes than are remembered, which serves some again
     routes = learned(*((f"/r{i}/{{}}", f"/r{i}/x") for i in range(MAX_ROUTES - 1)))
-    routes.learn("/r0/{}", "/r0/y")
+    routes.learn("GET", "/r0/{}", "/r0/y")
     assert len(routes) == MAX_ROUTES - 1
 
     # When it serves the last two
-    routes.learn("/last/{}", "/last/x")
-    routes.learn("/more/{}", "/more/x")
+    routes.learn("GET", "/last/{}", "/last/x")
+    routes.learn("GET", "/more/{}", "/more/x")
 
     # Then the one for which there was no place is unknown
     assert len(routes) == MAX_ROUTES
-    assert routes.find("/r0/z") == "/r0/{}"
-    assert routes.find("/last/z") == "/last/{}"
-    assert routes.find("/more/z") == ""
+    assert routes.find("GET", "/r0/z") == "/r0/{}"
+    assert routes.find("GET", "/last/z") == "/last/{}"
+    assert routes.find("GET", "/more/z") == ""
 
 
 def test_threads_may_learn_and_ask_at_the_same_time() -> None:
@@ -152,8 +163,8 @@ def test_threads_may_learn_and_ask_at_the_same_time() -> None:
     def serve(part: list[tuple[str, str]]) -> None:
         barrier.wait()
         for route, path in part:
-            routes.learn(route, path)
-            if routes.find(path) != route:
+            routes.learn("GET", route, path)
+            if routes.find("GET", path) != route:
                 wrong.append(path)
 
     # When eight threads learn a hundred each
@@ -166,7 +177,7 @@ def test_threads_may_learn_and_ask_at_the_same_time() -> None:
     # Then none is lost
     assert not wrong
     assert len(routes) == 800
-    assert all(routes.find(path) == route for part in served for route, path in part)
+    assert all(routes.find("GET", path) == route for part in served for route, path in part)
 
 
 def test_a_hostile_path_takes_no_time() -> None:
@@ -178,7 +189,7 @@ def test_a_hostile_path_takes_no_time() -> None:
     start = time.thread_time()
 
     for _ in range(100):
-        assert routes.find("/" + "a/" * 1_000) == ""
+        assert routes.find("GET", "/" + "a/" * 1_000) == ""
 
     # Then it is over at once; the bound is far above what it takes
     assert len(routes) == 256
@@ -226,12 +237,12 @@ def test_the_route_found_is_the_best_of_the_learned_ones(served: list[tuple[str,
             goes_on and set(route) <= set("/{}")
         ):
             known.add((route, goes_on))
-        routes.learn(route, own_path)
+        routes.learn("GET", route, own_path)
 
     # Then both know as many, and find the same
     assert len(routes) == len(known)
     for asked in [path, *(own_path for _, own_path in served)]:
-        assert routes.find(asked) == best(known, asked)
+        assert routes.find("GET", asked) == best(known, asked)
 
 
 @given(st.lists(st.tuples(st.text(), st.text())), st.text())
@@ -242,4 +253,4 @@ def test_any_text_is_survived_and_no_other_route_is_invented(
     routes = learned(*served)
 
     assert len(routes) <= len(served)
-    assert routes.find(path) in {"", *(route for route, _ in served)}
+    assert routes.find("GET", path) in {"", *(route for route, _ in served)}

@@ -4,8 +4,24 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
+from packaging.requirements import Requirement
 
 import otel_pyinstrument
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+EXTRAS = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]["optional-dependencies"]
+FRAMEWORKS = {"django": {"asgi", "django"}, "fastapi": {"fastapi"}, "flask": {"flask"}}
+"""What a user may ask for, and the instrumentations that bring its requests."""
 
 MEASURE = """
 import json, sys, time
@@ -72,3 +88,28 @@ def test_all_names_the_public_names_and_each_exists() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(otel_pyinstrument, "unknown")
+
+
+def test_each_framework_has_an_extra() -> None:
+    assert EXTRAS.keys() - {"server"} == FRAMEWORKS.keys()
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_an_extra_brings_all_that_zero_code_needs(framework: str) -> None:
+    # Given what `pip install otel-pyinstrument[framework]` asks for
+    wanted = {each.name: each.specifier for each in map(Requirement, EXTRAS[framework])}
+
+    # Then that is the distro with its command, an exporter and the instrumentation of the framework
+    assert wanted.keys() == {
+        "opentelemetry-distro",
+        "opentelemetry-exporter-otlp",
+        *(f"opentelemetry-instrumentation-{name}" for name in FRAMEWORKS[framework]),
+    }
+    # And what the tests run with is of these versions
+    for name, versions in wanted.items():
+        assert versions.contains(metadata.version(name), prereleases=True), name
+
+    # And opentelemetry-instrument finds the instrumentation, for the version of the framework that is there
+    (found,) = metadata.entry_points(group="opentelemetry_instrumentor", name=framework)
+    assert get_dist_dependency_conflicts(found.dist) is None
+    assert metadata.entry_points(group="console_scripts", name="opentelemetry-instrument")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import pyinstrument
 import pytest
@@ -82,15 +83,27 @@ def test_functions_carry_their_true_share_of_cpu_and_waiting_time(traced, tree_o
 
 
 def test_the_tree_sums_to_the_wall_time_of_the_request(traced, tree_of, burn) -> None:
+    times: list[float] = []
+
     def work() -> None:
+        times.append(time.perf_counter())
         burn(0.02)
         time.sleep(0.05)
+        times.append(time.perf_counter())
 
-    span = traced.request(work)
+    late_us: list[float] = []
+    for _ in range(5):
+        times[:] = [time.perf_counter()]
+        span = traced.request(work)
+        times.append(time.perf_counter())
 
-    # Then what is missing is what starting and ending the profile take
-    wall_us = (span.end_time - span.start_time) / 1000
-    assert tree_of(span).duration_us == pytest.approx(wall_us, rel=0.15)
+        # Then what is missing is what starting and ending the profile take
+        outer, inner, inner_end, outer_end = times
+        duration_us = tree_of(span).duration_us
+        assert (inner_end - inner) * 1e6 - 1 <= duration_us <= (outer_end - outer) * 1e6 + 1
+        late_us.append(duration_us - (span.end_time - span.start_time) / 1000)
+    # And it ends with its span, except where the thread has just lost its turn in between
+    assert median(late_us) <= 1_000
 
 
 def test_what_is_left_after_the_last_sample_belongs_to_its_stack(opened) -> None:
@@ -537,10 +550,16 @@ def test_workers_that_were_forked_in_c_choose_for_themselves() -> None:
     # When a process forks in the middle of a profiled request, without running Python's hooks for it
     run = subprocess.run([sys.executable, "-c", FORK_IN_C], capture_output=True, text=True, timeout=60)
 
-    # Then no child keeps the hook or the place of that request, and each draws its own numbers
-    assert run.stderr == ""
+    # Then no child keeps the hook or the place of that request
     (no_hook_in_one, one), (no_hook_in_other, other) = map(str.split, run.stdout.splitlines())
     assert (no_hook_in_one, no_hook_in_other) == ("True", "True")
+
+    # And each draws its own numbers; where a hook would look for the parent's threads, each stays without one
+    if sys.version_info >= (3, 12):
+        assert run.stderr.count("Profiling is off in this process: it was forked") == 2
+        assert {*one, *other} == {"0"}
+        return
+    assert run.stderr == ""
     assert "1" in one
     assert "1" in other
     assert one != other
@@ -576,16 +595,14 @@ def test_a_foreign_profile_function_that_appears_in_the_request_stays(
     def theirs(*_arguments: object) -> None:
         pass
 
-    seconds_before: list[float] = []
-
     def work() -> None:
-        start = time.perf_counter()
         burn(0.03)
-        seconds_before.append(time.perf_counter() - start)
         sys.setprofile(theirs)
+        times.append(time.perf_counter())
         time.sleep(0.1)
 
     # When the request itself installs a profile function
+    times = [time.perf_counter()]
     span = traced.request(work)
     still = sys.getprofile()
     sys.setprofile(None)
@@ -593,7 +610,8 @@ def test_a_foreign_profile_function_that_appears_in_the_request_stays(
     # Then it is still there, our profile is marked and does not claim time it has not seen
     assert still is theirs
     assert profile_of(span).attributes["pyinstrument.interrupted"] is True
-    assert tree_of(span).duration_us < (seconds_before[0] + 0.05) * 1e6
+    start, replaced = times
+    assert tree_of(span).duration_us <= (replaced - start) * 1e6 + 1
 
     # And the next request is profiled again, to its end
     after = traced.request(lambda: burn(0.03))
@@ -601,41 +619,68 @@ def test_a_foreign_profile_function_that_appears_in_the_request_stays(
     assert tree_of(after).duration_us >= 30_000
 
 
-def test_a_hook_that_was_wiped_is_installed_again_for_the_next_request(traced, profile_of, burn) -> None:
+@pytest.fixture
+def burn_long(burn) -> Callable[[], None]:
+    """Work for 100 ms of CPU time: ten times as long as is needed for a sample where clocks are coarse.
+
+    In parts: where a machine stops for a while, that may count as CPU time of one of them.
+    """
+
+    def run() -> None:
+        for _ in range(10):
+            burn(0.01)
+
+    return run
+
+
+def test_a_hook_that_was_wiped_is_installed_again_for_the_next_request(
+    traced, profile_of, tree_of, burn, burn_long
+) -> None:
     def work() -> None:
         burn(0.02)
         sys.setprofile(None)
         burn(0.02)
 
     wiped = traced.request(work)
-    after = traced.request(lambda: burn(0.03))
+    after = traced.request(burn_long)
 
     assert profile_of(wiped).attributes["pyinstrument.interrupted"] is True
     assert profile_of(after).attributes["pyinstrument.interrupted"] is False
     assert profile_of(after).attributes["pyinstrument.sample_count"] > 2
+    assert tree_of(after).duration_us >= 100_000
 
 
-def test_a_hook_that_was_wiped_from_under_the_user_too_is_installed_again(traced, profile_of, burn) -> None:
+def test_a_hook_that_was_wiped_from_under_the_user_too_is_installed_again(
+    traced, profile_of, tree_of, burn_long
+) -> None:
     # Given the user's profiler, whose hook somebody removed
     theirs = pyinstrument.Profiler(interval=0.005)
     theirs.start()
     sys.setprofile(None)
 
     # When a request is served
-    span = traced.request(lambda: burn(0.03))
+    span = traced.request(burn_long)
     theirs.stop()
 
     assert profile_of(span).attributes["pyinstrument.sample_count"] > 2
+    assert tree_of(span).duration_us >= 100_000
 
 
-def test_the_user_can_profile_after_our_hook_was_replaced(traced, burn) -> None:
+@pytest.mark.parametrize("async_mode", ["enabled", "disabled"])
+def test_the_user_can_profile_after_our_hook_was_replaced(async_mode: str, traced, burn_long) -> None:
     # Given a request that ended under a foreign profile function, which is gone by now
-    traced.request(lambda: sys.setprofile(lambda *_arguments: None))
+    had: list[float] = []
+
+    def work() -> None:
+        had.append(stack_sampler.get_stack_sampler().current_sampling_interval)
+        sys.setprofile(lambda *_arguments: None)
+
+    traced.request(work)
     sys.setprofile(None)
 
     # When the user's profiler starts at the interval that we had
-    with pyinstrument.Profiler(interval=0.005) as theirs:
-        burn(0.05)
+    with pyinstrument.Profiler(interval=had[0], async_mode=async_mode) as theirs:
+        burn_long()
 
     assert theirs.last_session.sample_count > 3
 
@@ -657,35 +702,35 @@ def test_cprofile_inside_a_request_works(traced, profile_of, burn) -> None:
     assert interrupted is (sys.version_info < (3, 12))
 
 
-def test_the_users_own_pyinstrument_works_inside_ours(traced, profile_of, tree_of, burn) -> None:
+def test_the_users_own_pyinstrument_works_inside_ours(traced, profile_of, tree_of, burn, burn_long) -> None:
     # When a request starts the user's profiler with its default options
     theirs = pyinstrument.Profiler()
 
     def work() -> None:
         with theirs:
-            burn(0.05)
+            burn_long()
         burn(0.02)
 
     span = traced.request(work)
 
     # Then both have their samples
     assert theirs.last_session.sample_count >= 20
-    assert tree_of(span).duration_us >= 70_000
+    assert tree_of(span).duration_us >= 120_000
     assert profile_of(span).attributes["pyinstrument.interrupted"] is False
 
 
-def test_the_users_own_pyinstrument_goes_on_around_ours(traced, profile_of, burn) -> None:
+def test_the_users_own_pyinstrument_goes_on_around_ours(traced, profile_of, burn_long) -> None:
     # Given the user's profiler around two requests, one of which outlives it
     theirs = pyinstrument.Profiler()
     theirs.start()
-    burn(0.02)
-    inside = traced.request(lambda: burn(0.02))
+    burn_long()
+    inside = traced.request(burn_long)
     during = stack_sampler.get_stack_sampler().subscribers
 
     def work() -> None:
-        burn(0.02)
+        burn_long()
         theirs.stop()
-        burn(0.02)
+        burn_long()
 
     outliving = traced.request(work)
 
@@ -693,7 +738,7 @@ def test_the_users_own_pyinstrument_goes_on_around_ours(traced, profile_of, burn
     assert len(during) == 1
     assert theirs.last_session.sample_count >= 30
     assert profile_of(inside).attributes["pyinstrument.sample_count"] > 1
-    assert profile_of(outliving).attributes["pyinstrument.cpu_time"] >= 0.04
+    assert profile_of(outliving).attributes["pyinstrument.cpu_time"] >= 0.2
     assert profile_of(outliving).attributes["pyinstrument.sample_count"] > 3
 
 
@@ -760,9 +805,10 @@ provider.add_span_processor(SimpleSpanProcessor(exporter))
 PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, cpu_budget=1, interval=5)
 
 def work():
-    end = time.thread_time() + 0.1
-    while time.thread_time() < end:
-        sum(range(200))
+    for _ in range(30):
+        end = time.thread_time() + 0.01
+        while time.thread_time() < end:
+            sum(range(200))
     return "covered"
 
 with provider.get_tracer("test").start_as_current_span("GET /", kind=SpanKind.SERVER):

@@ -22,6 +22,7 @@ def test_the_environment_is_read() -> None:
         {
             "OTEL_PYINSTRUMENT_ENABLED": "false",
             "OTEL_PYINSTRUMENT_RATE": "0.25",
+            "OTEL_PYINSTRUMENT_ENDPOINT_RATES": "GET /orders/{id}=0.5, /health=0,",
             "OTEL_PYINSTRUMENT_MAX_CONCURRENT": "7",
             "OTEL_PYINSTRUMENT_INTERVAL": "2.5",
             "OTEL_PYINSTRUMENT_MAX_DURATION": "90",
@@ -40,6 +41,7 @@ def test_the_environment_is_read() -> None:
     assert settings == Settings(
         enabled=False,
         rate=0.25,
+        endpoint_rates=("GET /orders/{id}=0.5", "/health=0"),
         max_concurrent=7,
         interval=2.5,
         max_duration=90,
@@ -136,6 +138,51 @@ def test_a_bad_value_warns_once_with_name_value_and_default(
     assert record.getMessage().endswith(f"using the default {default}")
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "/a",
+        "/a=",
+        "/a=often",
+        "/a=1.5",
+        "/a=-0.1",
+        "/a=nan",
+        "a=1",
+        "get /a=1",
+        "GET=1",
+        "/a/*=1",
+        "=1",
+    ],
+)
+def test_a_bad_endpoint_rate_is_named_with_the_remedy_and_the_others_hold(
+    bad: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # When one entry of several is nonsense
+    value = f"GET /orders/{{id}}=0.5,{bad},/health=0"
+    settings, origins = resolve_settings({"OTEL_PYINSTRUMENT_ENDPOINT_RATES": value}, {})
+
+    # Then one line says which and what is expected, and the rest is used
+    assert settings == Settings(endpoint_rates=("GET /orders/{id}=0.5", "/health=0"))
+    assert origins["endpoint_rates"].endswith("without what is bad")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        f"OTEL_PYINSTRUMENT_ENDPOINT_RATES={bad}: expected entries like GET /orders/{{id}}=0.5 or /health=0, "
+        "without *, with rates from 0 to 1; the others hold"
+    )
+
+
+@pytest.mark.parametrize("bad", [5, True, object()])
+def test_endpoint_rates_of_another_type_are_refused_as_a_whole(
+    bad: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read_settings({}, {"endpoint_rates": bad}) == Settings()
+
+    (record,) = caplog.records
+    assert record.getMessage().startswith("endpoint_rates=")
+    assert record.getMessage().endswith("with rates from 0 to 1; using the default none")
+
+
 def test_a_password_in_an_address_that_is_refused_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     settings = read_settings({"OTEL_PYINSTRUMENT_PLATFORM_URL": "http://user:secret@shop.example"}, {})
 
@@ -213,6 +260,30 @@ def test_an_explicit_zero_in_a_file_survives(config_file: Path) -> None:
     assert (settings.rate, settings.enabled) == (0, False)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "GET /orders/{id}=0.5, /health=0",
+        ["GET /orders/{id}=0.5", "/health=0"],
+        {"GET /orders/{id}": 0.5, "/health": 0},
+        {"GET /orders/{id}": "0.5", "/health": "0"},
+    ],
+)
+def test_endpoint_rates_are_a_text_a_list_or_a_mapping_in_code(given: object) -> None:
+    assert read_settings({}, {"endpoint_rates": given}).endpoint_rates == (
+        "GET /orders/{id}=0.5",
+        "/health=0",
+    )
+
+
+def test_endpoint_rates_are_a_mapping_in_a_file(config_file: Path) -> None:
+    config_file.write_text("endpoint_rates:\n  GET /orders/{id}: ${ORDERS}\n  /health: 0\n", "utf-8")
+
+    settings = read_settings({"ORDERS": "0.5"}, {"config_file": str(config_file)})
+
+    assert settings.endpoint_rates == ("GET /orders/{id}=0.5", "/health=0")
+
+
 def test_a_bad_value_and_an_unknown_name_in_a_file_are_named(
     config_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -263,6 +334,7 @@ def test_a_platform_without_a_key_is_a_warning(caplog: pytest.LogCaptureFixture)
         (Settings(enabled=False), False),
         (Settings(rate=0), False),
         (Settings(rate=0, platform_url="http://a", project_key="k"), True),
+        (Settings(rate=0, endpoint_rates=("/a=1",)), True),
         (Settings(cpu_budget=0), False),
         (Settings(max_concurrent=0), False),
     ],

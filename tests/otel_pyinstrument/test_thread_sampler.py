@@ -6,6 +6,7 @@ import contextvars
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 from pyinstrument import Profiler, stack_sampler
@@ -110,19 +111,53 @@ def test_the_next_request_is_cheap_again_after_a_profiler_of_the_users(sampler: 
 
 def test_a_sampler_that_is_at_work_stays() -> None:
     # Given a thread whose sampler was made by the user's profiler, which is at work
-    found: list[StackSampler] = []
+    found: list[tuple[StackSampler, type[StackSampler]]] = []
+
+    def find() -> None:
+        sampler = private_names.stack_sampler()
+        found.append((sampler, type(sampler)))
 
     def user() -> None:
         with Profiler(interval=INTERVAL_SECONDS):
-            found.append(private_names.stack_sampler())
-        found.append(private_names.stack_sampler())
+            find()
+        find()
 
     thread = threading.Thread(target=user)
     thread.start()
     thread.join(30)
 
-    # Then ours takes its place only when that has ended
-    assert [type(each) for each in found] == [StackSampler, ThreadSampler]
+    # Then it becomes ours only when that has ended, and is the same: a request that rests comes back to it
+    (at_work, its_type), (later, later_type) = found
+    assert at_work is later
+    assert (its_type, later_type) == (StackSampler, ThreadSampler)
+
+
+class Asked:
+    """A subscriber that keeps the stacks from which it was asked what it needs."""
+
+    use_timing_thread = False
+    desired_interval = INTERVAL_SECONDS
+
+    def __init__(self) -> None:
+        self.stacks: list[list[str]] = []
+
+    @property
+    def bound_to_async_context(self) -> bool:
+        asking = sys._getframe(1)
+        self.stacks.append(stack_sampler.build_call_stack(asking, "initial", None))
+        return False
+
+
+def test_a_sample_in_the_middle_of_a_change_is_recognised(sampler: StackSampler) -> None:
+    asked = Asked()
+    sampler.subscribers.append(cast("Any", asked))
+
+    sampler._update()
+    sampler.subscribers.clear()
+    sampler._update()
+
+    assert asked.stacks
+    assert all(private_names.sampler_is_changing(stack) for stack in asked.stacks)
 
 
 def test_a_timing_thread_that_the_user_asked_for_drives_the_hook(sampler: StackSampler) -> None:

@@ -24,6 +24,9 @@ from otel_pyinstrument.command.measuring.asgi_client import LifespanFailed, life
 from otel_pyinstrument.command.measuring.outcomes import Outcomes
 from otel_pyinstrument.command.measuring.wsgi_client import request_by_wsgi
 
+NOT_MEASURED = ("config_file", "platform_url", "project_key", "spool_dir", "event")
+"""Settings that would lead out of the process, need an exporter, or are secret."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -38,6 +41,8 @@ class Plan:
     requests: int
     warm_up: int
     concurrency: int
+    settings: dict[str, Any]
+    """By field of `Settings`, without `NOT_MEASURED`; those that `ours` has."""
 
 
 @dataclass
@@ -62,7 +67,7 @@ def run(plan: Plan) -> Result:
     from otel_pyinstrument.command.measuring.telemetry import Telemetry, TelemetryFailed
 
     try:
-        telemetry = None if plan.contender == "plain" else Telemetry(plan.contender)
+        telemetry = None if plan.contender == "plain" else Telemetry(plan.contender, plan.settings)
         application = load_application(plan.target, directory=plan.directory, interface=plan.interface)
         if application.interface == "wsgi" and plan.concurrency > 1:
             return Result(error="--concurrency is for ASGI applications, and this one is WSGI")

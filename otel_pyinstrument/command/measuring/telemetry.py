@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -12,17 +12,16 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind
 
+from otel_pyinstrument.command.measuring.contender import NOT_MEASURED
 from otel_pyinstrument.private_names import processors_of
-from otel_pyinstrument.settings import Settings, read_settings, variable_of
+from otel_pyinstrument.settings import variable_of
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
 from otel_pyinstrument.transport.signals import signal_named
-
-_NOT_MEASURED = ("config_file", "platform_url", "project_key", "spool_dir", "event")
-"""Would lead out of the process, or need an exporter."""
 
 _EVERY_REQUEST: dict[str, Any] = {
     "enabled": True,
     "rate": 1.0,
+    "endpoint_rates": (),
     "cpu_budget": 1.0,
     "max_concurrent": 1000,
     "include": (),
@@ -61,13 +60,14 @@ class _CountServerSpans(SpanProcessor):
 class Telemetry:
     """Auto-instrumentation of this process, and for `ours...` profiling. Before the application is loaded.
 
+    `settings` are named like the fields of `Settings`.
+
     Raises:
         TelemetryFailed: no tracer provider came of it.
     """
 
-    def __init__(self, contender: str) -> None:
-        settings = read_settings(os.environ, {})
-        for name in _NOT_MEASURED:
+    def __init__(self, contender: str, settings: Mapping[str, Any]) -> None:
+        for name in NOT_MEASURED:
             # For what the application may install in code: that must not lead out of the process either.
             os.environ.pop(variable_of(name), None)
         loaded: Any = import_module("opentelemetry.instrumentation.auto_instrumentation")
@@ -84,12 +84,10 @@ class Telemetry:
         if contender != "otel":
             self._profile(settings, every_request=contender == "ours_every_request")
 
-    def _profile(self, settings: Settings, *, every_request: bool) -> None:
+    def _profile(self, settings: Mapping[str, Any], *, every_request: bool) -> None:
         from otel_pyinstrument import PyinstrumentInstrumentor
 
-        arguments: dict[str, Any] = {
-            name: value for name, value in settings._asdict().items() if name not in _NOT_MEASURED
-        }
+        arguments = dict(settings)
         if every_request:
             arguments |= _EVERY_REQUEST
         PyinstrumentInstrumentor().instrument(tracer_provider=self._provider, **arguments)

@@ -11,16 +11,20 @@ from opentelemetry import trace
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.trace import TracerProvider
 
+from otel_pyinstrument.command.service_settings import (
+    DISABLED_VARIABLE,
+    ENTRY_POINT,
+    disabled_by_name,
+    resolve_service_settings,
+)
 from otel_pyinstrument.command.verification.captured_log import CapturedLog
 from otel_pyinstrument.command.verification.destination import Destination, destination_of
 from otel_pyinstrument.command.verification.report import Report
 from otel_pyinstrument.private_names import processors_of
-from otel_pyinstrument.settings import Settings, read_settings, variable_of
+from otel_pyinstrument.settings import Settings, variable_of
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
 from otel_pyinstrument.transport import private_names
 
-_DISABLED_INSTRUMENTATIONS = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
-_ENTRY_POINT = "pyinstrument"
 _NO_RULES = "no rules are asked for"
 
 
@@ -33,8 +37,8 @@ class Pipeline(NamedTuple):
 
 
 def check_settings(report: Report, log: CapturedLog) -> Settings:
-    """Our own settings from environment and file, as the service would read them."""
-    settings = read_settings(os.environ, {})
+    """Our own settings from environment and files, as the service would read them."""
+    settings = resolve_service_settings().settings
     said = log.take()
     complaints = [text for text in said if _NO_RULES not in text]
     for hint in set(said) - set(complaints):
@@ -128,10 +132,9 @@ def check_processor(
         if isinstance(processor, ProfilingSpanProcessor):
             report.ok("processor", "ours is on the provider")
             return processor
-    disabled = {name.strip() for name in os.environ.get(_DISABLED_INSTRUMENTATIONS, "").split(",")}
-    if disabled & {_ENTRY_POINT, "*"}:
-        finding = f"{_DISABLED_INSTRUMENTATIONS} switches profiling off"
-        remedy = f"Take {_ENTRY_POINT} or * out of it."
+    if disabled_by_name():
+        finding = f"{DISABLED_VARIABLE} switches profiling off"
+        remedy = f"Take {ENTRY_POINT} or * out of it."
     elif not settings.profiles_anything:
         finding, remedy = "not installed, because the settings profile nothing", "See the line above."
     else:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from otel_pyinstrument.command.measuring.application import (
 from otel_pyinstrument.command.measuring.comparison import compare, ratio, verdict
 from otel_pyinstrument.command.measuring.contender import Plan, Result
 from otel_pyinstrument.command.measuring.rounds import CONTENDERS, CannotRun, environment_of, measure_once
+from otel_pyinstrument.settings import Settings
 
 FLASK = """
 import os
@@ -137,6 +139,7 @@ def plan(directory):
             "requests": 8,
             "warm_up": 2,
             "concurrency": 1,
+            "settings": Settings()._asdict(),
             **changes,
         }
         return Plan(contender, target, str(directory), paths=list(paths) or ["/"], **values)
@@ -274,19 +277,63 @@ def test_an_application_that_switches_profiling_on_in_code_does_not_spoil_the_co
     assert once(plan("ours_every_request", "shop_in_code:app")).profiled == 8
 
 
-def test_the_effective_settings_come_from_environment_and_file(plan, directory, monkeypatch) -> None:
+@pytest.fixture
+def profiled(overhead):
+    """Function () -> the shares that both contenders with profiling profile of a Flask application; notes."""
+
+    def run() -> tuple[float, float, list[str]]:
+        code, out, err = overhead("shop_flask:app", "--requests", "8", "--rounds", "1", "--json")
+        assert code == 0, err
+        document = json.loads(out)
+        shares = [document["contenders"][name]["profiled_share"] for name in ("ours", "ours_every_request")]
+        return (*shares, document["notes"])
+
+    return run
+
+
+def test_the_effective_settings_come_from_environment_and_file(profiled, directory, monkeypatch) -> None:
     # Given a rate in a file, and a budget in the environment
     (directory / "settings.json").write_text('{"rate": 1, "platform_url": "http://127.0.0.1:9"}')
     monkeypatch.setenv("OTEL_PYINSTRUMENT_CONFIG_FILE", str(directory / "settings.json"))
     monkeypatch.setenv("OTEL_PYINSTRUMENT_CPU_BUDGET", "1")
-    assert once(plan("ours", "shop_flask:app")).profiled == 8
+    assert profiled()[:2] == (1.0, 1.0)
 
     # When nothing is to be profiled
     monkeypatch.setenv("OTEL_PYINSTRUMENT_ENABLED", "false")
 
     # Then "these settings" profile nothing, and "every request" every one
-    assert once(plan("ours", "shop_flask:app")).profiled == 0
-    assert once(plan("ours_every_request", "shop_flask:app")).profiled == 8
+    assert profiled()[:2] == (0.0, 1.0)
+
+
+def test_the_rate_of_an_endpoint_is_among_them_and_every_request_has_none(plan) -> None:
+    settings = Settings(rate=1.0, endpoint_rates=("/=0",), cpu_budget=1.0)._asdict()
+
+    assert once(plan("ours", "shop_flask:app", settings=settings)).profiled == 0
+    assert once(plan("ours_every_request", "shop_flask:app", settings=settings)).profiled == 8
+
+
+@pytest.mark.skipif(
+    find_spec("opentelemetry.configuration") is None,
+    reason="opentelemetry-configuration needs a newer SDK",
+)
+def test_options_in_the_file_of_opentelemetry_hold_and_its_provider_does_not(
+    profiled, directory, monkeypatch
+) -> None:
+    # Given a file that would drop every span, and a rate there and in the environment
+    path = directory / "otel.yaml"
+    path.write_text(
+        'file_format: "1.0"\ntracer_provider:\n  sampler: {always_off: }\n'
+        "  processors:\n    - simple: {exporter: {console: }}\n"
+        "instrumentation/development:\n  python:\n    pyinstrument: {rate: 1}\n"
+    )
+    monkeypatch.setenv("OTEL_CONFIG_FILE", str(path))
+    monkeypatch.setenv("OTEL_PYINSTRUMENT_RATE", "0")
+    monkeypatch.setenv("OTEL_PYINSTRUMENT_CPU_BUDGET", "1")
+
+    ours, every_request, notes = profiled()
+
+    assert (ours, every_request) == (1.0, 1.0)
+    assert any("of OTEL_CONFIG_FILE only the options of pyinstrument hold here" in note for note in notes)
 
 
 @pytest.mark.parametrize(("target", "interface"), [("wsgi", "wsgi"), ("asgi", "asgi")])

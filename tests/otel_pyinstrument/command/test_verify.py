@@ -22,7 +22,9 @@ from packaging.requirements import Requirement
 from otel_pyinstrument.command import verify
 from otel_pyinstrument.command.__main__ import main
 from otel_pyinstrument.command.verification import delivery, installation
+from otel_pyinstrument.command.verification.captured_log import CapturedLog
 from otel_pyinstrument.command.verification.platform import Platform, PlatformFailed, clock_offset_seconds
+from otel_pyinstrument.command.verification.provider import check_settings
 from otel_pyinstrument.command.verification.report import Report, printable
 
 
@@ -122,6 +124,16 @@ def test_what_exporters_complain_of_while_the_command_ends_stays_off_stderr(monk
 
     # Then no handler has it, stderr's neither
     assert caplog.messages == []
+
+
+def test_a_file_of_opentelemetry_that_cannot_be_used_is_one_problem(report, out, monkeypatch) -> None:
+    monkeypatch.setenv("OTEL_CONFIG_FILE", "/nowhere/otel.yaml")
+
+    with CapturedLog() as log:
+        check_settings(report, log)
+
+    (line,) = out.getvalue().splitlines()
+    assert line.startswith("problem   settings       OTEL_CONFIG_FILE=/nowhere/otel.yaml: ")
 
 
 @pytest.mark.parametrize(

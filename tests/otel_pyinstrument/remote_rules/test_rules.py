@@ -5,7 +5,13 @@ import json
 import pytest
 
 from otel_pyinstrument.endpoint import Endpoint
-from otel_pyinstrument.remote_rules.rules import NO_RULES, EndpointRule, InvalidRules, read_rules
+from otel_pyinstrument.remote_rules.rules import (
+    NO_RULES,
+    EndpointRule,
+    InvalidRules,
+    read_rules,
+    rules_of,
+)
 
 CONFIG = {
     "enabled": True,
@@ -47,6 +53,37 @@ def test_a_rule_holds_until_it_expires(expires_at: object, unix: float) -> None:
 
     assert rules.rule_for(ORDER, unix - 1) is not None
     assert rules.rule_for(ORDER, unix) is None
+
+
+def test_a_rule_without_a_method_holds_for_all_that_have_none_of_their_own() -> None:
+    # Given rules for a route, for one of its methods until a time, and for a path
+    document = {
+        "endpoint_configs": {
+            "/orders/{id}": {"sampling_rate": 0.1},
+            "GET /orders/{number}": {"sampling_rate": 1, "expires_at": 100},
+            "/products/7": {"sampling_rate": 0.5},
+        }
+    }
+    rules = read_rules(json.dumps(document).encode())
+
+    def rate(endpoint: Endpoint, now: float = 0) -> float | None:
+        rule = rules.rule_for(endpoint, now)
+        return None if rule is None else rule.sampling_rate
+
+    # Then
+    assert rate(ORDER) == 1
+    assert rate(ORDER, now=100) == 0.1
+    assert rate(Endpoint("PUT /orders/{}", "PUT", "/orders/7")) == 0.1
+    assert rate(Endpoint("GET /products/{}", "GET", "/products/7")) == 0.5
+    assert rate(Endpoint("GET /products/{}", "GET", "/products/8")) is None
+
+
+def test_rates_of_the_settings_are_rules_that_never_expire() -> None:
+    rules = rules_of(["GET /orders/<int:number>=0.5", "/health=0"])
+
+    assert rules.rule_for(ORDER, 1e12) == EndpointRule(sampling_rate=0.5)
+    assert rules.rule_for(Endpoint("HEAD /health", "HEAD", "/health"), 0) == EndpointRule(sampling_rate=0)
+    assert rules.rule_for(Endpoint("PUT /orders/{}", "PUT", "/orders/7"), 0) is None
 
 
 def test_null_and_missing_decide_nothing() -> None:

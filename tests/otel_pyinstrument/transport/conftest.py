@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
@@ -219,6 +221,59 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     made.start()
     yield made
     made.stop()
+
+
+class Wire:
+    """Passes connections on to a backend, and counts the bytes that go there."""
+
+    def __init__(self, backend_port: int) -> None:
+        self.sent_bytes = 0
+        self._backend_port = backend_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        for each in self._open:
+            _hang_up(each)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _address = self._listener.accept()
+            except OSError:
+                return
+            try:
+                backend = socket.create_connection(("127.0.0.1", self._backend_port))
+            except OSError:
+                client.close()
+                continue
+            self._open += [client, backend]
+            for ends in ((client, backend), (backend, client)):
+                threading.Thread(target=self._pass_on, args=(*ends, ends[0] is client), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
+        with suppress(OSError):
+            while chunk := source.recv(65_536):
+                self.sent_bytes += len(chunk) if counted else 0
+                target.sendall(chunk)
+        _hang_up(target)
+
+
+def _hang_up(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
+
+
+@pytest.fixture
+def wire(backend: Backend) -> Iterator[Wire]:
+    """Between the exporters of `backend` and itself."""
+    made = Wire(backend.port)
+    backend.endpoint = made.endpoint
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from importlib import metadata
 import pytest
 from opentelemetry import _logs
 from opentelemetry._logs import _internal as logs_internal
-from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits, LogRecordProcessor
 from opentelemetry.sdk._logs.export import (
     BatchLogRecordProcessor,
     ConsoleLogRecordExporter,
@@ -256,3 +256,106 @@ def test_a_profile_that_falls_back_to_its_span_is_bytes_where_they_are_taken(
     (span,) = backend.spans
     attributes = {entry.key: entry.value for entry in span.events[0].attributes}
     assert decode(attributes["pyinstrument.payload"].bytes_value).node_count > 1
+
+
+@pytest.fixture(
+    params=[
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "64"),
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "3"),
+        ("OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT", "64"),
+        ("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", "3"),
+    ],
+    ids=lambda each: each[0],
+)
+def limit(request, monkeypatch) -> str:
+    """A limit of the SDK that every profile is above. Comes before the logger provider that it is for."""
+    name, value = request.param
+    if "LOGRECORD" in name and not hasattr(LogRecordLimits(), "max_log_record_attributes"):
+        pytest.skip("this version of the SDK does not know the limit")
+    monkeypatch.setenv(name, value)
+    return name
+
+
+def profiles(logs: InMemoryLogRecordExporter) -> list:
+    records = [readable.log_record for readable in logs.get_finished_logs()]
+    return [record.attributes for record in records if record.event_name == "pyinstrument.profile"]
+
+
+@pytest.mark.filterwarnings("ignore:Log record attributes were dropped due to limits")
+def test_limits_of_attributes_cut_no_profile(limit, logger_provider, burn, caplog) -> None:
+    # Given limits that cut the records of the application
+    logs = InMemoryLogRecordExporter()
+    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
+    own = {"text": "x" * 100, "1": 1, "2": 2, "3": 3}
+    logger_provider.get_logger("shop").emit(_logs.LogRecord(attributes=own))
+    assert dict(logs.get_finished_logs()[0].log_record.attributes) != own
+    caplog.clear()
+
+    # When
+    span = App().request(burn)
+
+    # Then the profile travels whole, if need be with its span
+    as_records, as_events = profiles(logs), [event.attributes for event in span.events]
+    (attributes,) = as_records + as_events
+    assert tree_of(attributes).node_count > 1
+    assert json.loads(attributes["pyinstrument.facts"])
+    if metadata.version("opentelemetry-sdk") >= "1.45":
+        assert as_records
+        assert caplog.messages == []
+
+
+class ForwardingLogger(_logs.Logger):
+    """As vendors wrap the SDK's: what it is made of is not to be seen."""
+
+    def __init__(self, inner) -> None:
+        super().__init__("forwarding")
+        self._inner = inner
+
+    def emit(self, record=None, **parts) -> None:
+        self._inner.emit(record, **parts)
+
+    def enabled(self, **_about) -> bool:
+        return True
+
+
+class ForwardingProvider(_logs.LoggerProvider):
+    def __init__(self, inner) -> None:
+        self._inner = inner
+
+    def get_logger(self, name, version=None, schema_url=None, attributes=None):
+        return ForwardingLogger(self._inner.get_logger(name, version, schema_url, attributes))
+
+
+@pytest.fixture
+def somebody_elses_logs(logger_provider, monkeypatch) -> InMemoryLogRecordExporter:
+    """What arrives behind the global logger provider, which is not the SDK's own."""
+    logs = InMemoryLogRecordExporter()
+    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
+    monkeypatch.setattr(logs_internal, "_LOGGER_PROVIDER", ForwardingProvider(logger_provider))
+    return logs
+
+
+def test_the_logger_provider_of_somebody_else_gets_profiles_too(somebody_elses_logs, burn, caplog) -> None:
+    span = App().request(burn)
+
+    (attributes,) = profiles(somebody_elses_logs)
+    assert tree_of(attributes).node_count > 1
+    assert (span.events, caplog.messages) == ((), [])
+
+
+def test_what_limits_would_cut_behind_somebody_elses_logger_provider_travels_with_its_span(
+    limit, somebody_elses_logs, burn, caplog
+) -> None:
+    # Given limits that apply to each record that goes through that provider
+    app = App()
+
+    # When
+    spans = [app.request(burn) for _ in range(2)]
+
+    # Then no part of a profile is sent as if it were all, and one warning names the reason
+    assert profiles(somebody_elses_logs) == []
+    for span in spans:
+        (event,) = span.events
+        assert tree_of(event.attributes).node_count > 1
+    (warning,) = caplog.messages
+    assert "profiles travel as span events, because limits such as OTEL_ATTRIBUTE_VALUE_LENGTH" in warning

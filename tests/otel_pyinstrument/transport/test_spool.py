@@ -109,6 +109,28 @@ def test_what_could_not_be_delivered_arrives_later_in_order_and_unchanged(
     assert "otel-pyinstrument-spool" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_with_gzip_what_was_kept_is_sent_compressed_and_grouped_by_its_size_before(
+    backend, wire, app, spans, tmp_path, wait_until, monkeypatch
+) -> None:
+    # Given compression as users switch it on, and a backend that goes away
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    shop = app(max_request_bytes=64 * KIB)
+    backend.stop()
+
+    # When batches are kept that are a hundredth of their size when compressed
+    batches = [spans(text="x" * 24 * KIB, number=number) for number in range(7)]
+    for batch in batches:
+        assert shop.exporter.export(batch) is SpanExportResult.SUCCESS
+    before = wire.sent_bytes
+    backend.start()
+    wait_until(lambda: not files(tmp_path))
+
+    # Then it unpacks what was exported, two in each request after the first, and little crossed the wire
+    bodies = [encode_spans(batch).SerializeToString() for batch in batches]
+    assert backend.bodies == [bodies[0], *(a + b for a, b in zip(bodies[1::2], bodies[2::2], strict=True))]
+    assert wire.sent_bytes - before < 16 * KIB
+
+
 def test_during_an_outage_an_export_takes_no_longer_than_writing_a_file(
     backend, app, spans, wait_until
 ) -> None:
@@ -163,7 +185,10 @@ def test_a_short_lived_process_delivers_what_waited_when_it_shuts_down(backend, 
     assert files(tmp_path) == []
 
 
-def test_shutdown_does_not_wait_for_a_backend_that_is_away(backend, app, spans, tmp_path) -> None:
+def test_shutdown_does_not_wait_for_a_backend_that_is_away(
+    backend, app, spans, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(install, "DRAIN_SECONDS", 30)
     shop = app()
     backend.stop()
     shop.exporter.export(numbered(spans, 0))

@@ -1,0 +1,33 @@
+"""Rates of single endpoints as the settings have them: `GET /orders/{id}=0.5`, `/health=0`."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_PARAMETER = re.compile(r"<[^<>]*>|\{[^{}]*\}")
+_WITHOUT_PARAMETERS = re.compile(r"(?:[A-Z]+ +)?/[^\s*?=,;<>{}]*")
+
+
+class EndpointRate(NamedTuple):
+    """`endpoint` is a method and a route or path, or the latter alone, which stands for all methods."""
+
+    endpoint: str
+    rate: float
+    """Share of its requests, 0 to 1."""
+
+
+def read_endpoint_rate(entry: str) -> EndpointRate:
+    """One entry. What follows its last `=` is the rate.
+
+    Raises:
+        ValueError: it is none. A pattern (`*`), a query and several entries are none either.
+    """
+    endpoint, _, text = entry.strip().rpartition("=")
+    endpoint = endpoint.strip()
+    if _WITHOUT_PARAMETERS.fullmatch(_PARAMETER.sub("", endpoint)) is None:
+        raise ValueError("no endpoint and its rate")
+    rate = float(text)
+    if not 0 <= rate <= 1:
+        raise ValueError("no rate from 0 to 1")
+    return EndpointRate(endpoint, rate)
