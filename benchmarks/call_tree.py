@@ -1,4 +1,4 @@
-"""What call trees cost: `python benchmarks/call_tree.py`.
+"""What call trees cost: `python benchmarks/call_tree.py [--quick]`.
 
 `add` runs on the user's thread, so it is compared with the least that any profiler does: appending the
 stack to a list. The rest runs in the exporter's thread or on the server; there the unit is a node.
@@ -6,15 +6,14 @@ stack to a list. The rest runs in the exporter's thread or on the server; there 
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 from otel_pyinstrument.call_tree import CallTree, CallTreeBuilder, Frame, decode, encode, merge, prune
-
-REPEATS = 7
 
 
 def sampled_stacks(depth: int, count: int, *, functions: int = 8) -> list[list[str]]:
@@ -31,17 +30,17 @@ def sampled_stacks(depth: int, count: int, *, functions: int = 8) -> list[list[s
     return stacks
 
 
-def fastest(run: Callable[[], object]) -> float:
+def fastest(run: Callable[[], object], repeats: int) -> float:
     """Seconds of the fastest of several runs."""
     best = float("inf")
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = perf_counter()
         run()
         best = min(best, perf_counter() - start)
     return best
 
 
-def add_costs() -> None:
+def add_costs(repeats: int) -> None:
     print("add, per sample      depth  list.append    add  ratio  with time order")
     for depth in (20, 60, 100):
         stacks = sampled_stacks(depth, 100) * 20
@@ -57,9 +56,9 @@ def add_costs() -> None:
                 builder.add(stack, 0.01)
 
         per_sample = 1e6 / len(stacks)
-        plain = fastest(append) * per_sample
-        ours = fastest(stream) * per_sample
-        ordered = fastest(lambda stream=stream: stream(time_order=True)) * per_sample
+        plain = fastest(append, repeats) * per_sample
+        ours = fastest(stream, repeats) * per_sample
+        ordered = fastest(lambda stream=stream: stream(time_order=True), repeats) * per_sample
         print(f"{depth:26d}  {plain:8.2f} us  {ours:5.2f}  x{ours / plain:4.0f}  {ordered:8.2f} us")
 
 
@@ -72,24 +71,39 @@ def built(nodes: int) -> CallTree:
     return builder.build(lambda name: Frame(*name.split("\0")[:2], 1, "module_1" in name))
 
 
-def transform_costs() -> None:
+def transform_costs(sizes: Sequence[int], repeats: int) -> None:
     print("\nper tree, ms   nodes   json+zlib  encode  ratio  to 64 KiB  decode   prune   merge  bytes/node")
-    for nodes in (500, 5_000, 50_000):
+    for nodes in sizes:
         tree = built(nodes)
         arrays = [tree.parent, tree.frame, tree.self_us, tree.samples]
-        least = fastest(lambda arrays=arrays: zlib.compress(json.dumps(arrays).encode())) * 1e3
-        whole = fastest(lambda tree=tree: encode(tree, max_bytes=1 << 24)) * 1e3
-        budget = fastest(lambda tree=tree: encode(tree)) * 1e3
         payload = encode(tree, max_bytes=1 << 24).payload
-        back = fastest(lambda payload=payload: decode(payload)) * 1e3
-        small = fastest(lambda tree=tree: prune(tree, max_nodes=tree.node_count // 2)) * 1e3
-        both = fastest(lambda tree=tree: merge([tree, tree])) * 1e3
+
+        def cost(run: Callable[[], object]) -> float:
+            return fastest(run, repeats) * 1e3
+
+        least = cost(lambda arrays=arrays: zlib.compress(json.dumps(arrays).encode()))
+        whole = cost(lambda tree=tree: encode(tree, max_bytes=1 << 24))
+        budget = cost(lambda tree=tree: encode(tree))
+        back = cost(lambda payload=payload: decode(payload))
+        small = cost(lambda tree=tree: prune(tree, max_nodes=tree.node_count // 2))
+        both = cost(lambda tree=tree: merge([tree, tree]))
         print(
             f"{tree.node_count:20d}  {least:10.1f}  {whole:6.1f}  x{whole / least:4.1f}  {budget:9.1f}"
             f"  {back:6.1f}  {small:6.1f}  {both:6.1f}  {len(payload) / tree.node_count:10.1f}"
         )
 
 
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description="the cost of call trees")
+    parser.add_argument(
+        "--quick", action="store_true", help="once and small: shows that it works, not what is"
+    )
+    quick = parser.parse_args().quick
+    repeats = 1 if quick else 7
+    add_costs(repeats)
+    transform_costs((500, 5_000) if quick else (500, 5_000, 50_000), repeats)
+
+
 if __name__ == "__main__":
-    add_costs()
-    transform_costs()
+    main()

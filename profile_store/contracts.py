@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from otel_pyinstrument.call_tree import CallTree, HotFunction
+from otel_pyinstrument.call_tree import CallTree
 from profile_store.model import (
     IncomingBatch,
     IssuedKey,
@@ -26,6 +26,7 @@ from profile_store.model import (
 from profile_store.rollups.answers import (
     GroupBy,
     MergedCallTree,
+    MergedHotFunctions,
     RequestFilter,
     RollUpStep,
     SeenVersion,
@@ -108,8 +109,9 @@ class Writer(Protocol):
 
         Returns only after a majority has everything in its journal, except what `refusals` name. Profiles are
         durable before the records that refer to them, so a visible record has its call tree. Writing the same
-        items again, in any grouping, changes nothing and is a success. One item that the database cannot hold
-        is refused alone; the others are stored. An empty batch returns at once without touching the database.
+        items again, in any grouping, is a success and changes nothing that is read: child spans in another
+        grouping are stored once more and read once. One item that the database cannot hold is refused alone,
+        the others are stored. An empty batch returns without touching the database.
 
         Endpoints, versions and environments of a project are few, whatever its senders make up: beyond the
         limits of `profile_store.name_list` a new one is stored under a collective name. A name that is used
@@ -258,22 +260,22 @@ class Reader(Protocol):
         ...
 
     async def merged_call_tree(self, requests: RequestFilter) -> MergedCallTree | None:
-        """All profiles of `requests.endpoint` (and version) in the hours that the window touches, merged.
+        """All profiles of `requests.endpoint` that match the other names too, merged.
 
-        None without profiles. Method and environment do not matter. Sums are exact over the profiles that are
-        in it; small subtrees may be folded into `[other]`. It has the newest profiles too, unless an hour
-        with newer ones has more than 200: then they are missing for at most ten minutes, and `behind` is set.
+        Trees are of whole hours, so the window is widened to those that it touches; the answer names them.
+        None without profiles. Sums are exact over the profiles that are in it; small subtrees may be folded
+        into `[other]`. It has the newest profiles too, unless more than 200 of an hour with newer ones match:
+        then they are missing for at most ten minutes, and `behind` is set.
 
         Raises:
             ValueError: no endpoint is given, or as above.
         """
         ...
 
-    async def hot_functions(self, requests: RequestFilter) -> Mapping[str, Sequence[HotFunction]]:
-        """By endpoint, the functions that most time of its profiles is charged to, heaviest first.
+    async def hot_functions(self, requests: RequestFilter) -> MergedHotFunctions:
+        """By endpoint, the functions that most time of its matching profiles is charged to, heaviest first.
 
-        For the hours that the window touches; the running hour is up to ten minutes behind. Of each version
-        and hour the first 30 functions count. `samples` and times are sums over the profiles.
+        For whole hours, as above, the running one up to ten minutes behind. 30 of each group and hour count.
 
         Raises:
             ValueError: as above.

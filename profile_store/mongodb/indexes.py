@@ -130,6 +130,8 @@ _INDEXES: Mapping[str, Sequence[IndexModel]] = {
                 ("start", ASCENDING),
                 ("endpoint", ASCENDING),
                 ("version", ASCENDING),
+                ("environment", ASCENDING),
+                ("method", ASCENDING),
             ],
             name="bucket",
             unique=True,

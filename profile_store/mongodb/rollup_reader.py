@@ -137,7 +137,7 @@ class RollupReader(DatabaseUser):
         project = ObjectId(requests.project_id)
         waiting = await self._waiting(project, window)
         parts = plan(window, waiting, max_live=MAX_LIVE_MINUTES, whole_hours=whole_hours)
-        with_groups = group_by is not None or bool(_wanted(requests))
+        with_groups = group_by is not None or bool(wanted_names(requests))
         minutes, behind = list(parts.minutes), parts.behind
         for part in parts.live:
             bucket = await self._buckets.live(project, part)
@@ -221,20 +221,20 @@ def _matching(
     bucket: Bucket, requests: RequestFilter, group_by: GroupBy | None
 ) -> list[tuple[GroupKey | None, Measures]]:
     """The groups that pass the filter; the total alone when nobody asks for groups."""
-    if group_by is None and not _wanted(requests):
+    if group_by is None and not wanted_names(requests):
         return [(None, bucket.total)]
     keep = _keeper(requests)
     return [(key, measures) for key, measures in bucket.groups.items() if keep(key)]
 
 
 def _keeper(requests: RequestFilter) -> Callable[[GroupKey], bool]:
-    wanted = _wanted(requests).items()
+    wanted = wanted_names(requests).items()
     return lambda key: all(getattr(key, name) == value for name, value in wanted)
 
 
-def _wanted(requests: RequestFilter) -> dict[str, str]:
-    names = ("endpoint", "method", "version", "environment")
-    return {name: value for name in names if (value := getattr(requests, name)) is not None}
+def wanted_names(requests: RequestFilter) -> dict[str, str]:
+    """What a question asks for, by field of `GroupKey`."""
+    return {name: value for name in GroupKey._fields if (value := getattr(requests, name)) is not None}
 
 
 def window_of(requests: RequestFilter, longest: timedelta) -> Window:

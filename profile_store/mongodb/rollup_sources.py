@@ -24,14 +24,12 @@ from profile_store.rollups.trees import TreeMerger
 from profile_store.rollups.windows import Window
 
 MAX_PROFILES_PER_TREE = 1_000
-"""So many profiles of one endpoint, version and hour are merged; of more, always the same sample."""
-
-MAX_TREES_PER_HOUR = 500
+"""So many profiles of one group and hour are merged; of more, always the same sample."""
 
 _PROFILES_AT_ONCE = 20
 _GROUPS_BEFORE_CAP = 2 * MAX_GROUPS
 _DETAILS = {
-    **dict.fromkeys(("endpoint", "method", "version", "environment", "facts"), True),
+    **dict.fromkeys((*GroupKey._fields, "facts"), True),
     "profile.cpu_time": True,
 }
 
@@ -41,13 +39,6 @@ class Expiry(NamedTuple):
 
     until: datetime
     retention_days: int
-
-
-class TreeKey(NamedTuple):
-    """What merged call trees are told apart by."""
-
-    endpoint: str
-    version: str
 
 
 @dataclass(slots=True)
@@ -129,38 +120,29 @@ class RollupSources:
         """CPU and database times, which only profiled requests know."""
         profiled = self._records.find(_profiled_in(project_id, window), _DETAILS, hint=indexes.PROFILED)
         async for record in profiled:
-            key = GroupKey(record["endpoint"], record["method"], record["version"], record["environment"])
+            key = GroupKey(*(record[name] for name in GroupKey._fields))
             for measures in (bucket.total, bucket.measures_of(key)):
                 _add_details(measures, record)
 
     async def profiled(
-        self,
-        project_id: ObjectId,
-        window: Window,
-        *,
-        endpoint: str | None = None,
-        version: str | None = None,
-        limit: int = 0,
-    ) -> dict[TreeKey, ProfiledRequests]:
-        """The profiled requests of a window by endpoint and version, the groups with the most of them.
+        self, project_id: ObjectId, window: Window, names: Mapping[str, str], *, limit: int = 0
+    ) -> dict[GroupKey, ProfiledRequests]:
+        """The profiled requests of a window that match `names`, by group, those with the most of them first.
 
-        With a limit, so many at most, whichever.
+        With a limit, so many requests at most, whichever.
 
         Raises:
             PyMongoError.
         """
-        groups: dict[TreeKey, ProfiledRequests] = {}
-        filters = _profiled_in(project_id, window)
-        names = {"endpoint": endpoint, "version": version}
-        filters |= {name: value for name, value in names.items() if value is not None}
-        fields = dict.fromkeys(("endpoint", "version", "expires_at", "retention_days"), True)
+        groups: dict[GroupKey, ProfiledRequests] = {}
+        filters = _profiled_in(project_id, window) | dict(names)
+        fields = dict.fromkeys((*GroupKey._fields, "expires_at", "retention_days"), True)
         found = self._records.find(filters, fields, hint=indexes.PROFILED, limit=limit)
         async for record in found:
-            key = TreeKey(record["endpoint"], record["version"])
+            key = GroupKey(*(record[name] for name in GroupKey._fields))
             expiry = Expiry(record["expires_at"], record.get("retention_days", DEFAULT_RETENTION_DAYS))
             groups.setdefault(key, ProfiledRequests()).add(record["_id"], expiry)
-        ranked = sorted(groups.items(), key=lambda item: (-item[1].seen, item[0]))
-        return dict(ranked[:MAX_TREES_PER_HOUR])
+        return dict(sorted(groups.items(), key=lambda item: (-item[1].seen, item[0])))
 
     async def merged(self, project_id: ObjectId, requests: ProfiledRequests) -> AsyncGenerator[TreeMerger]:
         """Merge the profiles of a sample. Yields after each few, so that the caller decides about pauses.

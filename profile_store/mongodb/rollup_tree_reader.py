@@ -18,16 +18,16 @@ from profile_store.mongodb.client import Database, DatabaseUser, Document
 from profile_store.mongodb.errors import unavailable_on_failure
 from profile_store.mongodb.rollup_documents import hot_functions_from_document
 from profile_store.mongodb.rollup_marks import MINUTES, TREES
-from profile_store.mongodb.rollup_reader import MAX_WINDOW, in_lots, window_of
+from profile_store.mongodb.rollup_reader import MAX_WINDOW, in_lots, wanted_names, window_of
 from profile_store.mongodb.rollup_sources import RollupSources
 from profile_store.mongodb.rollup_trees import merged_slowly
-from profile_store.rollups.answers import MergedCallTree, RequestFilter
+from profile_store.rollups.answers import MergedCallTree, MergedHotFunctions, RequestFilter
 from profile_store.rollups.trees import TreeMerger, hottest, sum_hot_functions, unpack_tree
 from profile_store.rollups.windows import HOUR, Window, ceil_to, floor_to
 
 MAX_LIVE_HOURS = 5
 MAX_LIVE_PROFILES = 200
-"""So many profiles of an endpoint and hour are merged while somebody waits for the answer."""
+"""So many profiles of an hour are merged while somebody waits for the answer."""
 
 _LIVE_SECONDS = 2.0
 _MAX_WAITING = 5_000
@@ -72,18 +72,22 @@ class CallTreeReader(DatabaseUser):
             behind=len(merged_now) < len(incomplete),
         )
 
-    async def hot_functions(self, requests: RequestFilter) -> dict[str, list[HotFunction]]:
+    async def hot_functions(self, requests: RequestFilter) -> MergedHotFunctions:
         """See `profile_store.contracts.Reader.hot_functions`."""
         window = _whole_hours(requests)
         if not _can_match(requests):
-            return {}
+            return MergedHotFunctions(by_endpoint={}, start=window.start, end=window.end)
         found: dict[str, list[list[HotFunction]]] = {}
         with unavailable_on_failure("read hot functions"):
             stored = self._stored(requests, window, {"endpoint": True, "hot_functions": True})
             async for document in stored:
                 functions = hot_functions_from_document(document)
                 found.setdefault(document["endpoint"], []).append(functions)
-        return {endpoint: sum_hot_functions(lists) for endpoint, lists in found.items()}
+        return MergedHotFunctions(
+            by_endpoint={endpoint: sum_hot_functions(lists) for endpoint, lists in found.items()},
+            start=window.start,
+            end=window.end,
+        )
 
     async def _incomplete_hours(self, project: ObjectId, window: Window) -> list[datetime]:
         """Hours whose trees may lack profiles, the newest first: they or one of their minutes have a mark."""
@@ -109,8 +113,7 @@ class CallTreeReader(DatabaseUser):
                 groups = await self._profile_sources.profiled(
                     project,
                     Window(hour, hour + HOUR),
-                    endpoint=requests.endpoint,
-                    version=requests.version,
+                    wanted_names(requests),
                     limit=MAX_LIVE_PROFILES + 1,
                 )
                 if sum(group.seen for group in groups.values()) > MAX_LIVE_PROFILES:
@@ -131,9 +134,8 @@ class CallTreeReader(DatabaseUser):
             "project_id": ObjectId(requests.project_id),
             "start": {"$gte": window.start, "$lt": window.end},
             "profiles": {"$gt": 0},
+            **wanted_names(requests),
         }
-        names = {"endpoint": requests.endpoint, "version": requests.version}
-        filters |= {name: value for name, value in names.items() if value is not None}
         return self._database[indexes.ROLLUP_TREES].find(filters, fields).sort("start", ASCENDING)
 
 
@@ -164,12 +166,13 @@ class _Sum:
 def _can_match(requests: RequestFilter) -> bool:
     """Whether the question can be asked at all: lone surrogates, for example, are in no document."""
     try:
-        f"{requests.endpoint}{requests.version}".encode()
+        "".join(wanted_names(requests).values()).encode()
     except UnicodeEncodeError:
         return False
     return ObjectId.is_valid(requests.project_id)
 
 
 def _whole_hours(requests: RequestFilter) -> Window:
+    """The hours that a window touches: trees of less are not kept."""
     window = window_of(requests, MAX_WINDOW)
     return Window(floor_to(window.start, HOUR), ceil_to(window.end, HOUR))

@@ -1,4 +1,4 @@
-"""Merges the profiles of an hour into one call tree per endpoint and version."""
+"""Merges the profiles of an hour into one call tree per group, as the groups of a bucket are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from bson import ObjectId
@@ -21,7 +22,8 @@ from profile_store.mongodb.rollup_documents import (
     tree_document,
 )
 from profile_store.mongodb.rollup_marks import MarkKey
-from profile_store.mongodb.rollup_sources import ProfiledRequests, RollupSources, TreeKey
+from profile_store.mongodb.rollup_sources import ProfiledRequests, RollupSources
+from profile_store.rollups.bucket import MAX_GROUPS, GroupKey
 from profile_store.rollups.trees import TreeMerger
 from profile_store.rollups.windows import HOUR, Window
 
@@ -30,6 +32,8 @@ RUNNING_HOUR_EVERY = timedelta(minutes=10)
 
 # Part of what a tree was made of: raise it when trees of the same profiles come out otherwise.
 _FORMAT = 1
+
+MAX_TREES_PER_HOUR = MAX_GROUPS
 
 _MAX_REMEMBERED = 10_000
 
@@ -66,15 +70,14 @@ class TreeRoller:
         if retention is None or key.start < now - retention:
             return True
         within: Document = {"project_id": key.project_id, "start": key.start}
-        found = self._trees.find(
-            within,
-            {"endpoint": True, "version": True, "revision": True, "fingerprint": True, "sources_until": True},
-        )
-        stored = {TreeKey(tree["endpoint"], tree["version"]): tree async for tree in found}
+        fields = dict.fromkeys((*GroupKey._fields, "revision", "fingerprint", "sources_until"), True)
+        found = self._trees.find(within, fields)
+        stored = {GroupKey(*(tree[name] for name in GroupKey._fields)): tree async for tree in found}
         if not all(may_be_computed(tree, now) for tree in stored.values()):
             return True
-        groups = await self._sources.profiled(key.project_id, Window(key.start, key.start + HOUR))
+        groups = await self._sources.profiled(key.project_id, Window(key.start, key.start + HOUR), {})
         gone = {group: ProfiledRequests() for group in stored if group not in groups}
+        groups = dict(islice(groups.items(), MAX_TREES_PER_HOUR))  # what others have stays as it was
         written = [
             await self._roll_group({**within, **group._asdict()}, requests, stored.get(group), retention)
             for group, requests in sorted((groups | gone).items())

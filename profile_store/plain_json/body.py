@@ -18,7 +18,15 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_PARTS = 400_000
 """Objects and arrays in one body: each takes 64 to 230 bytes of memory, for as little as 2 bytes of text."""
 
+MAX_SEPARATORS = 2_000_000
+"""Colons and commas in one body: as many names and values at most, of up to 90 bytes of memory each. Those in
+texts count too."""
+
 MAX_RECORDS = 1_000
+MAX_LISTED = 10_000
+"""Items in the list of records, before the body is refused as a whole. Each of those beyond `MAX_RECORDS` has
+a refusal of its own, which takes hundreds of bytes of memory, for as little as 2 bytes of text."""
+
 MAX_NESTED_CALLS = 200
 """Calls within calls: each takes two levels of JSON, and readers of JSON end at some hundred levels."""
 
@@ -77,6 +85,10 @@ def read(body: bytes) -> Sent:
         raise BadBody(
             "too_large", f"the body has more than {MAX_PARTS} objects and arrays: send fewer records"
         )
+    if body.count(b":") + body.count(b",") > MAX_SEPARATORS:
+        raise BadBody(
+            "too_large", f"the body has more than {MAX_SEPARATORS} colons and commas: send fewer records"
+        )
     try:
         document = _loads(body)
     except RecursionError:
@@ -100,6 +112,8 @@ def _sent(document: object) -> Sent:
 
 
 def _as_records(items: Sequence[object]) -> list[dict[str, Any] | BadRecord]:
+    if len(items) > MAX_LISTED:
+        raise BadBody("too_large", f"there are {len(items)} records: send at most {MAX_RECORDS} at once")
     return [_as_record(place, item) for place, item in enumerate(items)]
 
 

@@ -58,7 +58,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedCallTree:
-    """All profiles of an endpoint in whole hours as one tree.
+    """The profiles of an endpoint that matched, as one tree, from `start` to `end`: whole hours.
 
     `profiles` are in the tree; `profiles_seen` were there, of which an hour merges a bounded sample. `behind`
     says that the newest profiles are missing: at most those of ten minutes.
@@ -71,6 +71,18 @@ class MergedCallTree:
     start: datetime
     end: datetime
     behind: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedHotFunctions:
+    """By endpoint, the heaviest functions first, of the profiles from `start` to `end`: whole hours.
+
+    `samples` and times are sums over the profiles.
+    """
+
+    by_endpoint: Mapping[str, Sequence[HotFunction]]
+    start: datetime
+    end: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

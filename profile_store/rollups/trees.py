@@ -17,7 +17,7 @@ from otel_pyinstrument.call_tree import (
 )
 
 MAX_TREE_BYTES = 32 * 1024
-"""What a merged tree of one endpoint, version and hour takes in the store at most."""
+"""What a merged tree of one group and hour takes in the store at most."""
 
 MAX_HOT_FUNCTIONS = 30
 

@@ -17,6 +17,7 @@ from profile_store import StoreSettings, open_store
 from profile_store.contracts import StoreError, StoreUnavailable
 from profile_store.embedded_mongodb import EmbeddedMongoDB, embedded_mongodb
 from profile_store.model import IncomingBatch, IncomingRecord, RecordQuery
+from tests.free_ports import find_free_ports
 
 # The driver leaves a socket open when it is closed while it connects: pymongo 4.20 closes it on OSError only.
 pytestmark = [
@@ -113,7 +114,8 @@ async def test_what_was_acknowledged_survives_kill_9(make, tmp_path):
 
 
 async def test_an_open_store_works_on_after_a_restart_of_the_server(make, tmp_path):
-    # Given a store whose server stops
+    # Given a store whose server stops, and whose port nobody else is given meanwhile
+    (tmp_path / "mongodb.port").write_text(str(find_free_ports(1)[0]))
     first = ExitStack()
     server = first.enter_context(embedded_mongodb(tmp_path))
     async with open_store(StoreSettings(MONGODB_URL=server.url)) as store:

@@ -7,10 +7,12 @@ import math
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +24,15 @@ from otel_pyinstrument.call_tree import CallTreeBuilder, Frame, encode
 from profile_store import StoreSettings, open_store
 from profile_store.contracts import StoreUnavailable
 from profile_store.model import IncomingBatch, IncomingProfile, IncomingRecord, Record
-from profile_store.mongodb import rollup_marks, rollup_reader, rollup_sources, rollup_tree_reader, rollups
+from profile_store.mongodb import (
+    rollup_marks,
+    rollup_reader,
+    rollup_sources,
+    rollup_tree_reader,
+    rollup_trees,
+    rollups,
+)
+from profile_store.mongodb.sharding import SHARD_KEYS
 from profile_store.rollups import bucket as bucket_module
 from profile_store.rollups.answers import RequestFilter, RollUpStep
 from profile_store.rollups.loop import rolling_up
@@ -560,16 +570,83 @@ async def test_the_call_trees_of_an_endpoint_are_added_up(
     assert await store.merged_call_tree(whole(project_id, hour, endpoint="GET /none")) is None
 
 
+async def hottest_us(store, question: RequestFilter) -> dict[str, int]:
+    """By endpoint, the time of its hottest function."""
+    hot = (await store.hot_functions(question)).by_endpoint
+    return {endpoint: functions[0].self_us for endpoint, functions in hot.items()}
+
+
 async def test_hot_functions_are_known_of_each_endpoint(store, project_id, make, hour, no_waiting):
     await write_profiles(store, make, project_id, [hour, hour + HOUR], endpoint="GET /a")
     await write_profiles(store, make, project_id, [hour], endpoint="GET /b", version="2")
     await roll_up_everything(store)
-    hot = await store.hot_functions(whole(project_id, hour))
-    assert {endpoint: functions[0].self_us for endpoint, functions in hot.items()} == {
-        "GET /a": 200_000,
-        "GET /b": 100_000,
-    }
-    assert set(await store.hot_functions(whole(project_id, hour, version="2"))) == {"GET /b"}
+    assert await hottest_us(store, whole(project_id, hour)) == {"GET /a": 200_000, "GET /b": 100_000}
+    assert await hottest_us(store, whole(project_id, hour, version="2")) == {"GET /b": 100_000}
+
+
+@pytest.mark.parametrize("rolled_up", [False, True])
+async def test_call_trees_are_those_of_every_name_that_is_asked_for(
+    store, project_id, make, hour, no_waiting, rolled_up
+):
+    # Given profiles of one endpoint and version in one hour, of two environments and two methods
+    counts = {("GET", "production"): 4, ("GET", "staging"): 2, ("POST", "staging"): 1}
+    for (method, environment), count in counts.items():
+        names = {"endpoint": "/a", "version": "1.0", "method": method, "environment": environment}
+        await write_profiles(store, make, project_id, [hour] * count, **names)
+    if rolled_up:
+        await roll_up_everything(store)
+    # When some of them are asked for
+    for names, count in (
+        ({}, 7),
+        ({"environment": "staging"}, 3),
+        ({"method": "GET"}, 6),
+        ({"method": "GET", "environment": "staging", "version": "1.0"}, 2),
+        ({"method": "POST", "environment": "production"}, 0),
+    ):
+        question = whole(project_id, hour, endpoint="/a", **names)
+        found = await store.merged_call_tree(question)
+        # Then those and no others are in the answer
+        assert (found and (found.profiles, found.tree.duration_us)) == (
+            (count, count * 120_000) if count else None
+        )
+        if rolled_up:
+            assert await hottest_us(store, question) == ({"/a": count * 100_000} if count else {})
+
+
+async def test_a_group_that_others_overtake_keeps_the_call_tree_that_it_has(
+    store, project_id, make, hour, no_waiting, monkeypatch
+):
+    # Given an hour of which two groups may have call trees, and has two
+    monkeypatch.setattr(rollup_trees, "MAX_TREES_PER_HOUR", 2)
+    for endpoint, count in (("GET /a", 3), ("GET /b", 2)):
+        await write_profiles(store, make, project_id, [hour] * count, endpoint=endpoint)
+    await roll_up_everything(store)
+    # When two others have more profiles later
+    for endpoint, count in (("GET /c", 4), ("GET /d", 5)):
+        await write_profiles(store, make, project_id, [hour] * count, endpoint=endpoint)
+    await roll_up_everything(store)
+    # Then these have theirs, and the first ones what they had
+    for endpoint, count in (("GET /a", 3), ("GET /b", 2), ("GET /c", 4), ("GET /d", 5)):
+        found = await store.merged_call_tree(whole(project_id, hour, endpoint=endpoint))
+        assert found.profiles == count
+
+
+async def test_a_window_within_hours_is_answered_with_the_call_trees_of_the_whole_hours(
+    store, project_id, make, hour, no_waiting
+):
+    # Given profiles at the beginning and the end of two hours
+    times = [hour, hour + 59 * MINUTE, hour + HOUR, hour + 119 * MINUTE]
+    await write_profiles(store, make, project_id, times, endpoint="GET /a")
+    await roll_up_everything(store)
+    # When some minutes within the first hour are asked for, or some of both hours
+    for minutes, hours in (((20, 30), 1), ((30, 90), 2), ((0, 60), 1)):
+        start, end = [hour + minute * MINUTE for minute in minutes]
+        question = RequestFilter(project_id=project_id, start=start, end=end, endpoint="GET /a")
+        tree, hot = await store.merged_call_tree(question), await store.hot_functions(question)
+        # Then the answer has all profiles of these hours, and names them
+        assert tree.profiles == 2 * hours
+        assert hot.by_endpoint["GET /a"][0].self_us == 2 * hours * 100_000
+        assert (tree.start, tree.end) == (hot.start, hot.end) == (hour, hour + hours * HOUR)
 
 
 async def test_of_very_many_profiles_a_sample_is_merged_and_the_number_told(
@@ -863,18 +940,19 @@ async def test_a_project_whose_roll_up_fails_does_not_keep_the_next_one_waiting(
 async def test_a_project_whose_minutes_take_too_long_is_not_the_first_one_again(
     store, project_id, make, hour, no_waiting, database, monkeypatch
 ):
-    # Given a project with several minutes that take longer than the limit and than a whole step
+    # Given a project with several minutes, each of which takes longer than the limit and than a whole step
     other = (await store.project_for_service("other")).id
     await write(store, *(make.record(project_id, timestamp=hour + n * MINUTE) for n in range(5)))
     await write(store, make.record(other, timestamp=hour))
     await store.roll_up()
-    monkeypatch.setattr(rollups, "_STEP_SECONDS", 1.0)
+    seconds = [0.0]
+    monkeypatch.setattr(rollups, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
     read = store._sources.requests
 
     async def read_slowly(project: ObjectId, window: Any, limit_seconds: float) -> Any:
         if project != ObjectId(project_id):
             return await read(project, window, limit_seconds)
-        await asyncio.sleep(1.1)
+        seconds[0] += rollups._STEP_SECONDS
         return await read(project, window, 0.000_001)
 
     monkeypatch.setattr(store._sources, "requests", read_slowly)
@@ -990,7 +1068,7 @@ async def test_an_unknown_project_has_empty_statistics(store, hour):
         assert (await store.statistics(question)).overall.count == 0
         assert {point.measures.count for point in (await store.series(question, HOUR)).points} == {0}
         assert await store.merged_call_tree(question) is None
-        assert await store.hot_functions(question) == {}
+        assert (await store.hot_functions(question)).by_endpoint == {}
         assert await store.versions(reference) == []
         assert (await store.roll_up(project_id=reference)).minutes == 0
         assert await store.request_roll_up(reference, hour, hour + HOUR) == 0
@@ -1002,10 +1080,11 @@ async def test_names_that_no_database_can_hold_are_names_of_nothing(
     await write_profiles(store, make, project_id, [hour])
     await roll_up_everything(store)
     for name in ("\ud800", "\0", "{$ne: 1}", "x" * 100_000):
-        question = whole(project_id, hour, endpoint=name, version=name)
-        assert (await store.statistics(question)).overall.count == 0
-        assert await store.merged_call_tree(question) is None
-        assert await store.hot_functions(question) == {}
+        for names in ({"version": name}, {"environment": name}, {"method": name}, {"endpoint": name}):
+            question = whole(project_id, hour, **{"endpoint": "GET /a"} | names)
+            assert (await store.statistics(question)).overall.count == 0
+            assert await store.merged_call_tree(question) is None
+            assert (await store.hot_functions(question)).by_endpoint == {}
 
 
 async def test_a_question_without_an_answer_is_refused(store, project_id, hour):
@@ -1076,6 +1155,73 @@ async def test_project_statistics_of_many_requests_are_within_a_percent(
     assert statistics.p95_response_time == pytest.approx(exact_quantile_ms(records, 0.95), rel=0.0101)
 
 
+@dataclass
+class Examined:
+    """What the database looked at."""
+
+    keys: int = 0
+    documents: int = 0
+
+
+@contextmanager
+def examined(database) -> Iterator[Examined]:
+    """Counts, as the server's own profiler has it, what the questions of a block look at."""
+    found = Examined()
+    database["system.profile"].drop()
+    database.command("profile", 2)
+    try:
+        yield found
+    finally:
+        database.command("profile", 0)
+    for command in database["system.profile"].find(
+        {"ns": {"$regex": "rollup_|performance_records|profiles$"}}
+    ):
+        found.keys += command.get("keysExamined", 0)
+        found.documents += command.get("docsExamined", 0)
+
+
+async def test_a_question_costs_the_same_for_ten_requests_and_for_ten_thousand(
+    store, project_id, make, hour, no_waiting, database
+):
+    question = whole(project_id, hour)
+    endpoint = replace(question, endpoint="GET /0")
+    minutes = RequestFilter(project_id=project_id, start=hour, end=hour + 30 * MINUTE)
+    questions = {
+        "statistics": lambda: store.statistics(question),
+        "by endpoint": lambda: store.statistics(question, group_by="endpoint"),
+        "of an endpoint by version": lambda: store.statistics(endpoint, group_by="version"),
+        "series of hours": lambda: store.series(question, HOUR),
+        "series of minutes": lambda: store.series(minutes, MINUTE),
+        "call tree": lambda: store.merged_call_tree(endpoint),
+        "hot functions": lambda: store.hot_functions(question),
+        "versions": lambda: store.versions(project_id),
+    }
+
+    async def costs_of(count: int) -> dict[str, Examined]:
+        """What each question costs after so many more requests of the same ten minutes and five endpoints."""
+        for first in range(0, count, 1_000):
+            records = [
+                make.record(project_id, timestamp=hour + n % 10 * MINUTE, endpoint=f"GET /{n % 5}")
+                for n in range(first, min(first + 1_000, count))
+            ]
+            await write(store, make.profiled(records[0]), *records[1:])
+        await roll_up_everything(store)
+        costs = {}
+        for name, ask in questions.items():
+            with examined(database) as costs[name]:
+                await ask()
+        return costs
+
+    # Given ten requests that are rolled up, and what questions cost
+    few = await costs_of(10)
+    assert min(min(cost.keys, cost.documents) for cost in few.values()) > 0
+    # When there are a thousand times as many
+    many = await costs_of(9_990)
+    assert (await store.statistics(question)).overall.count == 10_000
+    # Then the database looks at as many keys and documents as before
+    assert many == few
+
+
 async def test_every_query_uses_its_index_and_names_the_project(
     store, project_id, make, hour, no_waiting, database, mongodb_url
 ):
@@ -1084,7 +1230,7 @@ async def test_every_query_uses_its_index_and_names_the_project(
     with MongoClient(mongodb_url) as client:
         client[database.name].command({"profile": 2})
         try:
-            # When everything is done once: marking, rolling up, reading with and without marks
+            # When everything is done: marking, rolling up, reading with and without marks, correcting
             await write(
                 store,
                 *records,
@@ -1092,7 +1238,7 @@ async def test_every_query_uses_its_index_and_names_the_project(
             )
             await store.request_missing_roll_ups()
             await roll_up_everything(store)
-            await write(store, records[0], make.profiled(make.record(project_id, timestamp=hour)))
+            await write(store, records[0], make.profiled(many_records(make, project_id, hour, 1)[0]))
             question = whole(project_id, hour, endpoint="GET /a", version="1.0")
             await store.statistics(question, group_by="version")
             await store.series(question, HOUR)
@@ -1101,6 +1247,7 @@ async def test_every_query_uses_its_index_and_names_the_project(
             await store.versions(project_id)
             await store.project_statistics(project_id)
             await store.endpoints(project_id)
+            await roll_up_everything(store)
         finally:
             client[database.name].command({"profile": 0})
     commands = list(
@@ -1114,16 +1261,50 @@ async def test_every_query_uses_its_index_and_names_the_project(
     assert {name for name, _, _ in plans} == {*COLLECTIONS, "performance_records", "profiles"}
     # And each names the project, with which every shard key begins; the roller looks for projects with marks
     asked = [
-        c["command"].get("filter") or c["command"].get("q")
+        (c, collection, filters)
         for c in commands
-        if "rollup_" in c["ns"] and c["op"] in ("query", "update", "remove")
+        if (filters := filters_of(c["command"])) is not None
+        for collection in [c["ns"].split(".")[1]]
     ]
-    assert len(asked) > 50
-    assert [filters for filters in asked if "project_id" not in filters] == []
-    # And none reads much more than it needs, but for the counting, which reads each record of its window once
-    wasteful = [
-        (c["ns"], c["command"])
-        for c in commands
-        if c["op"] == "query" and c.get("docsExamined", 0) > 2 * c.get("nreturned", 0) + 5
+    assert len([c for c, collection, _ in asked if collection in COLLECTIONS]) > 50
+    assert {"performance_records", "profiles"} <= {collection for _, collection, _ in asked}
+    everywhere = [(collection, filters) for _, collection, filters in asked if not names_its_project(filters)]
+    assert [
+        (collection, filters)
+        for collection, filters in everywhere
+        if collection != "rollup_marks" or set(filters) != {"project_id"}
+    ] == []
+    # And who changes one document names all that its collection is sharded by
+    changes = [
+        (collection, filters)
+        for c, collection, filters in asked
+        if c["op"] in ("update", "remove") and not c["command"].get("multi") and SHARD_KEYS[collection]
     ]
+    assert {collection for collection, _ in changes} >= {*COLLECTIONS} - {"rollup_versions"}
+    assert [
+        (collection, filters)
+        for collection, filters in changes
+        if SHARD_KEYS[collection].keys() - filters.keys()
+    ] == []
+    # And none looks at much more than it needs: the counting, at each record of its window once
+    wasteful = []
+    for c, collection, filters in asked:
+        needed = 2 * c.get("nreturned", 0) + 5
+        if "pipeline" in c["command"]:
+            needed = database[collection].count_documents(filters) + 1
+        if max(c.get("docsExamined", 0), c.get("keysExamined", 0)) > needed:
+            wasteful.append((collection, c["command"], c["docsExamined"], c["keysExamined"]))
     assert wasteful == []
+
+
+def filters_of(command: dict[str, Any]) -> dict[str, Any] | None:
+    """What the documents of a command must fulfil; None for one that names none or goes on with another."""
+    if "pipeline" in command:
+        return command["pipeline"][0]["$match"]
+    return command.get("filter", command.get("q"))
+
+
+def names_its_project(filters: dict[str, Any]) -> bool:
+    """By equality, or as one of several: a range of projects would ask every shard."""
+    named = filters.get("project_id")
+    return named is not None and (not isinstance(named, dict) or set(named) == {"$in"})

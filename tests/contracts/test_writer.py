@@ -73,7 +73,9 @@ async def test_documents_use_the_names_of_the_api(store, project_id, make, docum
     assert b"session=abc" not in bson.encode(document)
 
 
-async def test_writing_again_in_another_grouping_changes_nothing_and_is_a_success(store, project_id, make):
+async def test_writing_again_in_another_grouping_is_a_success_and_changes_nothing_that_is_read(
+    store, project_id, make, documents
+):
     # Given three records and the child spans of one of them
     items = [make.profiled(make.record(project_id)) for _ in range(3)]
     trace = items[0].record.trace_id
@@ -85,10 +87,13 @@ async def test_writing_again_in_another_grouping_changes_nothing_and_is_a_succes
     for item, span in zip(items, spans, strict=True):
         alone = await store.write(IncomingBatch(records=[item], child_spans=[make.chunk(project_id, [span])]))
         assert outcome(alone) == (0, 0, [])
-    # Then nothing changed
+    # Then nobody reads anything else than before
     assert outcome(together) == (0, 0, [])
     assert await store.record(project_id, items[0].record.id) == before
     assert (await store.records(RecordQuery(project_id=project_id))).total == 3
+    # And only child spans in another grouping lie there once more: a chunk of three and three of one
+    assert len(documents("performance_records")) == len(documents("profiles")) == 3
+    assert sorted(chunk["span_count"] for chunk in documents("child_spans")) == [1, 1, 1, 3]
 
 
 async def test_the_same_record_twice_in_one_batch_is_stored_once(store, project_id, make):

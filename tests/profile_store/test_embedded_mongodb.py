@@ -16,6 +16,7 @@ import pytest
 from pymongo import MongoClient
 
 from profile_store.embedded_mongodb import EmbeddedMongoDBError, embedded_mongodb, find_mongod
+from tests.free_ports import find_free_ports
 
 pytestmark = pytest.mark.usefixtures("mongod_executable")
 
@@ -87,6 +88,8 @@ def test_the_server_listens_on_loopback_only_and_leads_its_own_session(tmp_path)
 
 
 def test_data_and_address_survive_a_restart(tmp_path):
+    # Given a server at a port that nobody else is given while it is away
+    (tmp_path / "mongodb.port").write_text(str(find_free_ports(1)[0]))
     with embedded_mongodb(tmp_path) as first:
         insert(first.url, "kept")
     with embedded_mongodb(tmp_path) as second:
@@ -96,9 +99,10 @@ def test_data_and_address_survive_a_restart(tmp_path):
 
 def test_data_survives_a_changed_port(tmp_path):
     # Given a server whose port somebody else has taken since
+    (port,) = find_free_ports(1)
+    (tmp_path / "mongodb.port").write_text(str(port))
     with embedded_mongodb(tmp_path) as first:
         insert(first.url, "kept")
-        port = int((tmp_path / "mongodb.port").read_text())
     somebody = socket.socket()
     somebody.bind(("127.0.0.1", port))
     # When it starts again

@@ -17,7 +17,13 @@ from otel_pyinstrument.call_tree import ROOT, CallTree, decode
 from profile_store.contracts import Refusal, WriteResult
 from profile_store.model import RecordDetail
 from profile_store.plain_json import BadBody, Destination, Translated, read, settle, translate
-from profile_store.plain_json.body import MAX_NESTED_CALLS, MAX_PARTS, MAX_RECORDS
+from profile_store.plain_json.body import (
+    MAX_LISTED,
+    MAX_NESTED_CALLS,
+    MAX_PARTS,
+    MAX_RECORDS,
+    MAX_SEPARATORS,
+)
 from profile_store.request_facts import request_facts
 
 at_any_speed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -631,6 +637,11 @@ def test_the_keys_of_the_records_are_known_before_they_are_translated() -> None:
         (b'{"endpoint": 1} trailing', "not_json"),
         (b"[" * 10_000, "not_json"),
         (b"[" * (MAX_PARTS + 1), "too_large"),
+        (b'{"unknown":[%b1]}' % (b"1," * MAX_SEPARATORS), "too_large"),
+        (b'{%b"a":1}' % (b'"a":1,' * MAX_SEPARATORS), "too_large"),
+        (b"[%b1]" % (b"1," * MAX_LISTED), "too_large"),
+        (b'{"records":[%b1]}' % (b"1," * MAX_LISTED), "too_large"),
+        (b"[%b%b1]" % (b"[" * 5_000 + b"]" * 5_000 + b",", b"1," * MAX_LISTED), "too_large"),
         (b" " * (17 * 1024 * 1024), "too_large"),
     ],
     ids=lambda value: repr(value[:20]),
