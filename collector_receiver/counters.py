@@ -8,9 +8,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from collector_receiver.outcome import Outcome
+
+SignalName: TypeAlias = Literal["traces", "logs", "metrics"]
 
 logger = logging.getLogger("collector_receiver")
 
@@ -25,7 +27,7 @@ class Answered(NamedTuple):
 
     protocol: Literal["grpc", "http"]
     encoding: Literal["protobuf", "json", "other"]
-    signal: Literal["traces", "logs", "metrics", "none"]
+    signal: SignalName | Literal["none"]
     code: str
     """A gRPC status name, or an HTTP status."""
 
@@ -97,14 +99,14 @@ class Counters:
     project_rate_limited: ByProject = field(default_factory=ByProject)
     """Requests that came again because a project sent too much."""
 
-    def understood(self, signal: Literal["traces", "logs"], received: int) -> None:
+    def understood(self, signal: SignalName, received: int) -> None:
         """A request was translated; whether it can be stored is not known yet."""
         if signal == "traces":
             self.spans_received += received
         else:
             self.log_profiles_received += received
 
-    def count(self, signal: Literal["traces", "logs"], received: int, outcome: Outcome) -> None:
+    def count(self, signal: SignalName, received: int, outcome: Outcome) -> None:
         """A request that was answered: `received` spans or profiles, less those that were rejected."""
         accepted = received - outcome.rejected_count
         if signal == "traces":
@@ -114,7 +116,7 @@ class Counters:
             self.log_profiles_accepted += accepted
             self.log_profiles_rejected.update(outcome.rejected)
         else:
-            self.ignored["logs"] += 1
+            self.ignored[signal] += 1
         self.requests["partial" if outcome.rejected else "ok"] += 1
         self.warnings.update(outcome.warnings)
 

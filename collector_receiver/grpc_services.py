@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
@@ -22,8 +23,8 @@ from collector_receiver.admission import MIN_WEIGHT_BYTES
 from collector_receiver.arrivals import Arrivals
 from collector_receiver.counters import Answered
 from collector_receiver.ingest import Ingest
-from collector_receiver.refusals import IngestRefused, TooLarge, TryAgain, Undecodable
-from collector_receiver.signals import LOGS, TRACES, Signal, SignalName
+from collector_receiver.refusals import IngestRefused, TooLarge, TryAgain, Undecodable, bad_request
+from collector_receiver.signals import LOGS, METRICS, TRACES, Signal
 
 TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 LOGS_SERVICE = "opentelemetry.proto.collector.logs.v1.LogsService"
@@ -53,20 +54,20 @@ class OtlpGrpc:
     def handlers(self) -> list[Any]:
         """The generic handlers to register with a server."""
         return [
-            _service(TRACE_SERVICE, self._method("traces", self._take(TRACES))),
-            _service(LOGS_SERVICE, self._method("logs", self._take(LOGS))),
-            _service(METRICS_SERVICE, self._method("metrics", self._ignore_metrics)),
+            _service(TRACE_SERVICE, self._method(TRACES)),
+            _service(LOGS_SERVICE, self._method(LOGS)),
+            _service(METRICS_SERVICE, self._method(METRICS)),
         ]
 
-    def _method(
-        self, signal: SignalName | Literal["metrics"], answer: Callable[[bytes, Context], Awaitable[bytes]]
-    ) -> Handler:
+    def _method(self, signal: Signal[Any]) -> Handler:
         async def export(_requests: object, context: Context) -> bytes:
             code = grpc.StatusCode.UNKNOWN
             try:
                 body = await self._read(context)
-                self._ingest.counters.request_bytes["grpc", signal] += len(body)
-                answered = await answer(body, context)
+                self._ingest.counters.request_bytes["grpc", signal.name] += len(body)
+                key = project_key(context.invocation_metadata())
+                message = await self._ingest.export(body, project_key=key, signal=signal)
+                answered = message.SerializeToString()
                 code = grpc.StatusCode.OK
             except IngestRefused as refused:
                 code = _code(refused)
@@ -81,7 +82,7 @@ class OtlpGrpc:
                 code = grpc.StatusCode.CANCELLED
                 raise
             finally:
-                self._ingest.counters.answers[Answered("grpc", "protobuf", signal, code.name)] += 1
+                self._ingest.counters.answers[Answered("grpc", "protobuf", signal.name, code.name)] += 1
             return answered
 
         return export
@@ -106,18 +107,6 @@ class OtlpGrpc:
             raise
         return body
 
-    def _take(self, signal: Signal[Any]) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        async def answer(body: bytes, context: Context) -> bytes:
-            key = project_key(context.invocation_metadata())
-            message = await self._ingest.export(body, project_key=key, signal=signal)
-            return message.SerializeToString()
-
-        return answer
-
-    async def _ignore_metrics(self, _body: bytes, _context: Context) -> bytes:
-        self._ingest.counters.ignored["metrics"] += 1
-        return b""  # an empty message: full success
-
 
 def project_key(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
     """The first `x-project-key` of a call; None when there is none."""
@@ -125,19 +114,6 @@ def project_key(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | Non
         if name == PROJECT_KEY_METADATA:
             return value if isinstance(value, str) else value.decode("ascii", errors="replace")
     return None
-
-
-def retry_trailers(code: int, message: str, retry_after_seconds: float) -> tuple[tuple[str, bytes], ...]:
-    """RetryInfo as OTLP asks for it, and once more in the place where Python's gRPC exporter looks for it."""
-    nanoseconds = round(retry_after_seconds * 1e9)
-    retry = RetryInfo(retry_delay=Duration(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9))
-    detail = AnyMessage()
-    detail.Pack(retry)
-    status = Status(code=code, message=message, details=[detail])
-    return (
-        ("grpc-status-details-bin", status.SerializeToString()),
-        ("google.rpc.retryinfo-bin", retry.SerializeToString()),
-    )
 
 
 def _code(refused: IngestRefused) -> grpc.StatusCode:
@@ -155,9 +131,22 @@ def _code(refused: IngestRefused) -> grpc.StatusCode:
 async def _abort(context: Context, code: grpc.StatusCode, refused: IngestRefused) -> NoReturn:
     trailers: tuple[tuple[str, bytes], ...] = ()
     if isinstance(refused, TryAgain):
-        trailers = retry_trailers(code.value[0], str(refused), refused.retry_after_seconds)
+        nanoseconds = round(refused.retry_after_seconds * 1e9)
+        retry = RetryInfo(retry_delay=Duration(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9))
+        # As OTLP asks for it, and once more in the place where Python's gRPC exporter looks for it.
+        again = ("google.rpc.retryinfo-bin", retry.SerializeToString())
+        trailers = (_status_trailer(code, refused, retry), again)
+    elif isinstance(refused, Undecodable):
+        trailers = (_status_trailer(code, refused, bad_request(str(refused), refused.field)),)
     await context.abort(code, str(refused), trailers)
     raise AssertionError("context.abort always raises")
+
+
+def _status_trailer(code: grpc.StatusCode, refused: IngestRefused, detail: Message) -> tuple[str, bytes]:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    status = Status(code=code.value[0], message=str(refused), details=[packed])
+    return "grpc-status-details-bin", status.SerializeToString()
 
 
 def _service(name: str, export: Handler) -> Any:

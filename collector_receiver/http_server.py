@@ -15,6 +15,8 @@ from google.protobuf import json_format
 from google.rpc.status_pb2 import Status
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from collector_receiver.refusals import bad_request
+
 Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 MAX_HEAD_BYTES = 262_144
@@ -140,6 +142,7 @@ class _BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What cannot be read as HTTP is answered like every other mistake: with a Status, here in JSON."""
         status = Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message=msg)
+        status.details.add().Pack(bad_request(msg))
         body = json_format.MessageToJson(status, indent=None).encode()
         self.transport.write(
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"

@@ -15,7 +15,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
 from collector_receiver.arrivals import Arrivals
 from collector_receiver.cors import Cors, Headers
@@ -23,8 +22,15 @@ from collector_receiver.counters import Answered
 from collector_receiver.grpc_services import PROJECT_KEY_METADATA
 from collector_receiver.http_body import ClientGone, IncomingBody, Receive, read_body
 from collector_receiver.ingest import Ingest
-from collector_receiver.refusals import IngestRefused, RateLimited, TooLarge, TryAgain, Unauthenticated
-from collector_receiver.signals import LOGS, TRACES, Encoding, Signal
+from collector_receiver.refusals import (
+    IngestRefused,
+    RateLimited,
+    TooLarge,
+    TryAgain,
+    Undecodable,
+    bad_request,
+)
+from collector_receiver.signals import LOGS, METRICS, TRACES, Encoding, Signal
 from collector_receiver.status_pages import PATHS as STATUS_PATHS
 from collector_receiver.status_pages import StatusPages
 
@@ -35,7 +41,7 @@ NO_CONTENT = 204
 
 MEDIA_TYPES: Mapping[str, Encoding] = {"application/x-protobuf": "protobuf", "application/json": "json"}
 CONTENT_ENCODINGS = ("", "identity", "gzip")
-SIGNALS: Mapping[str, Signal[Any] | None] = {"/v1/traces": TRACES, "/v1/logs": LOGS, "/v1/metrics": None}
+SIGNALS: Mapping[str, Signal[Any]] = {"/v1/traces": TRACES, "/v1/logs": LOGS, "/v1/metrics": METRICS}
 
 Scope: TypeAlias = Mapping[str, Any]
 Send: TypeAlias = Any
@@ -115,8 +121,9 @@ class OtlpHttp:
         except IngestRefused as refused:
             self._ingest.count_refusal(refused)
             return _refusal(refused)
-        self._ingest.counters.request_bytes["http", path.removeprefix("/v1/")] += len(body)
-        return await self._export(SIGNALS[path], body, headers, encoding)
+        signal = SIGNALS[path]
+        self._ingest.counters.request_bytes["http", signal.name] += len(body)
+        return await self._export(signal, body, headers, encoding)
 
     async def _read(self, headers: Mapping[bytes, bytes], incoming: IncomingBody, *, gzip: bool) -> bytes:
         length = _text(headers, b"content-length")
@@ -138,11 +145,8 @@ class OtlpHttp:
             place.leave()
 
     async def _export(
-        self, signal: Signal[Any] | None, body: bytes, headers: Mapping[bytes, bytes], encoding: Encoding
+        self, signal: Signal[Any], body: bytes, headers: Mapping[bytes, bytes], encoding: Encoding
     ) -> Answer:
-        if signal is None:
-            self._ingest.counters.ignored["metrics"] += 1
-            return Answer(200, ExportMetricsServiceResponse())
         key = headers.get(PROJECT_KEY_METADATA.encode())
         try:
             answer = await self._ingest.export(
@@ -163,7 +167,7 @@ class OtlpHttp:
         return Answer(NO_CONTENT, Status(), headers)
 
     def _count(self, path: str, media_type: str, answer: Answer) -> None:
-        signal: Any = path.removeprefix("/v1/") if path in SIGNALS else "none"
+        signal = SIGNALS[path].name if path in SIGNALS else "none"
         answered = Answered("http", MEDIA_TYPES.get(media_type, "other"), signal, str(answer.status))
         self._ingest.counters.answers[answered] += 1
 
@@ -185,9 +189,11 @@ def _refusal(refused: IngestRefused) -> Answer:
         return Answer(code, status, ((b"retry-after", str(seconds).encode()),))
     if isinstance(refused, TooLarge):
         return _error(413, grpc.StatusCode.RESOURCE_EXHAUSTED, message)
-    if isinstance(refused, Unauthenticated):
-        return _error(401, grpc.StatusCode.UNAUTHENTICATED, message)
-    return _error(400, grpc.StatusCode.INVALID_ARGUMENT, message)
+    if isinstance(refused, Undecodable):
+        status = Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message=message)
+        status.details.add().Pack(bad_request(message, refused.field))
+        return Answer(400, status)
+    return _error(401, grpc.StatusCode.UNAUTHENTICATED, message)
 
 
 def _error(status: int, code: grpc.StatusCode, message: str, *headers: tuple[bytes, bytes]) -> Answer:

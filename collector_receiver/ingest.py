@@ -190,6 +190,9 @@ class Ingest:
             self._repeated = 0
 
     async def _write(self, batch: IncomingBatch) -> WriteResult:
+        # Metrics, or nothing but refused spans: that needs no database.
+        if not (batch.records or batch.child_spans or batch.profiles):
+            return WriteResult(new_records=0, new_profiles=0, refusals=())
         started = time.perf_counter()
         try:
             return await self._commits.write(batch)

@@ -23,7 +23,8 @@ MAX_PARTS = 400_000
 
 MAX_SEPARATORS = 2_000_000
 """Colons and commas in one body: as many names and values at most, of up to 90 bytes of memory each. Those in
-texts count too. Measured: 16 MiB of spans, or of log records that hold JSON, have at most 1.7 million."""
+texts count too. Measured: 16 MiB of spans, or of log records that hold JSON, have at most 1.7 million; of
+histograms less than 16 MiB may reach it."""
 
 MAX_LEVELS = 100
 """Messages within messages, as in protobuf's own reader: what is stored is read by that."""
@@ -41,7 +42,14 @@ _Plan: TypeAlias = Mapping[str, tuple[str, _Convert]]
 
 
 class NotOtlpJson(Exception):
-    """What is wrong, naming the field but never its value."""
+    """What is wrong, naming the field but never its value.
+
+    `field` is the path to it in the names of JSON, without positions in arrays; "" when it is unknown.
+    """
+
+    def __init__(self, problem: str, field: str = "") -> None:
+        super().__init__(problem)
+        self.field = field
 
 
 def from_json(kind: type[Kind], body: bytes, *, keep_readable: bool = False) -> Kind:
@@ -140,7 +148,7 @@ def _listed(value: Any, field: Any) -> list[Any]:
     if found is None:
         return []
     if not isinstance(found, list):
-        raise NotOtlpJson(f"{field.json_name} must be an array")
+        raise NotOtlpJson(f"{field.json_name} must be an array", field.json_name)
     return cast("list[Any]", found)
 
 
@@ -209,7 +217,11 @@ def _message(plan: _Plan, value: Any, level: int, name: str = "the body") -> dic
     for key, item in cast("dict[str, Any]", value).items():
         field = plan.get(key)
         if field is not None and item is not None:
-            result[field[0]] = field[1](item, level)
+            try:
+                result[field[0]] = field[1](item, level)
+            except NotOtlpJson as problem:
+                problem.field = f"{key}.{problem.field}" if problem.field else key
+                raise
     return result
 
 

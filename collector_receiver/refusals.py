@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from google.rpc.error_details_pb2 import BadRequest
+
 
 class IngestRefused(Exception):
     """A request without success. `reason` names the counter; the message may go to the sender."""
@@ -12,7 +14,14 @@ class IngestRefused(Exception):
 
 
 class Undecodable(IngestRefused):
-    """The bytes are no export request: sending them again is useless. gRPC INVALID_ARGUMENT, HTTP 400."""
+    """The bytes are no export request: sending them again is useless. gRPC INVALID_ARGUMENT, HTTP 400.
+
+    `field` is the path of what is wrong in the request, such as `resourceSpans.scopeSpans`; "" when unknown.
+    """
+
+    def __init__(self, reason: str, message: str, *, field: str = "") -> None:
+        super().__init__(reason, message)
+        self.field = field
 
 
 class TooLarge(IngestRefused):
@@ -39,3 +48,8 @@ class RateLimited(TryAgain):
             "rate_limited", "the project sends more than its limit allows; slow down", retry_after_seconds
         )
         self.project_id = project_id
+
+
+def bad_request(message: str, field: str = "") -> BadRequest:
+    """The detail that OTLP wants in the status of bad data: what is wrong, and where it is known."""
+    return BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=message)])

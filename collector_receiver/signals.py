@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -12,6 +13,10 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
     ExportLogsServiceResponse,
 )
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceRequest,
@@ -20,17 +25,25 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from collector_receiver import log_profiles
+from collector_receiver.counters import SignalName
 from collector_receiver.otlp_json import NotOtlpJson, from_json
+from collector_receiver.outcome import Outcome
 from collector_receiver.profile_event import EVENT_NAME, DecodeBudget
 from collector_receiver.projects import Sending
 from collector_receiver.refusals import Undecodable
 from collector_receiver.salvage import salvage
 from collector_receiver.translation import Destination, Translated, Translator
-from collector_receiver.wire_scan import MAX_MESSAGES, Malformed, TooManyMessages, check_messages
+from collector_receiver.wire_scan import (
+    MAX_MESSAGES,
+    Malformed,
+    TooManyMessages,
+    check_messages,
+    count_messages,
+)
 from collector_receiver.written_spans import WrittenResource, spans_as_written
+from profile_store.model import IncomingBatch
 
 Encoding: TypeAlias = Literal["protobuf", "json"]
-SignalName: TypeAlias = Literal["traces", "logs"]
 
 MAX_RESOURCES_AND_SCOPES = 131_072  # a Collector may batch spans that each have a resource of their own
 
@@ -60,7 +73,7 @@ Traces: TypeAlias = ExportTraceServiceRequest | ReadTraces
 
 @dataclass(frozen=True, slots=True)
 class Signal(Generic[Parsed]):
-    """One kind of telemetry that is stored. All functions are pure and may run on any thread.
+    """One kind of telemetry that is taken. All functions are pure and may run on any thread.
 
     `parse` raises Undecodable. `senders` are the elements of a request that each have one resource; `size` is
     the number of spans or profiles in one of them. `translate` takes the request apart; it raises
@@ -105,14 +118,34 @@ def _parse_logs_json(body: bytes) -> ExportLogsServiceRequest:
     return _only_profiles(_from_json(ExportLogsServiceRequest, body))
 
 
+def _parse_metrics(body: bytes) -> ExportMetricsServiceRequest:
+    """Nothing of a request that is one: metrics are not stored, but damage is told as with other signals."""
+    # Their packed numbers, of which each may take eight times its bytes, become no objects.
+    with _refusing(ExportMetricsServiceRequest):
+        count_messages(ExportMetricsServiceRequest, body, limit=MAX_MESSAGES)
+    return ExportMetricsServiceRequest()
+
+
+def _parse_metrics_json(body: bytes) -> ExportMetricsServiceRequest:
+    _from_json(ExportMetricsServiceRequest, body)
+    return ExportMetricsServiceRequest()
+
+
 def _from_protobuf(kind: type[Request], body: bytes) -> tuple[Request, bool]:
     """The request, and whether it is `body` as it came and not what could be salvaged of it."""
-    try:
+    with _refusing(kind):
         try:
             check_messages(kind, body)
             return kind.FromString(body), True
         except (DecodeError, Malformed):
             return salvage(kind, body), False
+
+
+@contextmanager
+def _refusing(kind: type[Message]) -> Generator[None]:
+    """What cannot be read is `Undecodable`."""
+    try:
+        yield
     except TooManyMessages:
         raise Undecodable(
             "too_many_messages",
@@ -126,7 +159,9 @@ def _from_json(kind: type[Request], body: bytes) -> Request:
     try:
         return from_json(kind, body, keep_readable=True)
     except NotOtlpJson as problem:
-        raise Undecodable("undecodable", f"the body is not an {kind.DESCRIPTOR.name}: {problem}") from None
+        raise Undecodable(
+            "undecodable", f"the body is not an {kind.DESCRIPTOR.name}: {problem}", field=problem.field
+        ) from None
 
 
 def _checked_traces(request: ExportTraceServiceRequest) -> ExportTraceServiceRequest:
@@ -186,4 +221,13 @@ LOGS: Signal[ExportLogsServiceRequest] = Signal(
     size=lambda element: sum(len(scope.log_records) for scope in element.scope_logs),
     translate=log_profiles.translate,
     answer=_answer_logs,
+)
+
+METRICS: Signal[ExportMetricsServiceRequest] = Signal(
+    name="metrics",
+    parse={"protobuf": _parse_metrics, "json": _parse_metrics_json},
+    senders=lambda _request: (),
+    size=lambda _element: 0,
+    translate=lambda _request, _destinations, _budget: Translated(IncomingBatch(), Outcome(), 0),
+    answer=lambda _rejected, _message: ExportMetricsServiceResponse(),
 )

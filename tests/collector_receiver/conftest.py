@@ -16,12 +16,14 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
     ExportLogsServiceResponse,
 )
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from collector_receiver.server import Receiver
@@ -143,6 +145,26 @@ def make_logs(*records, resource=(("service.name", "shop"),)):
     return request
 
 
+def make_metrics(points=1):
+    """A histogram with as many points, each with an example of a span."""
+    request = ExportMetricsServiceRequest()
+    resource_metrics = request.resource_metrics.add()
+    resource_metrics.resource.attributes.extend(pairs({"service.name": "shop"}))
+    metric = resource_metrics.scope_metrics.add().metrics.add(name="http.server.request.duration", unit="s")
+    metric.histogram.aggregation_temporality = 2
+    for number in range(points):
+        metric.histogram.data_points.add(
+            attributes=pairs({"http.route": f"/orders/{number}"}),
+            time_unix_nano=time.time_ns(),
+            count=3,
+            sum=0.25,
+            bucket_counts=[1, 2],
+            explicit_bounds=[0.1],
+            exemplars=[Exemplar(trace_id=os.urandom(16), span_id=os.urandom(8), as_int=-1)],
+        )
+    return request
+
+
 @pytest.fixture
 def make():
     """Functions that build what a sender sends."""
@@ -155,6 +177,7 @@ def make():
         text_profile_event=make_text_profile_event,
         profile_log=make_profile_log,
         logs=make_logs,
+        metrics=make_metrics,
         pairs=pairs,
         any_value=any_value,
     )

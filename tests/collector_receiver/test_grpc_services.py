@@ -4,7 +4,7 @@ import asyncio
 
 import grpc
 import pytest
-from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from profile_store.contracts import StoreUnavailable
 from profile_store.model import RecordQuery
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +65,11 @@ async def test_what_cannot_be_decoded_is_not_to_be_repeated(receiver, body):
     error = await receiver.client.refusal(body)
 
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    status = Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"])
+    assert (status.code, status.message) == (error.code().value[0], error.details())
+    detail = BadRequest()
+    assert status.details[0].Unpack(detail)
+    assert [violation.description for violation in detail.field_violations] == [error.details()]
 
 
 async def test_a_receiver_survives_every_hostile_request(receiver, make, store):
@@ -131,11 +137,47 @@ async def test_a_key_leads_to_its_project(start_receiver, make, store):
     assert (await store.records(RecordQuery(project_id=project.id))).total == 1
 
 
-async def test_metrics_are_answered_with_success(receiver):
+async def test_metrics_are_answered_with_success(receiver, make, store):
     """Zero-code users send all three signals to one address."""
-    answer = await receiver.client.call(METRICS, b"whatever")
+    answer = await receiver.client.call(METRICS, make.metrics().SerializeToString())
 
     assert ExportMetricsServiceResponse.FromString(answer) == ExportMetricsServiceResponse()
+    assert receiver.ingest.counters.ignored == {"metrics": 1}
+    assert (await store.projects()).total == 0
+
+
+async def test_many_metrics_are_answered_with_success(receiver, make):
+    body = make.metrics(points=30_000).SerializeToString()
+    assert len(body) > 2_000_000  # from there on messages are counted too
+
+    assert await receiver.client.call(METRICS, body) == b""
+
+
+@pytest.mark.parametrize("body", HOSTILE_BODIES.values(), ids=HOSTILE_BODIES)
+async def test_bytes_that_are_no_metrics_request_are_not_to_be_repeated(receiver, body):
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await receiver.client.call(METRICS, body)
+
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "ExportMetricsServiceRequest" in error.value.details()
+    assert receiver.ingest.counters.ignored == {}
+
+
+async def test_metrics_with_countless_parts_are_refused_before_they_are_parsed(receiver):
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await receiver.client.call(METRICS, b"\x0a\x00" * 1_000_001)
+
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert receiver.ingest.counters.requests == {"too_many_messages": 1}
+
+
+async def test_metrics_need_no_database(receiver, make, store, monkeypatch):
+    async def away(batch):
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(store, "write", away)
+
+    assert await receiver.client.call(METRICS, make.metrics().SerializeToString()) == b""
 
 
 async def test_log_records_are_answered_with_success_and_make_no_project(receiver, make, store):
@@ -234,10 +276,27 @@ async def test_in_key_mode_what_is_not_stored_anyway_needs_no_key(start_receiver
     assert await receiver.client.export_logs(make.logs(LogRecord(body=make.any_value("x")))) == (
         ExportLogsServiceResponse()
     )
-    await receiver.client.call(METRICS, b"whatever")
+    await receiver.client.call(METRICS, make.metrics().SerializeToString())
 
     assert receiver.ingest.counters.ignored == {"logs": 1, "metrics": 1}
     assert (await store.projects()).total == 0
+
+
+@pytest.mark.parametrize("mode", ["key", "open"])
+async def test_a_wrong_key_is_refused_also_with_what_is_not_stored_anyway(start_receiver, make, store, mode):
+    receiver = await start_receiver(ingest_mode=mode)
+    project = await store.create_project("orders")
+    line = make.logs(LogRecord(body=make.any_value("x")))
+
+    for method, request in ((METRICS, make.metrics()), (LOGS, line)):
+        body = request.SerializeToString()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await receiver.client.call(method, body, metadata=[("x-project-key", "wrong")])
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        right = [("x-project-key", project.project_key)]
+        assert await receiver.client.call(method, body, metadata=right) == b""
+
+    assert receiver.ingest.counters.ignored == {"logs": 1, "metrics": 1}
 
 
 async def test_a_profiled_run_outside_any_request_is_a_record(receiver, make, store):
@@ -253,6 +312,15 @@ async def test_a_profiled_run_outside_any_request_is_a_record(receiver, make, st
 async def test_an_unknown_method_is_unimplemented(receiver):
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await receiver.client.call(f"/{TRACES}/Import", b"")
+
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_is_off(receiver, version):
+    """What is offered is in the documentation; strangers are told no more."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await receiver.client.call(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo", b"")
 
     assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
 

@@ -9,7 +9,7 @@ import zlib
 import httpx2
 import pytest
 from google.protobuf import json_format
-from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -63,6 +63,21 @@ async def start_http(start_receiver):
 @pytest.fixture
 async def receiver(start_http):
     return await start_http()
+
+
+def status_of(response):
+    """The status in the body of a refusal, in the encoding of the request."""
+    if response.headers["content-type"] == JSON["content-type"]:
+        return json_format.Parse(response.content, Status())
+    return Status.FromString(response.content)
+
+
+def violations_of(response):
+    """Field and description of each violation that a refusal names."""
+    [packed] = status_of(response).details
+    detail = BadRequest()
+    assert packed.Unpack(detail)
+    return [(violation.field, violation.description) for violation in detail.field_violations]
 
 
 async def count_records(store, service="shop"):
@@ -135,12 +150,35 @@ async def test_a_profile_in_a_log_record_joins_its_span(receiver, make, store, e
     assert await store.call_tree(project.id, (span.trace_id + span.span_id).hex()) is not None
 
 
-@pytest.mark.parametrize(("headers", "body"), [(PROTOBUF, b""), (JSON, b"{}")])
-async def test_metrics_are_answered_with_success(receiver, headers, body):
+@pytest.mark.parametrize(("headers", "empty"), [(PROTOBUF, b""), (JSON, b"{}")])
+async def test_metrics_are_answered_with_success(receiver, make, headers, empty):
+    metrics = make.metrics(points=2_000)
+    body = metrics.SerializeToString() if headers is PROTOBUF else as_otlp_json(metrics)
+
+    for sent in (body, empty):
+        response = await receiver.http.post("/v1/metrics", sent, headers)
+        assert (response.status_code, response.content) == (200, empty)
+
+    assert receiver.ingest.counters.ignored == {"metrics": 2}
+
+
+@pytest.mark.parametrize(("headers", "body"), [(PROTOBUF, b"whatever"), (JSON, b'{"resourceMetrics": 1}')])
+async def test_what_is_no_metrics_request_is_a_400(receiver, headers, body):
     response = await receiver.http.post("/v1/metrics", body, headers)
 
-    assert (response.status_code, response.content) == (200, body)
-    assert receiver.ingest.counters.ignored == {"metrics": 1}
+    assert response.status_code == 400
+    assert "ExportMetricsServiceRequest" in status_of(response).message
+    assert receiver.ingest.counters.ignored == {}
+
+
+async def test_metrics_with_a_wrong_key_are_a_401(start_http, make):
+    receiver = await start_http(ingest_mode="key")
+    body = make.metrics().SerializeToString()
+
+    wrong = await receiver.http.post("/v1/metrics", body, PROTOBUF, **{"x-project-key": "wrong"})
+    missing = await receiver.http.post("/v1/metrics", body, PROTOBUF)
+
+    assert (wrong.status_code, missing.status_code) == (401, 200)
 
 
 @pytest.mark.parametrize("headers", [PROTOBUF, JSON])
@@ -228,13 +266,28 @@ async def test_what_cannot_be_decoded_is_a_400_with_a_status(receiver, headers, 
 
     assert response.status_code == 400
     assert response.headers["content-type"] == headers["content-type"]
-    if headers is JSON:
-        status = json_format.Parse(response.content, Status())
-    else:
-        status = Status.FromString(response.content)
+    status = status_of(response)
     assert status.code == 3
     assert status.message
+    assert [description for _, description in violations_of(response)] == [status.message]
     assert "retry-after" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"resourceSpans": 1}', "resourceSpans"),
+        (
+            b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"no hex"}]}]}]}',
+            "resourceSpans.scopeSpans.spans.traceId",
+        ),
+        (b"[]", ""),
+    ],
+)
+async def test_a_400_names_the_field_where_it_is_known(receiver, body, field):
+    response = await receiver.http.post("/v1/traces", body, JSON)
+
+    assert [named for named, _ in violations_of(response)] == [field]
 
 
 async def test_a_request_above_the_limit_is_a_413(start_http, make):
@@ -426,6 +479,9 @@ async def test_what_is_no_http_is_answered_and_forgotten(receiver, make):
     reader, writer = await connect(receiver)
     writer.write(b"\x16\x03\x01 hello\r\n\r\n")
 
-    assert b" 400 " in await asyncio.wait_for(reader.readline(), 20)
+    answer = await asyncio.wait_for(reader.read(), 20)
     writer.close()
+    assert b" 400 " in answer.partition(b"\r\n")[0]
+    status = json_format.Parse(answer.partition(b"\r\n\r\n")[2], Status())
+    assert status.details[0].Is(BadRequest.DESCRIPTOR)
     assert (await receiver.http.traces(make.request(make.span()))).status_code == 200

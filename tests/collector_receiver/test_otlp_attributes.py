@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from profile_store.otlp_attributes import MAX_DEPTH, attributes_of
 
@@ -30,6 +31,16 @@ def test_empty_values_are_kept(make):
         "map": {},
         "raw": b"",
     }
+
+
+def test_places_in_the_table_of_another_signal_are_ignored():
+    """Only profiles come with a table of texts; elsewhere OTLP wants these fields ignored."""
+    pairs = [
+        KeyValue(key="value", value=AnyValue(string_value_strindex=3)),
+        KeyValue(key_strindex=3, value=AnyValue(string_value="key")),
+    ]
+
+    assert attributes_of(pairs) == {"value": None}
 
 
 def test_the_last_of_repeated_keys_wins(make):

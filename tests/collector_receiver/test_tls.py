@@ -79,8 +79,8 @@ def settings_for(certificates, *, client_ca=False):
     return settings | ({"otlp_tls_client_ca": certificates.certificate("ca")} if client_ca else {})
 
 
-def exporter_for(protocol, receiver, certificates, client=None):
-    """The standard exporter, as a user would configure it."""
+def exporter_for(protocol, receiver, certificates, client=None, *, timeout=20):
+    """The standard exporter, as a user would configure it. Unless it succeeds, it tries for `timeout`."""
     authority = certificates.certificate("ca")
     if protocol == "http":
         return HttpExporter(
@@ -88,7 +88,7 @@ def exporter_for(protocol, receiver, certificates, client=None):
             certificate_file=str(authority),
             client_certificate_file=str(certificates.certificate(client)) if client else None,
             client_key_file=str(certificates.key(client)) if client else None,
-            timeout=2,
+            timeout=timeout,
         )
     own = {}
     if client:
@@ -97,7 +97,9 @@ def exporter_for(protocol, receiver, certificates, client=None):
             "certificate_chain": certificates.certificate(client).read_bytes(),
         }
     credentials = grpc.ssl_channel_credentials(root_certificates=authority.read_bytes(), **own)
-    return GrpcExporter(endpoint=f"https://{receiver.client.address}", credentials=credentials, timeout=2)
+    return GrpcExporter(
+        endpoint=f"https://{receiver.client.address}", credentials=credentials, timeout=timeout
+    )
 
 
 class Remembering:
@@ -166,7 +168,7 @@ async def test_with_a_client_authority_only_its_clients_are_let_in(start_receive
 
     for protocol in PROTOCOLS:
         for client in (None, "stranger"):
-            results = await send(exporter_for(protocol, receiver, certificates, client))
+            results = await send(exporter_for(protocol, receiver, certificates, client, timeout=2))
             assert results == [SpanExportResult.FAILURE], (protocol, client)
         assert await count_records(store) == PROTOCOLS.index(protocol)
         results = await send(exporter_for(protocol, receiver, certificates, "client"))

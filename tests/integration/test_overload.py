@@ -35,8 +35,8 @@ OVERLOAD_SECONDS = {False: 4, True: 120}
 CAPACITY_SECONDS = {False: 1.5, True: 10}
 POLITE_SENDERS = 16
 UNTIL_FULL_SECONDS = 60  # on a machine that is too busy to make much load
-MAX_RESIDENT_BYTES = 400 * 1024 * 1024
-MAX_RECOVERY_SECONDS = 10  # at full scale; in short the machine is busy with other tests
+MAX_RESIDENT_BYTES = 400 * 1000 * 1000
+MAX_RECOVERY_SECONDS = 10
 GRPC_CHANNELS = 8
 HTTP_CONNECTIONS = 200
 MAX_OUTSTANDING = 800
@@ -120,8 +120,9 @@ class GrpcSender:
         try:
             await self._exports[self._turn](body, timeout=ANSWER_SECONDS)
         except grpc.aio.AioRpcError as error:
-            refused_by_http2 = "Received RST_STREAM with error code 7" in error.details()
+            is_unavailable = error.code() is grpc.StatusCode.UNAVAILABLE
             # REFUSED_STREAM: more at once than a connection may have; the receiver has not seen it.
+            refused_by_http2 = is_unavailable and "Received RST_STREAM with error code 7" in error.details()
             code = "REFUSED_STREAM" if refused_by_http2 else error.code().name
             answers.codes[f"gRPC {code}"] += 1
             if not refused_by_http2 and "google.rpc.retryinfo-bin" not in dict(error.trailing_metadata()):
@@ -215,8 +216,12 @@ class Load:
             return 0  # this side can do no more; the table says what it did
         task = asyncio.create_task(sender.send(*self.requests.new(), answers))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return 1
+
+    def _ended(self, task):
+        if not task.cancelled() and task.exception() is None:  # what a sender raised is for `finish`
+            self._tasks.discard(task)
 
     async def until_taken(self, answers):
         """Seconds until a request over each protocol is taken."""
@@ -323,9 +328,14 @@ def test_overload_is_refused_in_bounded_memory_and_nothing_acknowledged_is_lost(
             await load.close()
             peak = memory_of(process.pid, "VmHWM")
             print_table(capacity, rate, seconds, before, during, recovery, idle, peak)
-            return load, (before, during, after), recovery, peak
+            # In short the machine may be busy with other tests: then it has the time that all which may
+            # still have been on its way takes from few senders.
+            patience = (
+                MAX_RECOVERY_SECONDS if full_scale else max(MAX_RECOVERY_SECONDS, MAX_OUTSTANDING / capacity)
+            )
+            return load, (before, during, after), recovery, patience, peak
 
-        load, answers, recovery, peak = asyncio.run(overload())
+        load, answers, recovery, patience, peak = asyncio.run(overload())
 
         # Then every refusal was one that a sender repeats, and was told when
         during = answers[1]
@@ -336,7 +346,7 @@ def test_overload_is_refused_in_bounded_memory_and_nothing_acknowledged_is_lost(
         assert [each.without_time_to_wait for each in answers] == [[], [], []]
         # And it stayed small, recovered, and kept what it acknowledged
         assert peak <= MAX_RESIDENT_BYTES
-        assert recovery < MAX_RECOVERY_SECONDS or not full_scale
+        assert recovery < patience
         acknowledged = [trace_id for each in answers for trace_id in each.acknowledged]
         assert_stored(url, database, load.requests, acknowledged)
         process.terminate()

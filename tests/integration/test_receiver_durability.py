@@ -327,8 +327,10 @@ def test_no_acknowledged_span_is_lost_or_doubled_when_the_receiver_is_killed_ten
 def test_no_acknowledged_span_is_lost_or_doubled_when_the_database_is_away_for_ten_seconds(
     start_receiver, mongod_executable, tmp_path
 ):
-    # Given a receiver under load on a database of its own
+    # Given a receiver under load on a database of its own, at a port that nobody else is given meanwhile
     data, database = tmp_path / "mongodb", "durability"
+    data.mkdir()
+    (data / "mongodb.port").write_text(str(find_free_ports(1)[0]))
     with contextlib.ExitStack() as servers:
         server = servers.enter_context(embedded_mongodb(data))
         url = server.url

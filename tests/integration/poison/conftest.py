@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import grpc
 import pytest
 from google.protobuf import json_format
+from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -96,6 +97,8 @@ class Target:
             return Answer(True, 200, partial.rejected_spans, partial.error_message)
         assert message.code > 0
         assert message.message
+        bad_requests = [detail.Is(BadRequest.DESCRIPTOR) for detail in message.details]
+        assert bad_requests == ([True] if response.status == 400 else [])
         return Answer(False, response.status, message=message.message)
 
     def stored(self, spans):
