@@ -107,13 +107,11 @@ class _Worker:
 
     def stop(self) -> None:
         """By the end of its input; a profiler that does not let its process end is ended."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
         try:
-            self._process.wait(10)
+            self._process.communicate(timeout=10)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
 
 
 def compare(

@@ -1,12 +1,17 @@
-"""The benchmark itself runs, whatever it measures."""
+"""The benchmark itself runs; and profiling costs nowhere near more than it may."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.overhead.contenders import BASE, BY_NAME
+from benchmarks.overhead.interpreters import Interpreter
+from benchmarks.overhead.turns import Sink, compare
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,5 +45,38 @@ def test_a_quick_run_prints_the_table_and_the_targets(application: str) -> None:
     assert int(profiled[5]) >= 10
     assert rows["Pyroscope, 100 Hz"] == ["absent: pyroscope-io is not installed"]
     assert "one request in ten: the gate's estimate is off by" in done.stdout
+    assert "CPU ms of `import otel_pyinstrument`" in done.stdout
     assert "CPU ms of all imports" in done.stdout
     assert "CPU ms added to the" in done.stdout
+
+
+@pytest.mark.alone
+@pytest.mark.integration
+def test_profiling_costs_about_what_pyinstrument_costs_and_nothing_where_it_does_not_profile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given the same application under OpenTelemetry alone, with us, and with pyinstrument alone
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
+    names = (BASE, "not_chosen", "all", "pyinstrument")
+    interpreter = Interpreter.at(Path(sys.executable))
+
+    # When each serves in turns
+    servers = Sink(interpreter)
+    try:
+        measured, _ = compare(
+            "flask",
+            {BY_NAME[name]: interpreter for name in names},
+            servers.ports,
+            processes=3,  # where its memory happens to lie makes one slower for as long as it lives
+            rounds=10,
+            turn_seconds=0.05,
+        )
+    finally:
+        servers.stop()
+
+    # Then the medians are far from a defect; docs/adr/009 has what a quiet machine measures
+    base = measured[BASE]
+    assert measured["not_chosen"].median_ratio_to(base) < 1.3
+    assert measured["all"].median_ratio_to(base) < 3
+    assert measured["all"].median_ratio_to(measured["pyinstrument"]) < 1.4

@@ -20,7 +20,7 @@ import pytest
 import uvicorn
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from otel_pyinstrument.call_tree import ROOT, CallTree, CallTreeBuilder, Frame, encode, hot_functions
 from profile_store import StoreSettings, open_store
@@ -62,6 +62,10 @@ HOSTILE_NAMES = [
     "long_" + "x" * 10_000,
     "zalgo" + "\u0301" * 300,
 ]
+
+
+# How long a page takes is a matter of the machine; Playwright waits 5 s.
+expect.set_options(timeout=30_000)
 
 
 def missing(reason: str) -> None:
@@ -186,7 +190,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         observed = Watched(page)
         watched.append(observed)
         problems = observed.problems

@@ -12,6 +12,30 @@ from profile_store.model import Record
 
 pytestmark = pytest.mark.browser
 
+MILLISECONDS_OF_ACTIONS = """async () => {
+    const section = document.querySelector('[data-flame]');
+    const search = section.querySelector('[data-part=search]');
+    const drawn = async (act) => {
+        const before = section.dataset.drawn;
+        const start = performance.now();
+        act();
+        while (section.dataset.drawn === before) await new Promise(requestAnimationFrame);
+        return performance.now() - start;
+    };
+    const canvas = section.querySelector('canvas');
+    const box = canvas.getBoundingClientRect();
+    const click = (row) => canvas.dispatchEvent(new MouseEvent('click', {
+        clientX: box.left + 200, clientY: box.top + row * 18 + 5 }));
+    return {
+        search: await drawn(() => {
+            search.value = 'function_1';
+            search.dispatchEvent(new Event('input'));
+        }),
+        zoom: await drawn(() => click(3)),
+        own: await drawn(() => section.querySelector('[data-part=own-only]').click()),
+    };
+}"""
+
 
 def opened(watched: Any, address: str) -> Page:
     page: Page = watched.page
@@ -63,41 +87,19 @@ def test_the_table_of_a_deep_tree_opens_level_by_level(
 def test_50000_nodes_open_zoom_and_search_without_delay(
     open_page: Callable[..., Any], site: Any, large_record: Record
 ) -> None:
-    # When the record is opened
-    page = opened(open_page(), site.record(large_record))
+    # When the record is opened, searched, zoomed and folded, each time on a page that has kept nothing
+    rounds = []
+    for _ in range(3):
+        page = opened(open_page(), site.record(large_record))
+        # Then nothing was pruned on the way
+        expect(page.get_by_role("heading", name="Call tree")).to_contain_text("50,000 frames")
+        rounds.append(page.evaluate(MILLISECONDS_OF_ACTIONS))
+        expect(page.locator('[data-part="matches"]')).to_contain_text("% of the request")
 
-    # Then nothing was pruned on the way
-    expect(page.get_by_role("heading", name="Call tree")).to_contain_text("50,000 frames")
-
-    # And searching, zooming and folding take a few frames each. The limit is generous, because tests
-    # share the machine; it fails for anything that takes seconds.
-    longest = page.evaluate(
-        """async () => {
-            const section = document.querySelector('[data-flame]');
-            const search = section.querySelector('[data-part=search]');
-            const drawn = async (act) => {
-                const before = section.dataset.drawn;
-                const start = performance.now();
-                act();
-                while (section.dataset.drawn === before) await new Promise(requestAnimationFrame);
-                return performance.now() - start;
-            };
-            const canvas = section.querySelector('canvas');
-            const box = canvas.getBoundingClientRect();
-            const click = (row) => canvas.dispatchEvent(new MouseEvent('click', {
-                clientX: box.left + 200, clientY: box.top + row * 18 + 5 }));
-            return {
-                search: await drawn(() => {
-                    search.value = 'function_1';
-                    search.dispatchEvent(new Event('input'));
-                }),
-                zoom: await drawn(() => click(3)),
-                own: await drawn(() => section.querySelector('[data-part=own-only]').click()),
-            };
-        }"""
-    )
-    assert max(longest.values()) < 1_000, longest
-    expect(page.locator('[data-part="matches"]')).to_contain_text("% of the request")
+    # And each action takes a few frames, the fastest time, because tests share the machine; what takes
+    # seconds takes them always.
+    fastest = {action: min(each[action] for each in rounds) for action in rounds[0]}
+    assert max(fastest.values()) < 1_000, rounds
 
 
 def test_hostile_names_are_inert_and_shown_as_they_are(

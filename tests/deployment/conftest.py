@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.integration.conftest import otelcol  # noqa: F401 - a fixture
+
 ROOT = Path(__file__).parents[2]
 
 SECRETS = {

@@ -24,7 +24,7 @@ TEXT = (ROOT / "compose.yaml").read_text("utf-8")
 ONCE = {"database-setup", "collector-queue", "visitors"}
 """Services that end by themselves."""
 NO_SHELL = {"collector"}
-"""Images without any program for a health check."""
+"""Images without any program for a health check; docs/operations.md says how to ask instead."""
 
 
 def test_it_follows_the_compose_specification() -> None:
@@ -74,6 +74,12 @@ def test_only_this_machine_reaches_a_port_unless_somebody_says_otherwise(
         "0.0.0.0:8000:8000"
         in compose_with({**secrets, "PUBLISH_HOST": "0.0.0.0"})["services"]["server"]["ports"]
     )
+
+
+def test_no_service_is_told_of_loopback_where_only_its_own_container_is(compose) -> None:
+    for name, service in compose["services"].items():
+        told = [*service["command"], *service.get("environment", {}).values()]
+        assert not re.search(r"127\.|localhost|\[::1\]", "\n".join(told)), name
 
 
 def test_the_database_is_on_a_network_without_a_way_out_and_publishes_nothing(compose) -> None:

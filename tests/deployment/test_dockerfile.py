@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import tomllib
@@ -11,6 +12,18 @@ import tomllib
 from web.build_assets import NODE_PACKAGE
 
 ROOT = Path(__file__).parents[2]
+
+# The grammar as far as we use it; what Docker knows beyond that is added when it is used. The parser
+# dockerfile-parse would not replace it: it splits a file into instructions and refuses no misspelt one.
+DURATION = r"\d+(ms|s|m|h)"
+FLAGS = {
+    **{name: {} for name in ("CMD", "ENV", "EXPOSE", "FROM", "LABEL", "RUN", "USER", "WORKDIR")},
+    "COPY": {"--from": r"[a-z]+"},
+    "HEALTHCHECK": {
+        **dict.fromkeys(["--interval", "--timeout", "--start-period"], DURATION),
+        "--retries": r"\d+",
+    },
+}
 
 
 def sources_of(stage) -> list[str]:
@@ -31,6 +44,25 @@ def is_sent_to_the_build(path: str) -> bool:
             if any(fnmatch.fnmatch(each, name) for each in candidates for name in names):
                 sent = pattern.startswith("!")
     return sent
+
+
+def flags_of(instruction) -> list[list[str]]:
+    """Name and value of what stands before the arguments."""
+    return [word.split("=", 1) for word in takewhile(lambda word: word.startswith("--"), instruction.words)]
+
+
+def test_every_instruction_and_flag_is_one_that_docker_knows(stages) -> None:
+    for each in (each for stage in stages for each in stage):
+        assert each.name in FLAGS, each
+        for flag, value in flags_of(each):
+            assert re.fullmatch(FLAGS[each.name][flag], value), each
+
+
+def test_what_a_stage_takes_from_another_one_comes_from_an_earlier_one(stages) -> None:
+    earlier: set[str] = set()
+    for stage in stages:
+        assert {value for each in stage if each.name == "COPY" for _, value in flags_of(each)} <= earlier
+        earlier |= {stage[0].words[-1]}
 
 
 def test_every_base_image_is_named_with_its_version(stages) -> None:

@@ -1,18 +1,18 @@
-"""The commands, settings and health checks of compose.yaml, run on this machine with a real MongoDB."""
+"""The commands, settings and health checks of compose.yaml, run on this machine with a real MongoDB.
+
+All but two: nothing of ours installs Redis, which nothing uses yet, and `collector-queue` only gives a
+directory to another user.
+"""
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -21,119 +21,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from tests.free_ports import find_free_ports
+from tests.deployment.machine import LIMIT_SECONDS, ROOT, Machine
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
-ROOT = Path(__file__).parents[2]
-LIMIT_SECONDS = 60
-
-# Names of loopback that neither takes for loopback: what an open address asks for is asked for here too.
-BIND_HOSTS = {"receiver": "LOCALHOST", "server": "127.1"}
-
-# What the image's own entry point does: the first start makes the administrator, without access control and
-# where nobody else reaches it.
-ENTRYPOINT = """#!{python}
-import os, subprocess, sys
-from pathlib import Path
-from pymongo import MongoClient
-data = "{data}/db"
-place = ["--dbpath", data, "--port", "{port}", "--nounixsocket", "--bind_ip"]
-Path(data).mkdir(exist_ok=True)
-if not any(Path(data).iterdir()):
-    first = subprocess.Popen(["{mongod}", *place, "127.0.0.2"], stdout=subprocess.DEVNULL)
-    with MongoClient("127.0.0.2", {port}) as client:
-        user, password = os.environ["MONGO_INITDB_ROOT_USERNAME"], os.environ["MONGO_INITDB_ROOT_PASSWORD"]
-        client.admin.command("createUser", user, pwd=password, roles=["root"])
-    first.terminate()
-    first.wait()
-assert sys.argv[1] == "mongod"
-os.execv("{mongod}", ["mongod", *sys.argv[2:], "--auth", "--oplogSize", "64", *place, "127.0.0.1"])
-"""
-
-
-class Machine:
-    """Stands for the containers: one address for all, other ports, the same commands and settings."""
-
-    def __init__(self, compose: dict[str, Any], image: dict[str, str], directory: Path, mongod: Path) -> None:
-        self.services = compose["services"]
-        self.image, self.directory = image, directory
-        names = ("mongodb", "grpc", "http", "web")
-        self.ports = dict(zip(names, find_free_ports(len(names)), strict=True))
-        self.running: list[subprocess.Popen[str]] = []
-        (directory / "configdb").mkdir()
-        entrypoint = directory / "bin" / "docker-entrypoint.sh"
-        entrypoint.parent.mkdir()
-        entrypoint.write_text(
-            ENTRYPOINT.format(
-                python=sys.executable, data=directory, port=self.ports["mongodb"], mongod=mongod
-            )
-        )
-        entrypoint.chmod(0o755)
-
-    def here(self, text: str) -> str:
-        """A command or setting with the addresses of this machine."""
-        return (
-            text.replace("mongodb:27017", f"127.0.0.1:{self.ports['mongodb']}")
-            .replace("127.0.0.1:8000", f"127.0.0.1:{self.ports['web']}")
-            .replace("127.0.0.1:4318", f"127.0.0.1:{self.ports['http']}")
-            .replace("/data/", f"{self.directory}/")
-        )
-
-    def environment(self, name: str) -> dict[str, str]:
-        given = {key: self.here(value) for key, value in self.services[name].get("environment", {}).items()}
-        path = os.pathsep.join(
-            [str(self.directory / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
-        )
-        ports = {
-            "OTLP_GRPC_PORT": str(self.ports["grpc"]),
-            "OTLP_HTTP_PORT": str(self.ports["http"]),
-            "HTTP_PORT": str(self.ports["web"]),
-        }
-        coverage = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE")}
-        return coverage | self.image | given | ports | {"PATH": path, "BIND_HOST": BIND_HOSTS.get(name, "")}
-
-    def run(self, name: str, command: Sequence[str], **changes: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [self.here(word) for word in command],
-            env=self.environment(name) | changes,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LIMIT_SECONDS,
-        )
-
-    def start(self, name: str) -> subprocess.Popen[str]:
-        log = (self.directory / f"{name}.log").open("w")
-        with log:
-            process = subprocess.Popen(
-                [self.here(word) for word in self.services[name]["command"]],
-                env=self.environment(name),
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-                text=True,
-            )
-        self.running.append(process)
-        return process
-
-    def check(self, name: str) -> subprocess.CompletedProcess[str]:
-        return self.run(name, self.services[name]["healthcheck"]["test"][1:])
-
-    def wait_for_line(self, name: str, text: str) -> None:
-        """Until the service that was started last has written this."""
-        deadline = time.monotonic() + LIMIT_SECONDS
-        while text not in (log := (self.directory / f"{name}.log").read_text()):
-            assert time.monotonic() < deadline, log
-            assert self.running[-1].poll() is None, log
-            time.sleep(0.05)
-
-    def get(self, path: str, token: str = "") -> Any:
-        url = f"http://127.0.0.1:{self.ports['web']}{path}"
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read())
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 
 
 @pytest.fixture
@@ -141,9 +33,7 @@ def machine(compose, stages, tmp_path, mongod_executable) -> Iterator[Machine]:
     image = dict(pair.split("=", 1) for each in stages[-1] if each.name == "ENV" for pair in each.words)
     machine = Machine(compose, image, tmp_path, mongod_executable)
     yield machine
-    for process in machine.running[::-1]:
-        process.kill()
-        process.wait()
+    machine.kill()
 
 
 def send_one_request(port: int) -> None:
@@ -167,7 +57,7 @@ def send_one_request(port: int) -> None:
 def test_the_services_of_compose_work_together(machine, secrets) -> None:
     # Given a fresh database, started as compose.yaml says
     database = machine.start("mongodb")
-    key = machine.directory / "configdb" / "keyfile"
+    key = machine.mounts("mongodb")["/data/configdb"] / "keyfile"
 
     # When it is set up, first with another password, then a replica set and the services' user are there
     setup = machine.services["database-setup"]["command"]
@@ -209,7 +99,7 @@ def test_the_services_of_compose_work_together(machine, secrets) -> None:
         assert checked.returncode == 0, checked.stderr
 
     # And what is sent is there for the bearer of the token, and for nobody else
-    send_one_request(machine.ports["grpc"])
+    send_one_request(machine.ports["receiver", 4317])
     projects = machine.get("/api/v1/projects", secrets["ADMIN_TOKEN"])["data"]["items"]
     assert [project["name"] for project in projects] == ["shop"]
     with pytest.raises(urllib.error.HTTPError, match="403"):
@@ -219,10 +109,62 @@ def test_the_services_of_compose_work_together(machine, secrets) -> None:
     with MongoClient(url) as client:
         deadline = time.monotonic() + LIMIT_SECONDS
         while not client.otel_pyinstrument.rollup_hours.count_documents({}):
-            assert time.monotonic() < deadline, (machine.directory / "worker.log").read_text()
+            assert time.monotonic() < deadline, machine.log("worker")
             time.sleep(0.2)
 
     # And each stops within its bound when asked to
     for process in (worker, server, receiver, database):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT_SECONDS) == 0
+
+
+@pytest.mark.timeout(900)  # the first time somebody has to build the Collector
+def test_the_profiles_of_the_demo_come_through_the_collector(machine, otelcol, secrets) -> None:
+    # Given the platform and the standard Collector, started as compose.yaml says
+    machine.set_up()
+    for name in ("receiver", "server"):
+        machine.start(name)
+        machine.wait_until_healthy(name)
+    collector = machine.start("collector", otelcol)
+
+    # And its health, which docs/operations.md asks the server's container for
+    (question,) = re.findall(r"`docker compose exec server ([^`]+)`", OPERATIONS)
+    machine.wait_for(lambda: machine.run("server", question.split()).returncode == 0, "collector")
+
+    # When the shop opens and visitors come
+    for name in ("supplier", "shop"):
+        assert machine.check(name).returncode == 1
+        machine.start(name)
+        machine.wait_until_healthy(name)
+    *_, supplier, shop = machine.running
+    visitors = machine.start("visitors")
+
+    # Then the slow page is there with its call tree
+    def get(path):
+        return machine.get(f"/api/v1{path}", secrets["ADMIN_TOKEN"])["data"]
+
+    def slow_pages():
+        records = get(f"/performance/records?project_key={project}")["items"]
+        return [each for each in records if (each["top_function"] or "").startswith("score_baskets")]
+
+    [item] = machine.wait_for(lambda: get("/projects")["items"], "shop")
+    project = item["id"]
+    record, *_ = machine.wait_for(slow_pages, "shop")
+    detail = get(f"/performance/records/{record['id']}?project_key={project}")
+    assert (item["name"], detail["version"], detail["environment"]) == ("flask-shop", "1.0.0", "demo")
+    assert detail["function_calls"]
+
+    # And the pages that ask the supplier are served
+    availability = ["python", "-m", "all_in_one.probe", "http://shop:8080/products/1/availability"]
+    assert machine.run("visitors", availability).returncode == 0
+
+    # And all of it went through the Collector, whose queue is on its volume
+    metrics = f"http://127.0.0.1:{machine.ports['collector', 8888]}/metrics"
+    with urllib.request.urlopen(metrics, timeout=10) as answer:
+        assert re.search(r"^otelcol_exporter_sent_spans\{.*\} [1-9]", answer.read().decode(), re.MULTILINE)
+    assert any(machine.mounts("collector")["/queue"].iterdir())
+
+    # And each stops when asked to
+    for process in (visitors, shop, supplier, collector):
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT_SECONDS) == 0
