@@ -88,7 +88,7 @@ LOCK_OPTIONS := $(LOCK_FORMAT) --python-version 3.11 --extra flask --extra serve
 debian-packages:
 	@missing=$$(dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' $(DEBIAN_PACKAGES) 2>/dev/null \
 		| awk '$$1 == "ii" {print $$2}' | sort | comm -13 - <(printf '%s\n' $(DEBIAN_PACKAGES) | sort)); \
-	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; fi
+	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=300 $$missing >/dev/null; fi
 
 clean: ## remove what the other verbs made, but not data/
 	rm -rf $(VENV) .venv-*/ .bench web/static web/node_modules .coverage* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
