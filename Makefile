@@ -35,6 +35,8 @@ format: setup ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Hundreds of processes that start would compile every module again where the environment forbids to keep the results.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup $(if $(CI),debian-packages check collector clients) ## run all tests (TESTS=path for some)
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(if $(filter tests,$(TESTS)),$(AT_ONCE)) $(TESTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from benchmarks.overhead.interpreters import Interpreter
 from benchmarks.overhead.turns import Sink, compare
 
 ROOT = Path(__file__).parents[2]
+BOUNDS = {("not_chosen", BASE): 1.1, ("all", BASE): 2.5, ("all", "pyinstrument"): 1.2}
+"""CPU time of a contender by that of another one."""
 
 
 @pytest.mark.integration
@@ -61,22 +64,26 @@ def test_profiling_costs_about_what_pyinstrument_costs_and_nothing_where_it_does
     names = (BASE, "not_chosen", "all", "pyinstrument")
     interpreter = Interpreter.at(Path(sys.executable))
 
-    # When each serves in turns
+    # When each serves in turns; again if it took too long, as a defect would every time
+    least = dict.fromkeys(BOUNDS, math.inf)
     servers = Sink(interpreter)
     try:
-        measured, _ = compare(
-            "flask",
-            {BY_NAME[name]: interpreter for name in names},
-            servers.ports,
-            processes=3,  # where its memory happens to lie makes one slower for as long as it lives
-            rounds=10,
-            turn_seconds=0.05,
-        )
+        for _ in range(4):
+            if all(least[pair] < bound for pair, bound in BOUNDS.items()):
+                break
+            measured, _ = compare(
+                "flask",
+                {BY_NAME[name]: interpreter for name in names},
+                servers.ports,
+                processes=2,  # what makes one slower for as long as it lives is not the same in the next one
+                rounds=10,
+                turn_seconds=0.05,
+            )
+            for name, to in BOUNDS:
+                ratio = measured[name].median_ratio_to(measured[to])
+                least[name, to] = min(least[name, to], ratio)
     finally:
         servers.stop()
 
-    # Then the medians are far from a defect; docs/adr/009 has what a quiet machine measures
-    base = measured[BASE]
-    assert measured["not_chosen"].median_ratio_to(base) < 1.3
-    assert measured["all"].median_ratio_to(base) < 3
-    assert measured["all"].median_ratio_to(measured["pyinstrument"]) < 1.4
+    # Then no median is near a defect; docs/adr/009 has what a quiet machine measures
+    assert all(least[pair] < bound for pair, bound in BOUNDS.items()), least

@@ -216,17 +216,24 @@ def share_on_page(page, function: str) -> float:
 PLANTED = ("score_baskets", "volume_prices")
 
 
-def true_shares(answers: list[Answer]) -> dict[str, float]:
-    """What the planted functions took of these requests, by the shop's own clock."""
-    total = sum(answer.timings["total"] for answer in answers)
-    return {name: sum(answer.timings[name] for answer in answers) / total for name in PLANTED}
-
-
 def seconds_in(call: dict, function: str) -> float:
     """Time in the outermost calls of `function`."""
     if call["function"] == function:
         return call["duration"]
     return sum(seconds_in(child, function) for child in call["children"])
+
+
+def share_in_trees(details: list[dict], function: str) -> float:
+    """What the function took of a request, by its tree; the median of these."""
+    return median(
+        seconds_in(detail["function_calls"][0], function) / detail["profile"]["duration"]
+        for detail in details
+    )
+
+
+def share_by_the_shops_clock(answers: list[Answer], function: str) -> float:
+    """What the function took of a request, by the shop's own measurement; the median of these."""
+    return median(answer.timings[function] / answer.timings["total"] for answer in answers)
 
 
 def prove_first_light(platform: Platform, open_page, endpoint: str = "") -> None:
@@ -251,14 +258,22 @@ def prove_first_light(platform: Platform, open_page, endpoint: str = "") -> None
     items = arrived()
     details = [api.data(f"/performance/records/{item['id']}?project_key={project}") for item in items]
 
-    # Then every one has a tree, and the planted functions carry the share of time that they have
-    # without a profiler
+    # Then every one has a tree, in which the planted functions carry the share that the shop measured in that
+    # very request
     assert all(item["has_profile"] for item in items)
-    assert {item["top_function"].split()[0] for item in items} == {"score_baskets"}
-    whole = sum(detail["profile"]["duration"] for detail in details)
-    for function, share in true_shares(unprofiled).items():
-        seconds = sum(seconds_in(detail["function_calls"][0], function) for detail in details)
-        assert seconds / whole == pytest.approx(share, abs=TOLERANCE), function
+    for item, detail, answer in zip(items, details, profiled, strict=True):
+        for function in PLANTED:
+            true = share_by_the_shops_clock([answer], function)
+            assert share_in_trees([detail], function) == pytest.approx(true, abs=TOLERANCE), function
+        # While the exporter encodes in another thread, sqlite may wait for the interpreter longer than that.
+        if share_by_the_shops_clock([answer], "score_baskets") > 0.5:
+            assert item["top_function"].split()[0] == "score_baskets"
+    assert Counter(item["top_function"].split()[0] for item in items).most_common(1)[0][0] == "score_baskets"
+
+    # And it is the one that they have without a profiler
+    for function in PLANTED:
+        true = share_by_the_shops_clock(unprofiled, function)
+        assert share_in_trees(details, function) == pytest.approx(true, abs=TOLERANCE), function
 
     # And every query names the line of the shop that issued it, and each record its process
     queries = [query for detail in details for query in detail["database_queries"]]
@@ -271,13 +286,11 @@ def prove_first_light(platform: Platform, open_page, endpoint: str = "") -> None
         assert detail["server_info"]["pid"]
         assert detail["performance_metrics"]["memory_usage"]["peak_memory"] > 10
 
-    # And the page of one of them shows the share that the shop measured in that very request
+    # And the page of one of them shows it
     page = open_page(f"{api.url}/projects/{project}/records/{items[0]['id']}")
     assert page.get_by_role("heading", level=1).inner_text().startswith(SLOW_ENDPOINT)
     shown = share_on_page(page, "score_baskets")
-    own = seconds_in(details[0]["function_calls"][0], "score_baskets") / details[0]["profile"]["duration"]
-    assert shown == pytest.approx(own, abs=0.01)
-    assert shown == pytest.approx(true_shares(profiled[:1])["score_baskets"], abs=TOLERANCE)
+    assert shown == pytest.approx(share_in_trees(details[:1], "score_baskets"), abs=0.01)
 
     # And its address brings the same view to somebody else
     other = open_page(page.url)
@@ -322,19 +335,6 @@ def details_of(api: Api, demo: Demo, answers: list[Answer]) -> list[dict]:
     return [
         api.data(f"/performance/records/{ids[answer.trace_id]}?project_key={project}") for answer in answers
     ]
-
-
-def share_in_trees(details: list[dict], function: str) -> float:
-    """What the function took of a request, by its tree; the median of these."""
-    return median(
-        seconds_in(detail["function_calls"][0], function) / detail["profile"]["duration"]
-        for detail in details
-    )
-
-
-def share_by_the_shops_clock(answers: list[Answer], function: str) -> float:
-    """What the function took of a request, by the shop's own measurement; the median of these."""
-    return median(answer.timings[function] / answer.timings["total"] for answer in answers)
 
 
 def in_turns(sites: list[Site], paths: list[str], *, rounds: int = 6) -> list[list[Answer]]:
