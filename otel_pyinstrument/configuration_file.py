@@ -43,7 +43,10 @@ def read_configuration_file(path: str, environ: Mapping[str, str]) -> dict[str, 
     if not isinstance(parsed, dict):
         raise BadConfigurationFile("is not a mapping of names to values")
     options = cast("dict[object, Any]", parsed)
-    return {str(name): _substituted(value, environ) for name, value in options.items()}
+    try:
+        return {str(name): _substituted(value, environ) for name, value in options.items()}
+    except RecursionError:  # an alias of YAML may hold itself
+        raise BadConfigurationFile("is nested too deeply") from None
 
 
 def _json(text: str) -> Any:

@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import Span
 
 from otel_pyinstrument import private_names
 from otel_pyinstrument.guard import came_from_signal_handler
+from otel_pyinstrument.http_methods import METHODS, OTHER_METHOD
 from otel_pyinstrument.learned_routes import PARAMETER, LearnedRoutes
 
 _NAMED_PARAMETER = re.compile(r"<[^<>]*>|\{[^{}]*\}")
@@ -18,9 +19,8 @@ _IDENTIFIER = re.compile(r"\d+|[0-9a-fA-F-]{16,}|.*\d.*\d.*\d.*|.{33,}", re.DOTA
 _MAX_SEGMENTS = 8
 _MAX_CHARACTERS = 200
 _MAX_PATH_CHARACTERS = 2_000
-_OTHER = "_OTHER"
-"""The method that semantic conventions give for one that is not known."""
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "HTTP"})
+_FIRST_WORDS = METHODS | {"HTTP"}
+"""Of names of spans; the last one where the method is not known."""
 
 
 class Endpoint(NamedTuple):
@@ -41,8 +41,8 @@ def endpoint_of(span: Span, routes: LearnedRoutes | None = None, *, with_path: b
     """
     attributes = attributes_of(span)
     method = attributes.get("http.method") or attributes.get("http.request.method")
-    if isinstance(method, str) and method not in _METHODS:
-        method = _OTHER
+    if isinstance(method, str) and method not in METHODS:
+        method = OTHER_METHOD
     route = attributes.get("http.route")
     if isinstance(route, str):
         route = route[:_MAX_CHARACTERS]
@@ -52,9 +52,9 @@ def endpoint_of(span: Span, routes: LearnedRoutes | None = None, *, with_path: b
     path = _path(attributes)
     first, _, rest = span.name.partition(" ")
     if not isinstance(method, str) or not method:
-        method = first if first in _METHODS else ""
+        method = first if first in _FIRST_WORDS else ""
     if not isinstance(route, str) or not route:
-        route = rest[:_MAX_CHARACTERS] if first in _METHODS and rest != path else ""
+        route = rest[:_MAX_CHARACTERS] if first in _FIRST_WORDS and rest != path else ""
     if route:
         return Endpoint(endpoint_key(method, route), method, path or route)
     learned = routes.find(method, path) if routes is not None else ""

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from otel_pyinstrument.http_methods import METHODS
+
 _PARAMETER = re.compile(r"<[^<>]*>|\{[^{}]*\}")
-_WITHOUT_PARAMETERS = re.compile(r"(?:[A-Z]+ +)?/[^\s*?=,;<>{}]*")
+_WITHOUT_PARAMETERS = re.compile(r"(?:([A-Z]+) +)?/[^\s*?=,;<>{}]*")
+_REGULAR_EXPRESSION = re.compile(r"(?:([A-Z]+) +)?\S*(?:\^|\(\?P)\S*")
+"""A route of Django's `re_path`. Compared as text, so that nothing in it is a pattern."""
 
 
 class EndpointRate(NamedTuple):
@@ -21,11 +25,15 @@ def read_endpoint_rate(entry: str) -> EndpointRate:
     """One entry. What follows its last `=` is the rate.
 
     Raises:
-        ValueError: it is none. A pattern (`*`), a query and several entries are none either.
+        ValueError: it is none. A pattern (`*`), a query, several entries, and what names a method that
+        spans never have are none either.
     """
     endpoint, _, text = entry.strip().rpartition("=")
     endpoint = endpoint.strip()
-    if _WITHOUT_PARAMETERS.fullmatch(_PARAMETER.sub("", endpoint)) is None:
+    named = _WITHOUT_PARAMETERS.fullmatch(_PARAMETER.sub("", endpoint)) or _REGULAR_EXPRESSION.fullmatch(
+        endpoint
+    )
+    if named is None or named[1] not in {None, *METHODS}:
         raise ValueError("no endpoint and its rate")
     rate = float(text)
     if not 0 <= rate <= 1:

@@ -63,18 +63,18 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
             return
         provider, processor = installed
         delivery, self._delivery = self._delivery, None
-        hop_patches.uninstall()
         try:
+            processor.shutdown()  # first: nothing is profiled, whatever of the rest fails
             if delivery is not None:
                 delivery.uninstall()
             if processor in _processors:
                 _processors.remove(processor)
-            processor.shutdown()
+            hop_patches.uninstall()
             private_names.remove_processor(provider, processor)
         except Exception as error:
             if came_from_signal_handler(error):
                 raise
-            _logger.exception("The span processor could not be removed; it does nothing any more")
+            _logger.exception("Profiling is off, but not all of it could be removed")
 
     def _install(
         self,

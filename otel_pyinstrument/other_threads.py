@@ -7,9 +7,11 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from otel_pyinstrument import native
+
+_Result = TypeVar("_Result")
 
 
 class _Thread:
@@ -47,30 +49,22 @@ class OtherThreads:
 
     def hook_begins(self, hook: object) -> None:
         """`hook` goes in on this thread."""
-        if not self.every_thread_pays:
-            return
-        lock = self._lock_of_this_process()
-        if lock.acquire(blocking=False):
-            try:
-                thread = self._count()
-                if not thread.hooks:
-                    self._hooked.append(weakref.ref(thread))
-                thread.hooks.add(id(hook))
-            finally:
-                lock.release()
+
+        def begin(thread: _Thread) -> None:
+            if not thread.hooks:
+                self._hooked.append(weakref.ref(thread))
+            thread.hooks.add(id(hook))
+
+        if self.every_thread_pays:
+            self._count_and(begin)
 
     def hook_ends(self, hook: object) -> None:
         """`hook` is gone from this thread. Saying so twice is no harm."""
         if not self.every_thread_pays:
             return
-        lock = self._lock_of_this_process()
+        counted = self._count_and(lambda _thread: True)
         here = self._this_thread()
-        if lock.acquire(blocking=False):
-            try:
-                self._count()
-            finally:
-                lock.release()
-        elif here.hooks:
+        if not counted and here.hooks:
             thread_seconds = self._thread_seconds()
             here.owed += thread_seconds - here.since
             here.since = thread_seconds
@@ -78,18 +72,28 @@ class OtherThreads:
 
     def take(self) -> float:
         """CPU seconds that no earlier call has told of. Always 0 where hooks slow their own thread only."""
-        if not self.every_thread_pays:
-            return 0.0
-        lock = self._lock_of_this_process()
-        if not lock.acquire(blocking=False):
-            return 0.0
-        try:
-            self._count()
+
+        def take(_thread: _Thread) -> float:
             seconds = max(self._seconds, 0.0)
             self._seconds -= seconds
             return seconds
-        finally:
-            lock.release()
+
+        return self._count_and(take) or 0.0 if self.every_thread_pays else 0.0
+
+    def _count_and(self, then: Callable[[_Thread], _Result]) -> _Result | None:
+        """Count all until now, and what `then` answers for this thread; None while another thread counts."""
+        lock = self._lock_of_this_process()
+        try:
+            if not lock.acquire(blocking=False):
+                return None
+            try:
+                return then(self._count())
+            finally:
+                lock.release()
+        except BaseException:
+            # That of a signal handler may come when the lock is taken and nobody minds it yet.
+            self._begin()
+            raise
 
     def _begin(self) -> None:
         # Reentrant: a sample or a signal handler may come in the middle, and take a hook away.

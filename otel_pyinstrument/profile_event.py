@@ -91,8 +91,7 @@ class ProfileEvent(EventBase):
                         self._facts | self._written_facts() | self._encoded_or_error()
                     )
                     self._recording = self._request_facts = None
-                    if self._charge_encoding is not None:
-                        self._charge_encoding(time.thread_time() - start)
+                    self._charge(time.thread_time() - start)
         return self._attributes
 
     def write_text(self) -> None:
@@ -113,6 +112,16 @@ class ProfileEvent(EventBase):
                 raise
             self._report("writing the request's facts", error)
             return {}
+
+    def _charge(self, seconds: float) -> None:
+        if self._charge_encoding is None:
+            return
+        try:
+            self._charge_encoding(seconds)
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+            self._report("charging the encoding", error)
 
     def _encoded_or_error(self) -> dict[str, Any]:
         try:

@@ -391,7 +391,9 @@ class Segment:
             return
         self._hooked = False  # before the work: a sample may come here in the middle of it
         try:
-            self._hooked_cpu_seconds += time.thread_time() - self._hooked_cpu
+            now = time.thread_time()
+            self._hooked_cpu_seconds += now - self._hooked_cpu
+            self._hooked_cpu = now
             OTHER_THREADS.hook_ends(self)  # first: the rest can be done again when a signal breaks in
             intact = private_names.unsubscribe(self._sampler, self._on_sample)
         except BaseException:

@@ -15,16 +15,12 @@ from opentelemetry.util.types import AttributeValue
 from otel_pyinstrument import installed
 from otel_pyinstrument.facts.http import masked_query
 from otel_pyinstrument.guard import came_from_signal_handler
+from otel_pyinstrument.http_methods import METHODS, OTHER_METHOD
 
 _logger = getLogger(__name__)
 
 _Given = TypeVar("_Given")
 
-# RFC 9110 and RFC 5789: what semantic conventions allow as a name; anything else may be hostile.
-_METHODS = frozenset(
-    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "QUERY"}
-)
-_OTHER_METHOD = "_OTHER"
 _FIRST_SERVER_ERROR = 500
 _MAX_CHARACTERS = 2_048
 
@@ -90,7 +86,7 @@ def start_server_span(read: Callable[[_Given], HTTPRequest], given: _Given) -> S
         if trace.get_current_span().get_span_context().is_valid or not is_instrumentation_enabled():
             return None
         method, query, headers, attributes = read(given)
-        known = method if method in _METHODS else _OTHER_METHOD
+        known = method if method in METHODS else OTHER_METHOD
         values: dict[str, AttributeValue] = {"http.request.method": known}
         if known is not method:
             values["http.request.method_original"] = method[:_MAX_CHARACTERS]
@@ -100,7 +96,7 @@ def start_server_span(read: Callable[[_Given], HTTPRequest], given: _Given) -> S
             values["user_agent.original"] = headers["user-agent"][:_MAX_CHARACTERS]
         values |= {name: _cut(value) for name, value in attributes.items() if value not in (None, "")}
         values |= _address(headers.get("host", ""))
-        name = "HTTP" if known is _OTHER_METHOD else known
+        name = "HTTP" if known is OTHER_METHOD else known
         span = installed.tracer().start_span(
             name, propagate.extract(headers), SpanKind.SERVER, attributes=values
         )

@@ -76,7 +76,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._engine = Engine(settings)
         self._routes = LearnedRoutes()
         self._poller = _rules_poller(settings, self.gate)
-        self._guard = Guard(self.shutdown, reraise=reraise)
+        self._guard = Guard(self._switch_off, reraise=reraise)
         self._off = False
         self._pid = os.getpid()
         self._lock = native.RLock()
@@ -127,11 +127,16 @@ class ProfilingSpanProcessor(SpanProcessor):
             self._guard.failed("on_ending", error)
 
     def shutdown(self) -> None:
-        """Profile nothing from now on. Hooks on other threads go at their next sample."""
-        self._off = True
-        if self._poller is not None:
-            self._poller.stop()
-        self._engine.stop_all()
+        """Profile nothing from now on. Hooks on other threads go at their next sample.
+
+        What goes wrong is logged: if it were raised, the SDK would shut down no processor after this one.
+        """
+        try:
+            self._switch_off()
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+            self._guard.failed("shutdown", error)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Nothing waits here. Said aloud: older SDKs ask no processor after one that does not say True."""
@@ -140,6 +145,12 @@ class ProfilingSpanProcessor(SpanProcessor):
     def reset_after_fork(self) -> None:
         """In the forked child: what the parent profiles is not the child's."""
         self._guard.call("after_fork", self._reset)
+
+    def _switch_off(self) -> None:
+        self._off = True
+        if self._poller is not None:
+            self._poller.stop()
+        self._engine.stop_all()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
@@ -182,12 +193,14 @@ class ProfilingSpanProcessor(SpanProcessor):
             )  # before other threads find nothing to do here
             self._reset()
             if self._off:
-                self.shutdown()
+                self._switch_off()
                 _logger.warning(
                     "Profiling is off in this process: it was forked without telling Python, which could "
                     "crash from 3.12 on when it profiles. Start uWSGI with --py-call-uwsgi-fork-hooks"
                 )
                 return _NOT_LOOKED_AT
+        if self._off:  # another thread has found that out, after this one looked
+            return _NOT_LOOKED_AT
         if self._poller is not None and not self._poller.started:
             self._poller.start()
         if len(self._traces) >= _MAX_TRACES:
@@ -201,7 +214,11 @@ class ProfilingSpanProcessor(SpanProcessor):
         if slot is None:
             return Belonging(None, visit)
         request = Request(context.span_id, slot, self._engine, self._guard)
-        if not request.start():
+        started = request.start()
+        if self._off:  # meanwhile: nobody sees the end of this request, and its hook is on this thread
+            self._engine.stop_all()
+            started = False
+        if not started:
             self.gate.refuse(slot, visit)
             return Belonging(None, visit)
         with self._lock:

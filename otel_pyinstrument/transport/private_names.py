@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import Event, EventBase, ReadableSpan
 
@@ -192,16 +193,22 @@ def with_lazy_attributes(logger: Any, record: LogRecord) -> Any:
     if resource is None or scope is None:
         return record
     try:
-        from opentelemetry.sdk._logs import ReadWriteLogRecord
+        lazy_record = _lazy_record()
     except ImportError:
         return record
+    # The limits are not applied to a span event of ours either.
+    return lazy_record(record, resource, scope, None)
+
+
+@cache
+def _lazy_record() -> Any:
+    from opentelemetry.sdk._logs import ReadWriteLogRecord
 
     class LazyRecord(ReadWriteLogRecord):
         def __post_init__(self) -> None:
             """The base class copies the attributes here."""
 
-    # The limits are not applied to a span event of ours either.
-    return LazyRecord(record, resource, scope, cast("Any", None))
+    return LazyRecord
 
 
 # --- Sending one request once, without the exporter's retries ------------------------------------------

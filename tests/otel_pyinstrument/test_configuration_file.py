@@ -53,6 +53,11 @@ def test_variables_are_replaced_inside_texts(write) -> None:
     }
 
 
+def test_a_value_that_holds_itself_is_refused(write) -> None:
+    with pytest.raises(BadConfigurationFile, match="is nested too deeply"):
+        read_configuration_file(write("a.yaml", "exclude: &x [*x]\n"), {})
+
+
 def test_an_empty_file_says_nothing(write) -> None:
     assert read_configuration_file(write("a.yaml", "# nothing\n"), {}) == {}
 

@@ -42,6 +42,9 @@ def span_with(name: str, **attributes: object):
             Endpoint("GET /orders/{}", "GET", "/orders/7"),
         ),
         ("GET", {"http__method": "GET", "url__path": "/a"}, Endpoint("GET /a", "GET", "/a")),
+        # A method that not every list has
+        ("QUERY search", {"http__request__method": "QUERY"}, Endpoint("QUERY /search", "QUERY", "search")),
+        ("PROPFIND", {"http__method": "PROPFIND", "url__path": "/a"}, Endpoint("_OTHER /a", "_OTHER", "/a")),
         # Nothing but a name
         ("POST /a", {}, Endpoint("POST /a", "POST", "/a")),
         ("handle message", {}, Endpoint(" /handle message", "", "")),

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_pyinstrument import PyinstrumentInstrumentor
-from otel_pyinstrument.endpoint import Endpoint
+from otel_pyinstrument.endpoint import Endpoint, endpoint_key
 from otel_pyinstrument.endpoint_rates import read_endpoint_rate
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.remote_rules.rules import read_rules
@@ -64,6 +64,7 @@ def test_good_entries_hold_whatever_stands_beside_them(good: list[tuple[str, flo
         "/orders/{id=1",
         "orders=1",
         "get /orders=1",
+        "PROPFIND /orders=1",
         "/orders",
         "=1",
         "/orders=2",
@@ -73,6 +74,24 @@ def test_good_entries_hold_whatever_stands_beside_them(good: list[tuple[str, flo
 def test_what_is_not_one_endpoint_and_its_rate_is_refused(written: str) -> None:
     with pytest.raises(ValueError):
         read_endpoint_rate(written)
+
+
+def test_a_regular_expression_of_django_is_an_endpoint_of_its_own() -> None:
+    # Given a rate for a route of `re_path`
+    settings = Settings(
+        rate=0, slow_rate=0, error_rate=0, endpoint_rates=("GET /api/^orders/(?P<pk>[^/.]+)/$=1",)
+    )
+    gate = Gate(settings)
+
+    # When a request comes whose span has that route in its name, and another one
+    chosen = [
+        gate.arrive(Endpoint(endpoint_key("GET", route), "GET", "/api/orders/7/")) is not None
+        and gate.admit(gate.arrive(Endpoint(endpoint_key("GET", route), "GET", "/api/orders/7/"))) is not None
+        for route in (r"api/^orders/(?P<number>[^/.]+)/$", r"api/^others/(?P<number>[^/.]+)/$")
+    ]
+
+    # Then it is chosen, and the other one is not
+    assert chosen == [True, False]
 
 
 @pytest.mark.parametrize("route", ["/orders/<int(min=1,max=9):id>", "/codes/<re('[a-z]{2}'):code>"])

@@ -12,9 +12,10 @@ from types import ModuleType
 import anyio.to_thread
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
-from otel_pyinstrument import hop, hop_patches, private_names
+from otel_pyinstrument import PyinstrumentInstrumentor, hop, hop_patches, private_names
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.loop_steps import _LoopSteps
 from otel_pyinstrument.request import Request
@@ -282,3 +283,39 @@ def test_a_hook_that_cannot_be_removed_does_not_keep_those_of_other_threads(
     # Then neither thread has a hook after its next sample
     assert messages(caplog) == ["Profiling is off in this process: on_ending failed"]
     assert (hooks, sys.getprofile()) == ([None], None)
+
+
+# --- switching off -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def libraries_are_restored() -> Iterator[None]:
+    yield
+    hop_patches.uninstall()
+
+
+@pytest.mark.usefixtures("libraries_are_restored")
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Engine, "stop_all"), (hop_patches, "uninstall"), (private_names, "remove_processor")],
+)
+def test_a_failure_to_uninstrument_ends_profiling_with_one_log_line(
+    owner: type | ModuleType, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a profiled application, and a part of ours that fails on purpose
+    provider = TracerProvider(shutdown_on_exit=False)
+    PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1)
+    tracer = provider.get_tracer("test")
+    with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+        assert sys.getprofile() is not None
+
+    # When profiling is switched off
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, failing)
+        PyinstrumentInstrumentor().uninstrument()
+
+    # Then one line was logged, and no request is profiled any more
+    assert len(messages(caplog)) == 1
+    with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+        assert sys.getprofile() is None
+    provider.shutdown()

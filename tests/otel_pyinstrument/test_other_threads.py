@@ -48,6 +48,17 @@ class Process:
         self.seconds += seconds
 
 
+class BrokenOff:
+    """A lock that is taken when an exception comes, as that of a signal handler may."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+
+    def acquire(self, **how: bool) -> bool:
+        self._lock.acquire(**how)
+        raise TimeoutError
+
+
 @pytest.fixture
 def process() -> Process:
     return Process()
@@ -138,6 +149,24 @@ def test_what_was_told_of_a_thread_with_a_hook_is_made_up_for(process, on_second
 
     # Then it is right in all
     assert told + others.take() == 7
+
+
+@pytest.mark.parametrize("broken_off", ["hook_begins", "hook_ends", "take"])
+def test_what_breaks_counting_off_does_not_keep_the_others_from_it(
+    broken_off: str, process, on_second_thread
+) -> None:
+    # Given a thread whose counting is broken off when it has just begun
+    threads = process.other_threads
+    threads._lock = BrokenOff(threads._lock)
+    with pytest.raises(TimeoutError):
+        getattr(threads, broken_off)(*(["hook"] if broken_off != "take" else []))
+
+    # When another one has a hook from then on
+    on_second_thread(threads.hook_begins, "another hook")
+    process.work(2.0)
+
+    # Then what the first one has paid is told
+    assert on_second_thread(threads.take) == 2.0
 
 
 def test_a_thread_that_ends_under_its_hook_leaves_none(process) -> None:

@@ -53,6 +53,7 @@ def recording() -> Recording:
 def event(
     payload_as_bytes: Callable[[], bool] = lambda: False,
     report: Callable[[str, Exception], None] = lambda hook, error: None,
+    charge_encoding: Callable[[float], None] | None = None,
 ) -> ProfileEvent:
     return ProfileEvent(
         recording(),
@@ -61,6 +62,7 @@ def event(
         timestamp=5,
         payload_as_bytes=payload_as_bytes,
         report=report,
+        charge_encoding=charge_encoding,
     )
 
 
@@ -153,6 +155,23 @@ def test_a_failure_to_choose_the_form_does_not_raise() -> None:
         raise RuntimeError("no such provider")
 
     assert event(fail).attributes["pyinstrument.error"] == "RuntimeError: no such provider"
+
+
+def test_a_failure_to_charge_the_encoding_costs_nothing_of_the_profile() -> None:
+    # Given a gate that cannot be told what the encoding took
+    reported: list[str] = []
+
+    def fail(_cpu_seconds: float) -> None:
+        raise RuntimeError("on purpose")
+
+    # When exporters read the event twice
+    made = event(report=lambda hook, error: reported.append(hook), charge_encoding=fail)
+    read = [made.attributes, made.attributes]
+
+    # Then they have the whole profile, and it was said once
+    assert read[0] is read[1]
+    assert dict(read[0]) == dict(event().attributes)
+    assert reported == ["charging the encoding"]
 
 
 def test_an_event_has_what_encoders_read() -> None:

@@ -21,6 +21,7 @@ import pytest
 from opentelemetry.trace import SpanKind
 from pyinstrument import stack_sampler
 
+from otel_pyinstrument import private_names
 from otel_pyinstrument import segment as segment_module
 from otel_pyinstrument.call_tree import CallTreeBuilder
 from otel_pyinstrument.frames import current_describer
@@ -421,6 +422,30 @@ def test_what_the_callback_raises_never_reaches_the_user(
     facts = segment.close().facts
     assert str(facts.failure) == "on purpose"
     assert facts.truncated
+
+
+def test_an_end_that_is_broken_off_and_done_again_counts_the_time_under_the_hook_once(
+    opened, burn, monkeypatch
+) -> None:
+    # Given a segment whose hook an exception keeps from being taken away, once
+    unsubscribe = private_names.unsubscribe
+
+    def breaks_off(*arguments) -> bool:
+        monkeypatch.setattr(private_names, "unsubscribe", unsubscribe)
+        raise KeyboardInterrupt
+
+    begun = time.thread_time()
+    segment = opened(interval_seconds=10)
+    burn(0.02)
+    monkeypatch.setattr(private_names, "unsubscribe", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        segment._unhook()
+
+    # When it ends
+    recording = segment.close()
+
+    # Then its time under the hook is no more than there was
+    assert 0.02 <= recording.facts.hooked_cpu_seconds <= time.thread_time() - begun
 
 
 @pytest.mark.parametrize("kind", [BaseException, Exception])

@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult, StaticSampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
@@ -452,6 +452,27 @@ def test_a_failure_while_sampling_ends_that_profile_only(
     assert tree_of(traced.request(lambda: burn(0.02))).node_count > 1
 
 
+def test_a_failure_to_shut_down_leaves_the_processors_after_ours_their_turn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a span that waits behind us to be exported
+    exporter = InMemorySpanExporter()
+    exporting = BatchSpanProcessor(exporter, schedule_delay_millis=600_000)
+    provider = provider_with([profiling(reraise=False), exporting])
+    serve(provider)
+    assert exporter.get_finished_spans() == ()
+
+    # When the application ends, and a part of ours fails on purpose
+    monkeypatch.setattr(Engine, "stop_all", failing)
+    provider.shutdown()
+
+    # Then the span is exported all the same, and one line was logged
+    assert [span.name for span in exporter.get_finished_spans()] == ["GET /"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Profiling is off in this process: shutdown failed"
+    ]
+
+
 def test_control_flow_exceptions_of_the_user_pass_through(traced) -> None:
     with pytest.raises(SystemExit):
         traced.request(lambda: sys.exit(3))
@@ -701,3 +722,51 @@ def test_a_route_that_turns_out_wrong_is_wrong_once_and_the_profile_tells_the_re
 
     # Then the rule of that route chooses it, its profile has its own route, and the next one is not chosen
     assert found == ["", "/users/me", "", "/users/{name}"]
+
+
+def test_a_request_that_begins_while_another_thread_switches_off_keeps_no_hook(traced, burn) -> None:
+    # Given a request that has begun when profiling is switched off
+    gate = traced.processor.gate
+    admit = gate.admit
+
+    def admit_and_switch_off(*arguments, **how):
+        slot = admit(*arguments, **how)
+        other = threading.Thread(target=traced.processor.shutdown)
+        other.start()
+        other.join()
+        return slot
+
+    gate.admit = admit_and_switch_off
+
+    # When it goes on
+    with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+        hook = sys.getprofile()
+        burn(0.02)
+
+    # Then it has neither a hook nor a place, nor a profile
+    assert hook is None
+    assert gate._held_slots() == []
+    assert traced.exporter.get_finished_spans()[-1].events == ()
+
+
+def test_a_request_that_finds_profiling_switched_off_by_another_thread_installs_nothing(
+    traced, monkeypatch
+) -> None:
+    # Given a request that looked before another thread found that this process was forked in C
+    installed = []
+    monkeypatch.setattr(sys, "setprofile", installed.append)
+    monkeypatch.setattr(private_names, "subscribe", lambda *_arguments, **_how: installed.append("hook"))
+    processor = traced.processor
+
+    def looked(_span) -> int:
+        processor._off = True
+        return 128
+
+    monkeypatch.setattr(private_names, "max_events_of", looked)
+
+    # When it goes on
+    with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+        pass
+
+    # Then it installs no hook, not even for a moment
+    assert installed == []

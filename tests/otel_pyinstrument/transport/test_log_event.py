@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from opentelemetry.util._once import Once
+from packaging.version import Version
 
 from otel_pyinstrument import PyinstrumentInstrumentor
 from otel_pyinstrument.call_tree import decode
@@ -108,7 +109,7 @@ def test_it_arrives_over_otlp(backend, logger_provider, burn, monkeypatch) -> No
     assert record.span_id == span.context.span_id.to_bytes(8, "big")
     attributes = {entry.key: entry.value for entry in record.attributes}
     assert tree_of({"pyinstrument.payload": attributes["pyinstrument.payload"].string_value}).node_count > 1
-    if metadata.version("opentelemetry-sdk") < "1.45":
+    if Version(metadata.version("opentelemetry-sdk")) < Version("1.45"):
         assert len(threads) == 1  # older SDKs read the attributes where the record is emitted
     else:
         assert [thread.name for thread in threads] == ["OtelBatchLogRecordProcessor"]
@@ -299,7 +300,7 @@ def test_limits_of_attributes_cut_no_profile(limit, logger_provider, burn, caplo
     (attributes,) = as_records + as_events
     assert tree_of(attributes).node_count > 1
     assert json.loads(attributes["pyinstrument.facts"])
-    if metadata.version("opentelemetry-sdk") >= "1.45":
+    if Version(metadata.version("opentelemetry-sdk")) >= Version("1.45"):
         assert as_records
         assert caplog.messages == []
 
