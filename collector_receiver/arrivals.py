@@ -14,39 +14,54 @@ FAIR_SECONDS = 3.0
 class Arrivals:
     """Bodies on their way from the network into memory. Used on one loop.
 
-    `places` bodies arrive at one time, others wait. A sender that trickles cannot keep the others out: for
-    each body that waits, the oldest of those that arrive has no more than `FAIR_SECONDS` in all.
+    `places` bodies arrive at one time, others wait in the order in which they came. Senders that trickle
+    cannot keep the others out: for each body that begins to wait, the oldest of those that arrive has no more
+    than `FAIR_SECONDS` in all, and neither has one that gets its place while others still wait. So the n-th
+    of those that wait has a place within n / `places` times that, rounded up, if its own time lasts.
     """
 
     def __init__(self, places: int) -> None:
         self._places = asyncio.Semaphore(places)
+        self._waiting: set[asyncio.Timeout] = set()
         self._under_way: dict[asyncio.Timeout, float] = {}
         self._not_after: float | None = None
 
     @asynccontextmanager
     async def one(self, seconds: float) -> AsyncGenerator[None]:
-        """A place and at most `seconds` for one body, once it has the place.
+        """A place for one body, and at most `seconds` to wait for it and to arrive.
 
         Raises:
-            TimeoutError: at the end, when the time was over.
+            TimeoutError: when the time was over; at the end, or instead of a place.
         """
-        if self._places.locked():
-            self._hurry_the_oldest()
-        async with self._places:
-            started = asyncio.get_running_loop().time()
-            until = started + seconds if self._not_after is None else min(started + seconds, self._not_after)
-            async with asyncio.timeout_at(until) as limit:
-                self._under_way[limit] = started
-                try:
-                    yield
-                finally:
-                    del self._under_way[limit]
+        now = asyncio.get_running_loop().time
+        until = now() + seconds if self._not_after is None else min(now() + seconds, self._not_after)
+        async with asyncio.timeout_at(until) as limit:
+            await self._wait(limit)
+            started = self._under_way[limit] = now()
+            if self._waiting:
+                _bring_forward(limit, started + FAIR_SECONDS)
+            try:
+                yield
+            finally:
+                del self._under_way[limit]
+                self._places.release()
 
     def hurry(self, seconds: float) -> None:
-        """From now on, and for those under way too: what has not arrived within `seconds` is given up."""
+        """From now on, and for those that wait or are under way too: what has not arrived within `seconds` is
+        given up.
+        """
         self._not_after = asyncio.get_running_loop().time() + seconds
-        for limit in self._under_way:
+        for limit in (*self._waiting, *self._under_way):
             _bring_forward(limit, self._not_after)
+
+    async def _wait(self, limit: asyncio.Timeout) -> None:
+        if self._places.locked():
+            self._hurry_the_oldest()
+        self._waiting.add(limit)
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting.remove(limit)
 
     def _hurry_the_oldest(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -75,7 +75,7 @@ class RateLimiter:
             return
         self._require_no_debt(limited)
         for project_id, demand in limited.items():
-            self._buckets[project_id].take(demand)
+            self._bucket(project_id).take(demand)  # forgotten since, if there are too many
 
     def _require_no_debt(self, demands: Mapping[str, Demand]) -> None:
         waits = {

@@ -4,6 +4,8 @@ One wrong byte in one text makes protobuf refuse a request, although its frame i
 C++, PHP or Rust do not check texts, and Collectors pass on what they got, together with the spans of others.
 Texts get U+FFFD for what is no UTF-8. What still cannot be read is replaced by an empty span (or log record),
 which the translation refuses by name. Only runs when protobuf has failed, and in time linear in the bytes.
+
+A message is counted before it is made, also the empty ones in the place of lost ones: see `wire_scan`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collector_receiver.wire_scan import (
     MAX_MESSAGES,
     MIN_MESSAGE_BYTES,
     Malformed,
+    TooManyMessages,
     count_messages,
     read_varint,
     skip_number,
@@ -52,9 +55,11 @@ def salvage(kind: type[Request], body: bytes) -> Request:
     readable = lost = 0
     for tag, part in _fields(body):
         if tag == _FIRST:
+            budget.take()
             try:
                 readable += _read_resource(kind, resources.add(), part, budget)
             except Malformed:  # nobody knows whose its spans are, nor how many
+                budget.take()
                 del resources[-1]
                 lost += 1
     if not readable:
@@ -68,40 +73,51 @@ def salvage(kind: type[Request], body: bytes) -> Request:
 
 def _read_resource(kind: type[Message], target: Any, body: bytes, budget: _Budget) -> int:
     """How many readable items it has."""
-    parts = list(_fields(body))
-    about = b"".join(part for tag, part in parts if tag == _FIRST)
-    budget.take(Resource, about)
+    about, scopes = _parts(body, budget)
+    budget.take_within(Resource, about)
     _read_into(target.resource, about)
-    scopes = (part for tag, part in parts if tag == _SECOND)
     return sum(_read_scope(kind, _items(target).add(), scope, budget) for scope in scopes)
 
 
 def _read_scope(kind: type[Message], target: Any, body: bytes, budget: _Budget) -> int:
     items = _items(target)
     try:
-        parts = list(_fields(body))
-        about = b"".join(part for tag, part in parts if tag == _FIRST)
-        budget.take(InstrumentationScope, about)
+        about, parts = _parts(body, budget)
+        budget.take_within(InstrumentationScope, about)
         _read_into(target.scope, about)
     except Malformed:
+        budget.take()
         target.Clear()
         _items(target).add()
         return 0
     item_kind = GetMessageClass(target.DESCRIPTOR.fields_by_number[2].message_type)
     readable = 0
-    for tag, part in parts:
-        if tag == _SECOND:
-            try:
-                budget.take(item_kind, part)
-                # In its frame, because protobuf's limit of depth counts from there, now and whenever what is
-                # stored is read again.
-                framed: Any = kind()
-                _read_into(framed, _field(_FIRST, _field(_SECOND, _field(_SECOND, part))))
-                items.append(_items(_items(_resources(framed)[0])[0])[0])
-                readable += 1
-            except Malformed:
-                items.add()
+    for part in parts:
+        try:
+            budget.take_within(item_kind, part)
+            # In its frame, because protobuf's limit of depth counts from there, now and whenever what is
+            # stored is read again.
+            framed: Any = kind()
+            _read_into(framed, _field(_FIRST, _field(_SECOND, _field(_SECOND, part))))
+            items.append(_items(_items(_resources(framed)[0])[0])[0])
+            readable += 1
+        except Malformed:
+            items.add()
     return readable
+
+
+def _parts(body: bytes, budget: _Budget) -> tuple[bytes, list[bytes]]:
+    """What a resource or scope says of itself, and the scopes or items in it. All are taken from `budget`."""
+    about = bytearray()
+    parts: list[bytes] = []
+    for tag, part in _fields(body):
+        if tag == _FIRST:
+            about += part
+        elif tag == _SECOND:
+            budget.take()
+            parts.append(part)
+    budget.take()  # what it is about: one, even if there is none or several
+    return bytes(about), parts
 
 
 class _Budget:
@@ -110,9 +126,16 @@ class _Budget:
     def __init__(self, body: bytes) -> None:
         self._left = MAX_MESSAGES if len(body) >= MIN_MESSAGE_BYTES * MAX_MESSAGES else None
 
-    def take(self, kind: type[Message], body: bytes) -> None:
+    def take(self) -> None:
+        """One message. Raises TooManyMessages when there is none left."""
         if self._left is not None:
+            if not self._left:
+                raise TooManyMessages
             self._left -= 1
+
+    def take_within(self, kind: type[Message], body: bytes) -> None:
+        """The messages within one of that kind. Raises Malformed as well."""
+        if self._left is not None:
             self._left -= count_messages(kind, body, limit=self._left)
 
 
@@ -131,7 +154,7 @@ def _read_into(target: Message, body: bytes) -> None:
     except DecodeError:
         target.Clear()
         try:
-            target.MergeFromString(_with_valid_texts(body, _texts(target.DESCRIPTOR), 0))
+            target.MergeFromString(_with_valid_texts(body, 0, len(body), _texts(target.DESCRIPTOR), 0))
         except DecodeError:
             raise Malformed from None
 
@@ -142,14 +165,13 @@ def _fields(body: bytes) -> Generator[tuple[int, bytes]]:
     Raises:
         Malformed: `body` is no message.
     """
-    for tag, _, content, stop in _walk(body):
+    for tag, _, content, stop in _walk(body, 0, len(body)):
         if content >= 0:
             yield tag, body[content:stop]
 
 
-def _walk(body: bytes) -> Generator[tuple[int, int, int, int]]:
+def _walk(body: bytes, position: int, end: int) -> Generator[tuple[int, int, int, int]]:
     """Each field as its tag, where it starts, where its content starts (-1: a number), and where it stops."""
-    position, end = 0, len(body)
     try:
         while position < end:
             start = position
@@ -167,20 +189,20 @@ def _walk(body: bytes) -> Generator[tuple[int, int, int, int]]:
         raise Malformed from None
 
 
-def _with_valid_texts(body: bytes, texts: _Texts, level: int) -> bytes:
+def _with_valid_texts(body: bytes, position: int, end: int, texts: _Texts, level: int) -> bytes:
+    """Its bytes are not cut out on the way down: at each of 100 levels they would be there once more."""
     if level > MAX_LEVELS:
         raise Malformed
     result = bytearray()
-    for tag, start, content, stop in _walk(body):
+    for tag, start, content, stop in _walk(body, position, end):
         if content < 0 or tag not in texts:
             result += body[start:stop]
             continue
         inner = texts[tag]
-        part = body[content:stop]
         if inner is None:
-            part = part.decode(errors="replace").encode()
+            part = body[content:stop].decode(errors="replace").encode()
         else:
-            part = _with_valid_texts(part, inner, level + 1)
+            part = _with_valid_texts(body, content, stop, inner, level + 1)
         result += _field(tag, part)
     return bytes(result)
 

@@ -43,6 +43,55 @@ async def test_slow_bodies_make_room_for_those_that_wait(monkeypatch):
     await asyncio.wait(slow)
 
 
+async def test_they_make_room_however_many_they_are(monkeypatch):
+    # Given more than three times as many bodies that never end as there are places
+    monkeypatch.setattr(arrivals, "FAIR_SECONDS", 0.05)
+    places = Arrivals(2)
+    slow = [asyncio.create_task(trickle(places)) for _ in range(7)]
+    await asyncio.sleep(0)
+
+    # When another one comes
+    async with asyncio.timeout(20), places.one(60):
+        pass
+
+    # Then all were given up but the last, which had the other place
+    assert all([await asyncio.wait_for(body, 20) for body in slow[:6]])
+    slow[6].cancel()
+    await asyncio.wait(slow)
+
+
+async def test_a_body_behind_which_nobody_waits_has_all_its_time(monkeypatch):
+    monkeypatch.setattr(arrivals, "FAIR_SECONDS", 0.0)
+    places = Arrivals(1)
+    slow, last = (asyncio.create_task(trickle(places)) for _ in range(2))
+
+    assert await asyncio.wait_for(slow, 20)
+
+    await asyncio.sleep(0.05)
+    assert not last.done()
+    last.cancel()
+    await asyncio.wait({last})
+
+
+async def test_the_wait_for_a_place_is_bounded_too(monkeypatch):
+    # Given a body that keeps the only place
+    monkeypatch.setattr(arrivals, "FAIR_SECONDS", 60.0)
+    places = Arrivals(1)
+    slow = asyncio.create_task(trickle(places))
+    await asyncio.sleep(0)
+
+    # When another one waits for it
+    given_up = await asyncio.wait_for(trickle(places, seconds=0.01), 20)
+
+    # Then it is given up, and takes no place from those that come later
+    assert given_up
+    assert not slow.done()
+    slow.cancel()
+    await asyncio.wait({slow})
+    async with asyncio.timeout(20), places.one(60):
+        pass
+
+
 async def test_nobody_is_hurried_while_there_is_room(monkeypatch):
     monkeypatch.setattr(arrivals, "FAIR_SECONDS", 0.0)
     places = Arrivals(2)

@@ -105,6 +105,17 @@ def test_the_number_of_remembered_projects_is_bounded(monkeypatch):
     assert len(limiter._buckets) == 10
 
 
+def test_one_request_may_name_more_projects_than_are_remembered(monkeypatch):
+    monkeypatch.setattr(rate_limit, "MAX_REMEMBERED", 10)
+    limiter, limit = RateLimiter(Clock()), RateLimit(spans=1)
+
+    limiter.take({str(number): Demand(limit, spans=100) for number in range(25)})
+
+    assert len(limiter._buckets) == 10
+    with pytest.raises(RateLimited):
+        limiter.check("24", limit)
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [

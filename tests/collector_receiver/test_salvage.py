@@ -1,6 +1,7 @@
 """What protobuf refuses as a whole is read span by span."""
 
 import contextlib
+import tracemalloc
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -73,9 +74,9 @@ def field(number, content):
     return bytes([number << 3 | 2, *length, rest]) + content
 
 
-def nested(levels):
+def nested(levels, text=b"bottom"):
     """The bytes of a value; the libraries do not write what they would not read."""
-    value = field(1, b"bottom")
+    value = field(1, text)
     for _ in range(levels):
         value = field(5, field(1, value))
     return value
@@ -152,6 +153,66 @@ def test_a_large_request_is_counted_span_by_span(make):
         salvage(ExportTraceServiceRequest, request(good, half, broken, half, half))
     text = good + field(5, b"x" * 2_100_000)
     assert names(parse_protobuf(request(text, broken, good))) == ["x" * 2_100_000, "", "good"]
+
+
+BROKEN = b"\x0a\xff"
+# The bytes of a resource, of a scope or of a span, and how many messages have to be made for each.
+SMALL = {
+    "empty resource": (b"\x0a\x00", b"", b"", 2),
+    "lost resource": (field(1, b"\xff"), b"", b"", 2),
+    "empty scope": (b"", b"\x12\x00", b"", 2),
+    "lost scope": (b"", field(2, b"\xff"), b"", 2),
+    "empty span": (b"", b"", b"\x12\x00", 1),
+    "lost span": (b"", b"", field(2, BROKEN), 1),
+    "span of empty attributes": (b"", b"", field(2, b"\x4a\x00" * 3), 4),
+}
+
+
+@pytest.mark.parametrize(("resource", "scope", "span", "messages"), SMALL.values(), ids=SMALL)
+def test_all_that_is_made_is_counted(monkeypatch, resource, scope, span, messages):
+    # Given a request of one good span, which takes five messages, and many small things
+    monkeypatch.setattr("collector_receiver.salvage.MAX_MESSAGES", 1_000)
+    name = "x" * 2_000
+
+    def request(number):
+        good = field(2, field(5, name.encode()))
+        return resource * number + field(1, scope * number + field(2, good + span * number))
+
+    # Then it is read with as many as may be made, and refused with more
+    assert name in names(salvage(ExportTraceServiceRequest, request(990 // messages)))
+    with pytest.raises(TooManyMessages):
+        salvage(ExportTraceServiceRequest, request(1_000 // messages))
+
+
+@contextlib.contextmanager
+def memory_of_at_most(size):
+    tracemalloc.start()
+    try:
+        yield
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < size
+
+
+def test_empty_spans_are_refused_in_little_memory(make, monkeypatch):
+    monkeypatch.setattr("collector_receiver.salvage.MAX_MESSAGES", 50_000)
+    good = make.span(name="good").SerializeToString()
+    body = field(1, field(2, field(2, BROKEN) + field(2, good) + b"\x12\x00" * 100_000))
+
+    with memory_of_at_most(8 * len(body)), pytest.raises(TooManyMessages):
+        salvage(ExportTraceServiceRequest, body)
+
+
+def test_a_large_text_is_not_kept_once_for_each_level_above_it(make):
+    text = b"\xff" + b"x" * 200_000
+    deep = field(9, field(1, b"deep") + field(2, nested(40, text)))
+    body = field(1, field(2, field(2, make.span(name="good").SerializeToString() + deep)))
+
+    with memory_of_at_most(15 * len(body)):
+        read = salvage(ExportTraceServiceRequest, body)
+
+    assert names(read) == ["good"]
 
 
 def test_log_records_are_read_one_by_one_as_well(make):

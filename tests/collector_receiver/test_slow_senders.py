@@ -27,12 +27,12 @@ async def arriving(receiver, bytes_in_flight):
 
 
 async def test_grpc_calls_that_trickle_do_not_keep_others_out(start_receiver, make, monkeypatch):
-    # Given as many calls that trickle as messages may arrive at one time
+    # Given three times as many calls that trickle as messages may arrive at one time
     monkeypatch.setattr(grpc_services, "ARRIVING_BYTES", 0)
     monkeypatch.setattr(arrivals, "FAIR_SECONDS", 0.2)
     receiver = await start_receiver()
     slow = []
-    for number in (1, 2):
+    for number in range(1, 7):
         slow.append(await begin_to_trickle(receiver.client.address))
         await arriving(receiver, number * 16_384)
 
