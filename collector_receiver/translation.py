@@ -17,6 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 from collector_receiver.bounds import (
     MAX_ATTRIBUTES,
+    MAX_SPAN_BYTES,
     MAX_TEXT_BYTES,
     bound_resource,
     bound_span,
@@ -58,6 +59,8 @@ from profile_store.model import (
 from profile_store.otlp_attributes import attributes_of
 
 MAX_SPANS_PER_REQUEST = 65_536
+MAX_COPIED_BYTES = 64 * 1024 * 1024
+"""Of resources, in all records of one request: each record holds the attributes of its resource."""
 MAX_NAME_CHARACTERS = 200
 SDK_SCOPE = "otel_pyinstrument"
 
@@ -153,6 +156,8 @@ class Translator:
         """
         if written is None:
             written = spans_as_written(request.SerializeToString())
+        spans = sum(len(scope.spans) for each in request.resource_spans for scope in each.scope_spans)
+        resource_bytes = min(MAX_SPAN_BYTES, MAX_COPIED_BYTES // max(1, min(spans, MAX_SPANS_PER_REQUEST)))
         for resource_spans, destination, in_bytes in zip(
             request.resource_spans, destinations, written, strict=True
         ):
@@ -161,13 +166,13 @@ class Translator:
                 self.span_count += refused
                 self.outcome.reject(destination.refusal, refused)
             else:
-                self._translate_resource(resource_spans, in_bytes, destination.project_id)
+                sender = sender_of(resource_spans.resource, destination.project_id, resource_bytes)
+                self._translate_resource(resource_spans, in_bytes, sender)
         return IncomingBatch(records=self._records, child_spans=self._chunks)
 
     def _translate_resource(
-        self, resource_spans: ResourceSpans, written: WrittenResource, project_id: str
+        self, resource_spans: ResourceSpans, written: WrittenResource, sender: Sender
     ) -> None:
-        sender = sender_of(resource_spans.resource, project_id)
         for scope_spans, in_bytes in zip(resource_spans.scope_spans, written.scope_spans, strict=True):
             scope = _Scope.of(scope_spans.scope)
             spans = scope_spans.spans
@@ -177,7 +182,7 @@ class Translator:
             self.outcome.reject("too_many_spans", max(0, len(spans) - room))
             self._translate_spans(spans[:room], in_bytes.spans[:room], sender, scope)
         for trace_id, chunk in self._open_chunks.items():
-            self._chunks.append(chunk.close(trace_id, project_id))
+            self._chunks.append(chunk.close(trace_id, sender.project_id))
         self._open_chunks.clear()
 
     def _translate_spans(
@@ -274,20 +279,25 @@ def record_of(span: Span, sender: Sender, profile: ReceivedProfile | None) -> Re
     )
 
 
-def sender_of(resource: Resource, project_id: str) -> Sender:
-    """Reads and bounds a resource. The project key is a secret and is not kept."""
+def sender_of(resource: Resource, project_id: str, at_most: int = MAX_SPAN_BYTES) -> Sender:
+    """Reads a resource, and bounds it to `at_most` bytes. The project key is a secret and is not kept."""
     bound_resource(resource)
     attributes = attributes_of(resource.attributes)
-    attributes.pop(PROJECT_KEY, None)
     service = first_text(attributes, SERVICE_NAME, limit=MAX_NAME_CHARACTERS) or UNKNOWN_SERVICE
+    version = first_text(attributes, SERVICE_VERSION, limit=MAX_NAME_CHARACTERS)
+    environment = first_text(attributes, ENVIRONMENT, limit=MAX_NAME_CHARACTERS)
+    if at_most < MAX_SPAN_BYTES:
+        bound_resource(resource, at_most)
+        attributes = attributes_of(resource.attributes)
+    attributes.pop(PROJECT_KEY, None)
     stored = Resource()
     stored.attributes.add(key=SERVICE_NAME[0]).value.string_value = service
     return Sender(
         project_id=project_id,
         resource=attributes,
         service=service,
-        version=first_text(attributes, SERVICE_VERSION, limit=MAX_NAME_CHARACTERS),
-        environment=first_text(attributes, ENVIRONMENT, limit=MAX_NAME_CHARACTERS),
+        version=version,
+        environment=environment,
         stored_resource=stored.SerializeToString(),
     )
 

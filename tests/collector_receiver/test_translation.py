@@ -180,6 +180,37 @@ def test_a_huge_resource_is_not_copied_into_every_chunk(make):
     assert max(len(chunk.otlp) for chunk in batch.child_spans) < 500
 
 
+def test_a_huge_resource_is_not_copied_into_every_record_of_many(make, monkeypatch):
+    # Given room for 1,000 bytes of the resource in each of a hundred records
+    monkeypatch.setattr(translation, "MAX_COPIED_BYTES", 100 * 1_000)
+    resource = {"host.name": "h"} | {f"more.{number}": "x" * 400 for number in range(100)}
+    resource |= {"service.name": "shop", "service.version": "1.2", "deployment.environment.name": "prod"}
+
+    # When they come in one request, under two resources
+    request = ExportTraceServiceRequest(
+        resource_spans=[
+            make.resource_spans(*[make.span() for _ in range(50)], resource=resource) for _ in range(2)
+        ]
+    )
+    batch, _ = translate(request)
+
+    # Then each has what has room, from the first attribute on, and knows all the same whose it is
+    records = [item.record for item in batch.records]
+    assert len(records) == 100
+    assert {tuple(record.resource) for record in records} == {("host.name", "more.0", "more.1")}
+    assert {(record.service, record.version, record.environment) for record in records} == {
+        ("shop", "1.2", "prod")
+    }
+
+
+def test_a_large_resource_is_kept_whole_in_the_records_of_a_usual_batch(make):
+    resource = {"service.name": "shop"} | {f"more.{number}": "x" * 400 for number in range(50)}
+
+    batch, _ = translate(make.request(*[make.span() for _ in range(512)], resource=resource))
+
+    assert {len(item.record.resource) for item in batch.records} == {51}
+
+
 def test_the_same_span_twice_in_one_request_is_kept_once(make):
     server, client = make.span(), make.span(kind=CLIENT)
 
