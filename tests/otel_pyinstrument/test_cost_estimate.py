@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from operator import truediv
+from queue import SimpleQueue
 from statistics import median
 
 import pytest
@@ -169,3 +171,76 @@ def test_a_budget_holds_under_a_steady_load_that_wants_every_profile(make_traced
     assert decided["budget"] - decided_before["budget"] > decided["profiled"] - decided_before["profiled"] > 5
     # And it has cost no more than that can be
     assert median(map(truediv, with_profiling, without)) - 1 <= 2 * earned / sum(without)
+
+
+class UnprofiledThread(threading.Thread):
+    """Calls and does nothing else, while somebody waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: SimpleQueue[int] = SimpleQueue()
+        self._cpu_seconds: SimpleQueue[float] = SimpleQueue()
+
+    def run(self) -> None:
+        while rounds := self._asked.get():
+            start = time.thread_time()
+            for _ in range(rounds):
+                self._call()
+            self._cpu_seconds.put(time.thread_time() - start)
+
+    def _call(self) -> None:
+        for number in range(1000):
+            leaf(number)
+
+    def work(self, rounds: int) -> float:
+        """The CPU time that it took for them."""
+        self._asked.put(rounds)
+        return self._cpu_seconds.get()
+
+    def end(self) -> None:
+        self._asked.put(0)
+        self.join()
+
+
+@pytest.fixture
+def unprofiled_thread() -> Iterator[UnprofiledThread]:
+    thread = UnprofiledThread()
+    thread.start()
+    yield thread
+    thread.end()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="before 3.12 a hook slows its own thread only")
+@pytest.mark.usefixtures("without_coverage")
+def test_a_budget_bounds_what_a_thread_without_a_hook_pays(make_traced, unprofiled_thread) -> None:
+    # Given requests that use hardly any CPU time themselves: they wait for a thread that their hook slows
+    budget = 0.05
+    unprofiled, profiled = (make_traced(rate=1.0, cpu_budget=share) for share in (1e-9, budget))
+    gate = profiled.processor.gate
+
+    def cpu_seconds_elsewhere(traced, requests: int) -> float:
+        seconds = 0.0
+        for _ in range(requests):
+            with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+                seconds += unprofiled_thread.work(20)
+        return seconds
+
+    # And which have spent what the budget holds at its beginning
+    cpu_seconds_elsewhere(unprofiled, 20)
+    while not gate.decisions()["budget"]:
+        cpu_seconds_elsewhere(profiled, 1)
+    before, decided_before = gate.costs(), gate.decisions()
+
+    # When all want a profile for seconds of CPU time, in turns with some that can afford none at all
+    without: list[float] = []
+    with_profiling: list[float] = []
+    while sum(with_profiling) < 2:
+        without.append(cpu_seconds_elsewhere(unprofiled, 40))
+        with_profiling.append(cpu_seconds_elsewhere(profiled, 40))
+
+    # Then most got none, for the budget
+    earned = budget * (gate.costs().process - before.process)
+    decided = gate.decisions()
+    assert decided["budget"] - decided_before["budget"] > decided["profiled"] - decided_before["profiled"] > 5
+    # And the thread paid what the budget allows; the gate assumes less than a loop of nothing but calls pays
+    assert median(map(truediv, with_profiling, without)) - 1 <= 1.5 * earned / sum(without)
