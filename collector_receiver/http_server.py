@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -13,14 +14,19 @@ import grpc
 import uvicorn
 from google.protobuf import json_format
 from google.rpc.status_pb2 import Status
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from collector_receiver.refusals import bad_request
 
 Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
-MAX_HEAD_BYTES = 262_144
+MAX_HEAD_BYTES = 32_768
+MAX_HEADERS = 200  # a short one takes 20 times its bytes in memory
+MAX_PIPELINED = 16
 HEAD_SECONDS = 30.0
+ANSWER_SECONDS = 30.0
+PIECE_BYTES = 4_096
 KEEP_ALIVE_SECONDS = 75  # longer than exporters pause between two batches
 
 
@@ -84,44 +90,91 @@ class _Server(uvicorn.Server):
 
 
 class _BoundedProtocol(HttpToolsProtocol):
-    """Ends connections whose request line and headers never end: the parser would keep all of them, and the
-    process has few sockets. uvicorn's own time limit begins with an answer and ends with the next byte."""
+    """Ends connections that would take without end: the parser keeps whatever comes as headers or trailers,
+    any number of requests waits for its turn, an answer for its reader, and the process has few sockets.
+    uvicorn's own time limit begins with an answer and ends with the next byte."""
 
-    _reading_head = True
-    _head_bytes = 0
+    _bytes_without_progress = 0
     _between_requests = True
+    _answered: RequestResponseCycle | None = None
     _head_limit: asyncio.TimerHandle | None = None
+    _answer_limit: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         self._limit_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells only the last request; what another writes would be an error in the log.
+        if self._answered is not None:
+            self._answered.disconnected = True
         super().connection_lost(exc)
         self._lift_head_limit()
+        self._lift_answer_limit()
 
     def data_received(self, data: bytes) -> None:
         if self._between_requests:
             self._limit_head()
-        super().data_received(data)
-        if self._reading_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.transport.abort()
+        # The parser does not say what it has of a head, a trailer or a chunk's extension before that ends. So
+        # bytes count that bring nothing: no request begins, no head ends, no byte of a body comes. An honest
+        # chunk has one, so that even the smallest never add up. A piece that brings something is not counted.
+        for start in range(0, len(data), PIECE_BYTES):
+            piece = data[start : start + PIECE_BYTES]
+            self._bytes_without_progress += len(piece)
+            super().data_received(piece)
+            if self._bytes_without_progress >= MAX_HEAD_BYTES and not self.transport.is_closing():
+                self._refuse()
+            if self.transport.is_closing():
+                return
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._reading_head, self._head_bytes, self._between_requests = True, 0, False
+        self._bytes_without_progress, self._between_requests = 0, False
         self._limit_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            self._refuse()
+            raise _Refused
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self._reading_head = False
+        self._bytes_without_progress = 0
         self._lift_head_limit()
+        if len(self.pipeline) > MAX_PIPELINED:
+            self._refuse()
+            raise _Refused
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._bytes_without_progress = 0
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._between_requests = True
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._limit_closing()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._limit_answer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._lift_answer_limit()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._limit_closing()
 
     def _limit_head(self) -> None:
         if self._head_limit is None:
@@ -134,18 +187,68 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def _on_head_overdue(self) -> None:
         self._head_limit = None
-        if self.cycle and not self.cycle.response_complete:
-            self._limit_head()  # behind a request whose answer is still to come
+        if self._answers_are_due():
+            self._limit_head()
         else:
             self.transport.abort()
 
+    def _limit_answer(self) -> None:
+        if self._answer_limit is None:
+            self._answer_limit = self.loop.call_later(ANSWER_SECONDS, self.transport.abort)
+
+    def _lift_answer_limit(self) -> None:
+        if self._answer_limit is not None:
+            self._answer_limit.cancel()
+            self._answer_limit = None
+
+    def _limit_closing(self) -> None:
+        """A transport that closes waits until everything is read, however little that is."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._limit_answer()
+
+    def _answers_are_due(self) -> bool:
+        """Whether there is a request, with its whole head, that has no answer yet."""
+        return bool(self.cycle) and not self.cycle.response_complete
+
+    def _refuse(self) -> None:
+        """End the connection for what is beyond a limit."""
+        if self._answers_are_due():
+            self.transport.abort()  # whose answer would it be?
+            return
+        message = f"request line and headers have more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers"
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED
+        self._answer_and_close(431, Status(code=code.value[0], message=message))
+
     def send_400_response(self, msg: str) -> None:
         """What cannot be read as HTTP is answered like every other mistake: with a Status, here in JSON."""
+        if self.transport.is_closing():
+            return  # `_Refused` comes here too
         status = Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message=msg)
         status.details.add().Pack(bad_request(msg))
+        self._answer_and_close(400, status)
+
+    def _answer_and_close(self, code: int, status: Status) -> None:
         body = json_format.MessageToJson(status, indent=None).encode()
         self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            STATUS_LINE[code] + b"content-type: application/json\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n%b" % (len(body), body)
         )
         self.transport.close()
+        self._limit_closing()
+
+
+class _Refused(Exception):
+    """Stops the parser in the middle of what it reads; the connection has been ended."""
+
+
+class _Flow(FlowControl):
+    """Reads nothing while requests wait for their turn: the one that is answered has its body, and each
+    time that uvicorn reads on for it, more of the others come."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: deque[Any]) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()

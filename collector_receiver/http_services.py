@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from collector_receiver.admission import MIN_WEIGHT_BYTES
 from collector_receiver.arrivals import Arrivals
 from collector_receiver.cors import Cors, Headers
 from collector_receiver.counters import Answered
@@ -129,7 +130,9 @@ class OtlpHttp:
         length = _text(headers, b"content-length")
         declared = int(length) if length.isdecimal() else 0
         # Counted while it arrives; `Ingest.export` counts it again, without a pause in between.
-        place = self._ingest.admission.enter(0, announced=min(declared, self._max_request_size))
+        place = self._ingest.admission.enter(
+            MIN_WEIGHT_BYTES, announced=min(declared, self._max_request_size)
+        )
         try:
             async with self.arrivals.one(READ_SECONDS):
                 return await read_body(

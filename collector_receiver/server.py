@@ -7,6 +7,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, cast
 
@@ -38,6 +39,11 @@ LAST_BODY_SECONDS = 1.0  # for what is still on its way when the receiver stops
 LAST_ANSWER_SECONDS = 2.0  # for answers to leave and connections to close; who watches health never closes
 MAX_CONCURRENT_STREAMS = 128  # per connection; HTTP/2 makes the client wait for its turn
 MAX_PENDING_CALLS = 20_000  # of those nobody has looked at; beyond it gRPC itself answers with CANCELLED
+# By itself gRPC keeps a connection without calls for ever, and notices after 2 hours who is gone in the
+# middle of a call. Clients connect again when they have something to send.
+MAX_IDLE_MILLISECONDS = 300_000
+PING_AFTER_MILLISECONDS = 120_000
+PING_MILLISECONDS = 20_000  # for the answer
 
 logger = logging.getLogger("collector_receiver")
 
@@ -84,6 +90,9 @@ class Receiver:
                 ("grpc.max_receive_message_length", self._settings.max_request_size),
                 ("grpc.so_reuseport", int(self._member.shares_ports)),
                 ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+                ("grpc.max_connection_idle_ms", MAX_IDLE_MILLISECONDS),
+                ("grpc.keepalive_time_ms", PING_AFTER_MILLISECONDS),
+                ("grpc.keepalive_timeout_ms", PING_MILLISECONDS),
                 # With it gRPC takes megabytes of calls that nobody reads yet. What is read has no such limit.
                 ("grpc.http2.bdp_probe", 0),
                 ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
@@ -184,6 +193,7 @@ async def serve(store: Store, settings: ReceiverSettings, member: Member = ALONE
         InvalidSettings: a file for TLS cannot be used.
     """
     stopping = _Stopping(member)
+    _allow_connections()
     receiver = Receiver(store, settings, member)
     addresses = await receiver.start()
     if member.orders is None:
@@ -207,6 +217,18 @@ async def serve(store: Store, settings: ReceiverSettings, member: Member = ALONE
         counters.new_profiles,
         counters.spans_rejected.total(),
     )
+
+
+def _allow_connections() -> None:
+    """As many as the system lets this process have. What it has at first, often 1024 files, is meant for
+    programs that use `select`."""
+    try:
+        import resource
+    except ImportError:
+        return  # Windows, which has no such limit
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def announce(addresses: Addresses, settings: ReceiverSettings) -> None:

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from collector_receiver import http_services
+from collector_receiver.admission import MIN_WEIGHT_BYTES
 from profile_store.contracts import StoreUnavailable
 from profile_store.model import RecordQuery
 
@@ -424,6 +425,21 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_no_trace(re
     async with asyncio.timeout(20):
         while receiver.ingest.admission._bytes_in_flight:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("announced", [b"content-length: 1000", b"transfer-encoding: chunked"])
+async def test_a_request_counts_from_its_head_on(receiver, announced):
+    """Its head, call and task are in memory before its body comes."""
+    _, writer = await connect(receiver)
+
+    writer.write(
+        b"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" + announced + b"\r\n\r\n"
+    )
+
+    async with asyncio.timeout(20):
+        while receiver.ingest.admission.bytes_in_flight != MIN_WEIGHT_BYTES:
+            await asyncio.sleep(0.01)
+    writer.close()
 
 
 async def test_a_body_that_never_comes_is_given_up_until_it_comes_again(receiver, monkeypatch):
