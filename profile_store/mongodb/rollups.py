@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ class Rollups(DatabaseUser):
         trees: list[Mark] = []
         failures: list[RollUpFailure] = []
         with unavailable_on_failure("roll up"):
-            async for project in self._projects_with_marks(project_id):
+            for project in await self._projects_with_marks(project_id):
                 ready, unsettled = await self._listed_marks(project, MINUTES)
                 ready_trees, unsettled_trees = await self._listed_marks(project, TREES)
                 trees += ready_trees
@@ -169,23 +170,14 @@ class Rollups(DatabaseUser):
         async for group in cursor:
             yield group["_id"]
 
-    async def _projects_with_marks(self, project_id: str | None) -> AsyncIterator[ObjectId]:
+    async def _projects_with_marks(self, project_id: str | None) -> Sequence[ObjectId]:
         """Each once, beginning after the one that had work done last, so that none waits for another."""
         if project_id is not None:
-            yield ObjectId(project_id)
-            return
-        first = self._last_project
-        for low, high in ((first, None), (ObjectId("0" * 24), first)):
-            after = low
-            while True:
-                bounds: Document = {"$gt": after} if high is None else {"$gt": after, "$lte": high}
-                found = await self._newest[indexes.ROLLUP_MARKS].find_one(
-                    {"project_id": bounds}, {"project_id": True}, sort=[("project_id", ASCENDING)]
-                )
-                if found is None:
-                    break
-                after = found["project_id"]
-                yield after
+            return [ObjectId(project_id)]
+        # One question for all of them: on a sharded cluster it goes to every shard.
+        projects = sorted(await self._newest[indexes.ROLLUP_MARKS].distinct("project_id"))
+        first = bisect_right(projects, self._last_project)
+        return projects[first:] + projects[:first]
 
     async def _listed_marks(self, project: ObjectId, kind: str) -> tuple[list[Mark], list[Mark]]:
         """The newest marks: those that are settled, and those that are not."""

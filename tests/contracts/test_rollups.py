@@ -1259,7 +1259,7 @@ async def test_every_query_uses_its_index_and_names_the_project(
     # Then none of them searches a whole collection
     assert [plan for plan in plans if "COLLSCAN" in plan[2]] == []
     assert {name for name, _, _ in plans} == {*COLLECTIONS, "performance_records", "profiles"}
-    # And each names the project, with which every shard key begins; the roller looks for projects with marks
+    # And each names the project, with which every shard key begins, but for: which projects have marks?
     asked = [
         (c, collection, filters)
         for c in commands
@@ -1268,11 +1268,12 @@ async def test_every_query_uses_its_index_and_names_the_project(
     ]
     assert len([c for c, collection, _ in asked if collection in COLLECTIONS]) > 50
     assert {"performance_records", "profiles"} <= {collection for _, collection, _ in asked}
-    everywhere = [(collection, filters) for _, collection, filters in asked if not names_its_project(filters)]
+    everywhere = [(c, collection) for c, collection, filters in asked if not names_its_project(filters)]
+    assert everywhere
     assert [
-        (collection, filters)
-        for collection, filters in everywhere
-        if collection != "rollup_marks" or set(filters) != {"project_id"}
+        (c["command"], collection)
+        for c, collection in everywhere
+        if (collection, c["command"].get("distinct")) != ("rollup_marks", "rollup_marks")
     ] == []
     # And who changes one document names all that its collection is sharded by
     changes = [
@@ -1297,8 +1298,34 @@ async def test_every_query_uses_its_index_and_names_the_project(
     assert wasteful == []
 
 
+async def test_a_step_asks_only_once_without_naming_a_project(
+    store, project_id, make, hour, no_waiting, database, mongodb_url
+):
+    # Given several projects with marks
+    others = [(await store.project_for_service(name)).id for name in ("second", "third")]
+    for project in (project_id, *others):
+        await write(store, make.record(project, timestamp=hour))
+    # When the roller makes a step
+    with MongoClient(mongodb_url) as client:
+        client[database.name].command({"profile": 2})
+        try:
+            await store.roll_up()
+        finally:
+            client[database.name].command({"profile": 0})
+    # Then each of its questions for marks names one of them, but for one: who has any?
+    commands = [c["command"] for c in database["system.profile"].find({"ns": {"$regex": "rollup_marks$"}})]
+    asked = [filters for command in commands if (filters := filters_of(command)) is not None]
+    named = [filters for filters in asked if names_its_project(filters)]
+    assert {filters["project_id"] for filters in named} == {
+        ObjectId(project) for project in (project_id, *others)
+    }
+    assert [filters for filters in asked if filters not in named] == [{}]
+
+
 def filters_of(command: dict[str, Any]) -> dict[str, Any] | None:
     """What the documents of a command must fulfil; None for one that names none or goes on with another."""
+    if "distinct" in command:
+        return command.get("query", {})
     if "pipeline" in command:
         return command["pipeline"][0]["$match"]
     return command.get("filter", command.get("q"))

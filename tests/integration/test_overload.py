@@ -30,7 +30,11 @@ pytestmark = [
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 SERVICE = "overload"
 SPANS_PER_REQUEST = 500
-TIMES_CAPACITY = 10
+# A call tree that costs the receiver more to take than all of the spans, and next to nothing to send or to
+# refuse: without it a sender on two cores cannot make ten times what a receiver on one of them takes.
+PROFILED_FUNCTIONS = 5_000
+MIN_TIMES_CAPACITY = {False: 3, True: 10}  # in short, other tests may take time from the sender
+AIMED_AT_TIMES_CAPACITY = 20  # what cannot be sent when it is due is left out
 OVERLOAD_SECONDS = {False: 4, True: 120}
 CAPACITY_SECONDS = {False: 1.5, True: 10}
 POLITE_SENDERS = 16
@@ -56,7 +60,7 @@ class Requests:
 
     def _build(self):
         builder = CallTreeBuilder()
-        for number in range(40):
+        for number in range(PROFILED_FUNCTIONS):
             builder.add(["view", f"load_{number}", "execute"], 0.01)
         payload = encode(builder.build(lambda name: Frame(name, "shop/views.py", 1, True))).payload
         request = ExportTraceServiceRequest()
@@ -141,7 +145,7 @@ class HttpSender:
 
     def __init__(self, address):
         self._host, self._port = address.rsplit(":", 1)
-        self._free = []
+        self._free = collections.deque()
         self.open = 0
 
     @property
@@ -150,7 +154,7 @@ class HttpSender:
 
     async def send(self, trace_id, body, answers):
         if self._free:
-            reader, writer = self._free.pop()
+            reader, writer = self._free.popleft()  # in turn, else the receiver closes some as idle
         else:
             self.open += 1
             reader, writer = await asyncio.open_connection(self._host, int(self._port))
@@ -320,9 +324,9 @@ def test_overload_is_refused_in_bounded_memory_and_nothing_acknowledged_is_lost(
             capacity = await load.politely(CAPACITY_SECONDS[full_scale], before)
             idle = memory_of(process.pid, "VmRSS")
 
-            # When it gets ten times as much, as far as this machine can send it
+            # When it gets at least ten times as much, or three in short
             seconds = OVERLOAD_SECONDS[full_scale]
-            rate = await load.at_rate(TIMES_CAPACITY * capacity, seconds, during)
+            rate = await load.at_rate(AIMED_AT_TIMES_CAPACITY * capacity, seconds, during)
             recovery = await load.until_taken(after)
             await load.finish()
             await load.close()
@@ -333,11 +337,12 @@ def test_overload_is_refused_in_bounded_memory_and_nothing_acknowledged_is_lost(
             patience = (
                 MAX_RECOVERY_SECONDS if full_scale else max(MAX_RECOVERY_SECONDS, MAX_OUTSTANDING / capacity)
             )
-            return load, (before, during, after), recovery, patience, peak
+            return load, (before, during, after), rate / capacity, recovery, patience, peak
 
-        load, answers, recovery, patience, peak = asyncio.run(overload())
+        load, answers, times, recovery, patience, peak = asyncio.run(overload())
 
-        # Then every refusal was one that a sender repeats, and was told when
+        # Then that was sent, and every refusal was one that a sender repeats, and was told when
+        assert times >= MIN_TIMES_CAPACITY[full_scale]
         during = answers[1]
         codes = set().union(*(each.codes for each in answers))
         retryable = {"gRPC UNAVAILABLE", "gRPC REFUSED_STREAM", "HTTP 503"}

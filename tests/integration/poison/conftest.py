@@ -16,8 +16,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pymongo import MongoClient
+
+from otel_pyinstrument.call_tree import CallTreeBuilder, Frame, encode
 
 EXAMPLES, EXAMPLES_AT_FULL_SCALE = 60, 2_000
 SEED = 20_261_121
@@ -101,10 +104,10 @@ class Target:
         assert bad_requests == ([True] if response.status == 400 else [])
         return Answer(False, response.status, message=message.message)
 
-    def stored(self, spans):
-        """How many of these spans are records."""
+    def stored(self, spans, collection="performance_records"):
+        """How many of these spans are records; of log records, how many are in `profiles`."""
         keys = [span.trace_id + span.span_id for span in spans]
-        return self.database.performance_records.count_documents({"_id": {"$in": keys}})
+        return self.database[collection].count_documents({"_id": {"$in": keys}})
 
     def close(self):
         self.channel.close()
@@ -177,6 +180,23 @@ def good_span():
     return span
 
 
+def good_profile():
+    """As a log record."""
+    builder = CallTreeBuilder()
+    builder.add(["view", "load_orders", "execute"], 0.01)
+    payload = encode(builder.build(lambda name: Frame(name, "shop/views.py", 1, True))).payload
+    record = LogRecord(
+        event_name="pyinstrument.profile",
+        trace_id=os.urandom(16),
+        span_id=os.urandom(8),
+        time_unix_nano=time.time_ns(),
+    )
+    record.attributes.add(key="pyinstrument.format").value.int_value = 1
+    record.attributes.add(key="pyinstrument.encoding").value.string_value = "zlib+json"
+    record.attributes.add(key="pyinstrument.payload").value.bytes_value = payload
+    return record
+
+
 def request_of(*spans, service="shop"):
     request = ExportTraceServiceRequest()
     resource_spans = request.resource_spans.add()
@@ -199,7 +219,7 @@ def varint(value):
 
 
 def request_with_raw_spans(*spans):
-    """The bytes of a request whose spans are bytes already, whatever they are."""
+    """The bytes of a request whose spans (or log records) are bytes already, whatever they are."""
     resource = request_of().resource_spans[0].resource.SerializeToString()
     scope = b"".join(field(2, span) for span in spans)
     return field(1, field(1, resource) + field(2, scope))
@@ -214,9 +234,10 @@ def deep_span(levels):
 
 @pytest.fixture
 def make():
-    """Good spans, requests, and the bytes of fields."""
+    """Good spans and profiles, requests, and the bytes of fields."""
     return SimpleNamespace(
         good_span=good_span,
+        good_profile=good_profile,
         request_of=request_of,
         request_with_raw_spans=request_with_raw_spans,
         field=field,

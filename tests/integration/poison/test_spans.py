@@ -15,7 +15,18 @@ import zlib
 import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    Exemplar,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    NumberDataPoint,
+    Sum,
+)
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.proto.trace.v1.trace_pb2 import Status as SpanStatus
 
@@ -23,6 +34,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1_800)]
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 EXPORT_LOGS = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+EXPORT_METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 
 
@@ -212,6 +224,59 @@ def raw_span(make, dice):
             )
 
 
+def poison_profile(dice):
+    """A log record with a profile, of which everything may be wrong."""
+    return LogRecord(
+        event_name="pyinstrument.profile",
+        trace_id=some_id(dice, 16),
+        span_id=some_id(dice, 8),
+        time_unix_nano=some_time(dice),
+        observed_time_unix_nano=some_time(dice),
+        severity_number=dice.choice([0, 9, 99, -1]),
+        severity_text=dice.choice(TEXTS),
+        body=value(dice),
+        attributes=profile_event(dice).attributes,
+        flags=dice.randrange(2**32),
+    )
+
+
+def logs_request(make, *records):
+    return ExportLogsServiceRequest.FromString(
+        make.request_with_raw_spans(*(record.SerializeToString() for record in records))
+    )
+
+
+def poison_metric(dice):
+    """Whatever a protobuf library can write."""
+    about = {"name": dice.choice(TEXTS), "unit": dice.choice(TEXTS), "metadata": attributes(dice)}
+    point = {"attributes": attributes(dice, scalar), "time_unix_nano": some_time(dice)}
+    match dice.randrange(4):
+        case 0:
+            number = NumberDataPoint(**point, as_double=dice.choice(DOUBLES))
+            return Metric(**about, gauge=Gauge(data_points=[number]))
+        case 1:
+            number = NumberDataPoint(**point, as_int=dice.choice(INTEGERS), flags=dice.randrange(2**32))
+            return Metric(**about, sum=Sum(data_points=[number] * 3, aggregation_temporality=99))
+        case 2:
+            exemplar = Exemplar(trace_id=some_id(dice, 16), span_id=some_id(dice, 8), as_double=math.nan)
+            counts = dice.choice([[], [2**64 - 1] * 40, [0] * 9_000])
+            bounds = dice.choice([[], [math.nan, -math.inf], [1.0] * 9_000])
+            histogram = HistogramDataPoint(
+                **point, bucket_counts=counts, explicit_bounds=bounds, sum=math.inf, exemplars=[exemplar]
+            )
+            return Metric(**about, histogram=Histogram(data_points=[histogram]))
+        case _:
+            return Metric(**about)
+
+
+def poison_metrics_request(dice):
+    request = ExportMetricsServiceRequest()
+    resource_metrics = request.resource_metrics.add(schema_url=dice.choice(TEXTS))
+    resource_metrics.resource.attributes.extend(attributes(dice))
+    resource_metrics.scope_metrics.add().metrics.extend(poison_metric(dice) for _ in range(3))
+    return request
+
+
 # The same in JSON.
 
 
@@ -394,23 +459,56 @@ def test_whatever_the_bytes_there_is_an_answer_of_otlp(target, make, ask_many):
     assert target.stored([good]) == 1
 
 
-def test_logs_are_as_hard_to_poison(target, make, ask_many):
+def test_a_poisoned_log_record_takes_no_good_profile_with_it(target, make, ask_many):
+    """Profiles that any protobuf library can write, and broken ones, in both encodings and transports."""
+
     def check(dice):
-        request = ExportLogsServiceRequest()
-        record = (
-            request.resource_logs.add().scope_logs.add().log_records.add(event_name="pyinstrument.profile")
-        )
-        record.attributes.extend(profile_event(dice).attributes)
-        record.body.CopyFrom(value(dice))
-        record.trace_id, record.span_id = dice.randbytes(16), dice.randbytes(8)
-        record.time_unix_nano = dice.choice([0, 1, 2**63, time.time_ns()])
-        if dice.random() < 0.5:
-            body, media_type = request.SerializeToString(), PROTOBUF
+        poison, damage = poison_profile(dice), dice.choice([0, 0, 2])
+        way = dice.choice(["grpc", "protobuf", "json"])
+        good = [make.good_profile(), make.good_profile()]
+        if way == "json":
+            document, broken = as_otlp_json(logs_request(make, *good)), as_otlp_json(poison)
+            for _ in range(damage):
+                spoil_json_once(broken, dice)
+            document["resourceLogs"][0]["scopeLogs"][0]["logRecords"].insert(1, broken)
+            answer = target.by_http(json.dumps(document).encode(), JSON, path="/v1/logs")
         else:
-            body, media_type = json.dumps(as_otlp_json(request)).encode(), JSON
-        spoilt = bytearray(body)
-        for _ in range(dice.choice([0, 0, 2])):
-            spoil_once(spoilt, dice)
-        target.by_http(bytes(spoilt), media_type, path="/v1/logs")
+            broken = bytearray(poison.SerializeToString())
+            for _ in range(damage):
+                spoil_once(broken, dice)
+            first, last = (record.SerializeToString() for record in good)
+            body = make.request_with_raw_spans(first, bytes(broken), last)
+            if way == "grpc":
+                answer = target.by_grpc(body, method=EXPORT_LOGS)
+            else:
+                answer = target.by_http(body, path="/v1/logs")
+        assert answer.ok, f"{way}: {answer.what} {answer.message}"
+        assert answer.rejected <= 1, answer.message
+        assert "internal_error" not in answer.message
+        assert target.stored(good, "profiles") == 2
+
+    ask_many(check)
+
+
+@pytest.mark.parametrize("signal", ["logs", "metrics"])
+def test_logs_and_metrics_are_answered_whatever_their_bytes(target, make, ask_many, signal):
+    """Bytes changed anywhere. (`Target` checks the answers.)"""
+    method = {"logs": EXPORT_LOGS, "metrics": EXPORT_METRICS}[signal]
+
+    def check(dice):
+        request = (
+            logs_request(make, poison_profile(dice)) if signal == "logs" else poison_metrics_request(dice)
+        )
+        damage, way = dice.choice([0, 0, 2]), dice.choice(["grpc", "protobuf", "json"])
+        as_json = json.dumps(as_otlp_json(request)).encode()
+        body = bytearray(as_json if way == "json" else request.SerializeToString())
+        for _ in range(damage):
+            spoil_once(body, dice)
+        if way == "grpc":
+            answer = target.by_grpc(bytes(body), method=method)
+        else:
+            media_type = JSON if way == "json" else PROTOBUF
+            answer = target.by_http(bytes(body), media_type, path=f"/v1/{signal}")
+        assert answer.ok or damage, f"{way}: {answer.what} {answer.message}"
 
     ask_many(check)
