@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 # What a body has while others wait for its place. Who needs longer has little to lose: a Collector gives up
@@ -22,7 +22,7 @@ class Arrivals:
 
     def __init__(self, places: int) -> None:
         self._places = asyncio.Semaphore(places)
-        self._waiting: set[asyncio.Timeout] = set()
+        self._waiting: dict[asyncio.Timeout, float] = {}
         self._under_way: dict[asyncio.Timeout, float] = {}
         self._not_after: float | None = None
 
@@ -54,21 +54,27 @@ class Arrivals:
         for limit in (*self._waiting, *self._under_way):
             _bring_forward(limit, self._not_after)
 
+    def make_room(self) -> None:
+        """Somebody found no room, which bodies that never come may fill, also those that wait for a place:
+        the oldest has no more than `FAIR_SECONDS` to wait or to arrive.
+        """
+        _hurry_the_oldest({**self._under_way, **self._waiting})
+
     async def _wait(self, limit: asyncio.Timeout) -> None:
         if self._places.locked():
-            self._hurry_the_oldest()
-        self._waiting.add(limit)
+            _hurry_the_oldest(self._under_way)
+        self._waiting[limit] = asyncio.get_running_loop().time()
         try:
             await self._places.acquire()
         finally:
-            self._waiting.remove(limit)
+            del self._waiting[limit]
 
-    def _hurry_the_oldest(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for limit, started in self._under_way.items():
-            fair = max(now, started + FAIR_SECONDS)
-            if _bring_forward(limit, fair):
-                return
+
+def _hurry_the_oldest(bodies: Mapping[asyncio.Timeout, float]) -> None:
+    now = asyncio.get_running_loop().time()
+    for limit, started in bodies.items():
+        if _bring_forward(limit, max(now, started + FAIR_SECONDS)):
+            return
 
 
 def _bring_forward(limit: asyncio.Timeout, to: float) -> bool:

@@ -62,13 +62,13 @@ def bound_span(span: Span) -> bytes:
     return span.SerializeToString()
 
 
-def bound_resource(resource: Resource, at_most: int = MAX_SPAN_BYTES) -> None:
-    """The same for a resource, `at_most` bytes of attributes; entity references are dropped."""
+def bound_resource(resource: Resource) -> None:
+    """The same for a resource; entity references are dropped."""
     resource.ClearField("entity_refs")
-    if resource.ByteSize() <= min(at_most, MAX_TEXT_BYTES) and len(resource.attributes) <= MAX_ATTRIBUTES:
+    if resource.ByteSize() <= MAX_TEXT_BYTES and len(resource.attributes) <= MAX_ATTRIBUTES:
         return
     resource.DiscardUnknownFields()
-    dropped = _bound_pairs(resource.attributes, _Budget(at_most))
+    dropped = _bound_pairs(resource.attributes, _Budget(MAX_SPAN_BYTES))
     resource.dropped_attributes_count = min(_UINT32_MAX, resource.dropped_attributes_count + dropped)
 
 

@@ -90,7 +90,11 @@ class OtlpGrpc:
     async def _read(self, context: Context) -> bytes:
         try:
             # Counted with its size by `Ingest.export`, without a pause in between.
-            place = self._ingest.admission.enter(MIN_WEIGHT_BYTES)
+            try:
+                place = self._ingest.admission.enter(MIN_WEIGHT_BYTES)
+            except TryAgain:
+                self.arrivals.make_room()  # calls without messages may be what fills the room
+                raise
             try:
                 async with self.arrivals.one(READ_SECONDS):
                     body = await context.read()

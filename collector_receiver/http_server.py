@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections import deque
@@ -23,11 +24,14 @@ Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 MAX_HEAD_BYTES = 32_768
 MAX_HEADERS = 200  # a short one takes 20 times its bytes in memory
-MAX_PIPELINED = 16
+MAX_PIPELINED = 2  # requests that wait hold their heads, and no exporter sends any
 HEAD_SECONDS = 30.0
 ANSWER_SECONDS = 30.0
 PIECE_BYTES = 4_096
 KEEP_ALIVE_SECONDS = 75  # longer than exporters pause between two batches
+
+_TOO_MUCH_HEAD = f"request line and headers have more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers"
+_UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
 
 
 class HttpServer:
@@ -116,6 +120,7 @@ class _BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._between_requests:
             self._limit_head()
+            data = _without_upgrade(data)
         # The parser does not say what it has of a head, a trailer or a chunk's extension before that ends. So
         # bytes count that bring nothing: no request begins, no head ends, no byte of a body comes. An honest
         # chunk has one, so that even the smallest never add up. A piece that brings something is not counted.
@@ -140,6 +145,10 @@ class _BoundedProtocol(HttpToolsProtocol):
             raise _Refused
 
     def on_headers_complete(self) -> None:
+        parser: Any = self.parser
+        if parser.should_upgrade():  # CONNECT, or a head that came in two
+            self._refuse(400, grpc.StatusCode.INVALID_ARGUMENT, "another protocol is not spoken here")
+            raise _Refused
         super().on_headers_complete()
         self._bytes_without_progress = 0
         self._lift_head_limit()
@@ -203,21 +212,24 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def _limit_closing(self) -> None:
         """A transport that closes waits until everything is read, however little that is."""
-        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+        if self.transport.is_closing():
             self._limit_answer()
 
     def _answers_are_due(self) -> bool:
         """Whether there is a request, with its whole head, that has no answer yet."""
         return bool(self.cycle) and not self.cycle.response_complete
 
-    def _refuse(self) -> None:
-        """End the connection for what is beyond a limit."""
+    def _refuse(
+        self,
+        status: int = 431,
+        code: grpc.StatusCode = grpc.StatusCode.RESOURCE_EXHAUSTED,
+        message: str = _TOO_MUCH_HEAD,
+    ) -> None:
+        """End the connection, by default for what is beyond a limit."""
         if self._answers_are_due():
             self.transport.abort()  # whose answer would it be?
-            return
-        message = f"request line and headers have more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers"
-        code = grpc.StatusCode.RESOURCE_EXHAUSTED
-        self._answer_and_close(431, Status(code=code.value[0], message=message))
+        else:
+            self._answer_and_close(status, Status(code=code.value[0], message=message))
 
     def send_400_response(self, msg: str) -> None:
         """What cannot be read as HTTP is answered like every other mistake: with a Status, here in JSON."""
@@ -235,6 +247,15 @@ class _BoundedProtocol(HttpToolsProtocol):
         )
         self.transport.close()
         self._limit_closing()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Bytes that begin a request, without its wish for another protocol, which nobody may rely on (RFC 9110).
+
+    The parser would take the body for the beginning of that protocol. Java's HTTP client asks for HTTP/2 so.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\nnot-spoken:", head) + end + rest
 
 
 class _Refused(Exception):

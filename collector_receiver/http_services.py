@@ -36,7 +36,7 @@ from collector_receiver.status_pages import PATHS as STATUS_PATHS
 from collector_receiver.status_pages import StatusPages
 
 READ_SECONDS = 30.0
-MAX_ARRIVING_BODIES = 65_536  # their bytes are counted as they come, so their number matters little
+MAX_ARRIVING_BODIES = 65_536  # never reached: their bytes are counted as they come
 DISCARD_SECONDS = 5.0
 NO_CONTENT = 204
 
@@ -130,9 +130,13 @@ class OtlpHttp:
         length = _text(headers, b"content-length")
         declared = int(length) if length.isdecimal() else 0
         # Counted while it arrives; `Ingest.export` counts it again, without a pause in between.
-        place = self._ingest.admission.enter(
-            MIN_WEIGHT_BYTES, announced=min(declared, self._max_request_size)
-        )
+        try:
+            place = self._ingest.admission.enter(
+                MIN_WEIGHT_BYTES, announced=min(declared, self._max_request_size)
+            )
+        except TryAgain:
+            self.arrivals.make_room()  # heads without bodies may be what fills the room
+            raise
         try:
             async with self.arrivals.one(READ_SECONDS):
                 return await read_body(

@@ -32,6 +32,9 @@ from collector_receiver.wire_scan import (
     skip_number,
 )
 
+MAX_PARTS = 262_144
+"""Resources, scopes and items, each of which takes some microseconds here. Fewer are stored of a request."""
+
 Request = TypeVar("Request", bound=Message)
 
 # For each message: the tags of its texts (None) and of its messages (their own table).
@@ -125,9 +128,13 @@ class _Budget:
 
     def __init__(self, body: bytes) -> None:
         self._left = MAX_MESSAGES if len(body) >= MIN_MESSAGE_BYTES * MAX_MESSAGES else None
+        self._parts_left = MAX_PARTS
 
     def take(self) -> None:
-        """One message. Raises TooManyMessages when there is none left."""
+        """One resource, scope or item. Raises TooManyMessages when there is none left."""
+        self._parts_left -= 1
+        if self._parts_left < 0:
+            raise TooManyMessages
         if self._left is not None:
             if not self._left:
                 raise TooManyMessages

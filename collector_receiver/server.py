@@ -41,7 +41,7 @@ MAX_CONCURRENT_STREAMS = 128  # per connection; HTTP/2 makes the client wait for
 MAX_PENDING_CALLS = 20_000  # of those nobody has looked at; beyond it gRPC itself answers with CANCELLED
 # By itself gRPC keeps a connection without calls for ever, and notices after 2 hours who is gone in the
 # middle of a call. Clients connect again when they have something to send.
-MAX_IDLE_MILLISECONDS = 300_000
+MAX_IDLE_MILLISECONDS = 1_000_000  # no multiple of what exporters wait between two calls
 PING_AFTER_MILLISECONDS = 120_000
 PING_MILLISECONDS = 20_000  # for the answer
 
@@ -226,9 +226,13 @@ def _allow_connections() -> None:
         import resource
     except ImportError:
         return  # Windows, which has no such limit
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (most, 10_240):  # macOS refuses what has no limit
+        if now in (most, wanted):
+            return
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+            return
 
 
 def announce(addresses: Addresses, settings: ReceiverSettings) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -17,7 +17,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 from collector_receiver.bounds import (
     MAX_ATTRIBUTES,
-    MAX_SPAN_BYTES,
     MAX_TEXT_BYTES,
     bound_resource,
     bound_span,
@@ -50,6 +49,7 @@ from collector_receiver.validation import MAX_TIME_UNIX_NANO, is_sound, parent_o
 from collector_receiver.written_spans import WrittenResource, spans_as_written
 from profile_store.model import (
     Attributes,
+    AttributeValue,
     IncomingBatch,
     IncomingChildSpans,
     IncomingRecord,
@@ -61,6 +61,8 @@ from profile_store.otlp_attributes import attributes_of
 MAX_SPANS_PER_REQUEST = 65_536
 MAX_COPIED_BYTES = 64 * 1024 * 1024
 """Of resources, in all records of one request: each record holds the attributes of its resource."""
+MIN_RESOURCE_BYTES = 1_024
+"""What a record keeps of its resource all the same."""
 MAX_NAME_CHARACTERS = 200
 SDK_SCOPE = "otel_pyinstrument"
 
@@ -84,7 +86,11 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """What all spans of one resource share. `stored_resource`: what child spans keep of it, as OTLP bytes."""
+    """What all spans of one resource share.
+
+    `stored_resource`: what child spans keep of it, as OTLP bytes. `first_of_resource`: as many of its
+    attributes as have room in `MIN_RESOURCE_BYTES`, from the first one on.
+    """
 
     project_id: str
     resource: Attributes
@@ -92,6 +98,8 @@ class Sender:
     version: str
     environment: str
     stored_resource: bytes
+    resource_bytes: int
+    first_of_resource: Attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +129,7 @@ class Translator:
     def __init__(self, decode_budget: DecodeBudget | None = None) -> None:
         self.outcome = Outcome()
         self.span_count = 0
-        self._examined = 0
+        self._examined = self._copied_bytes = 0
         self._decode_budget = decode_budget or DecodeBudget()
         # By project. The kind belongs to it: Zipkin's clients and servers share one span id.
         self._seen: defaultdict[str, set[tuple[bytes, bytes, int]]] = defaultdict(set)
@@ -156,8 +164,6 @@ class Translator:
         """
         if written is None:
             written = spans_as_written(request.SerializeToString())
-        spans = sum(len(scope.spans) for each in request.resource_spans for scope in each.scope_spans)
-        resource_bytes = min(MAX_SPAN_BYTES, MAX_COPIED_BYTES // max(1, min(spans, MAX_SPANS_PER_REQUEST)))
         for resource_spans, destination, in_bytes in zip(
             request.resource_spans, destinations, written, strict=True
         ):
@@ -166,7 +172,7 @@ class Translator:
                 self.span_count += refused
                 self.outcome.reject(destination.refusal, refused)
             else:
-                sender = sender_of(resource_spans.resource, destination.project_id, resource_bytes)
+                sender = sender_of(resource_spans.resource, destination.project_id)
                 self._translate_resource(resource_spans, in_bytes, sender)
         return IncomingBatch(records=self._records, child_spans=self._chunks)
 
@@ -227,6 +233,10 @@ class Translator:
 
     def _record(self, span: Span, event: Span.Event | None, sender: Sender) -> IncomingRecord:
         profile = self._profile(event)
+        self._copied_bytes += sender.resource_bytes
+        if self._copied_bytes > MAX_COPIED_BYTES and sender.resource_bytes > MIN_RESOURCE_BYTES:
+            sender = replace(sender, resource=sender.first_of_resource)
+            self.outcome.warn("resource_cut")
         record = record_of(span, sender, profile)
         return IncomingRecord(
             record=record,
@@ -279,16 +289,11 @@ def record_of(span: Span, sender: Sender, profile: ReceivedProfile | None) -> Re
     )
 
 
-def sender_of(resource: Resource, project_id: str, at_most: int = MAX_SPAN_BYTES) -> Sender:
-    """Reads a resource, and bounds it to `at_most` bytes. The project key is a secret and is not kept."""
+def sender_of(resource: Resource, project_id: str) -> Sender:
+    """Reads and bounds a resource. The project key is a secret and is not kept."""
     bound_resource(resource)
     attributes = attributes_of(resource.attributes)
     service = first_text(attributes, SERVICE_NAME, limit=MAX_NAME_CHARACTERS) or UNKNOWN_SERVICE
-    version = first_text(attributes, SERVICE_VERSION, limit=MAX_NAME_CHARACTERS)
-    environment = first_text(attributes, ENVIRONMENT, limit=MAX_NAME_CHARACTERS)
-    if at_most < MAX_SPAN_BYTES:
-        bound_resource(resource, at_most)
-        attributes = attributes_of(resource.attributes)
     attributes.pop(PROJECT_KEY, None)
     stored = Resource()
     stored.attributes.add(key=SERVICE_NAME[0]).value.string_value = service
@@ -296,10 +301,23 @@ def sender_of(resource: Resource, project_id: str, at_most: int = MAX_SPAN_BYTES
         project_id=project_id,
         resource=attributes,
         service=service,
-        version=version,
-        environment=environment,
+        version=first_text(attributes, SERVICE_VERSION, limit=MAX_NAME_CHARACTERS),
+        environment=first_text(attributes, ENVIRONMENT, limit=MAX_NAME_CHARACTERS),
         stored_resource=stored.SerializeToString(),
+        resource_bytes=resource.ByteSize(),
+        first_of_resource=_first_of(attributes),
     )
+
+
+def _first_of(attributes: Attributes) -> Attributes:
+    first: dict[str, AttributeValue] = {}
+    size = 0
+    for key, value in attributes.items():
+        size += len(key) + len(str(value))
+        if size > MIN_RESOURCE_BYTES:
+            break
+        first[key] = value
+    return first
 
 
 def _event_of(event: Span.Event, span: Span) -> SpanEvent:

@@ -60,6 +60,22 @@ async def test_they_make_room_however_many_they_are(monkeypatch):
     await asyncio.wait(slow)
 
 
+@pytest.mark.parametrize("bodies", [1, 3], ids=["under way", "waiting too"])
+async def test_what_never_comes_makes_room_where_there_is_none(monkeypatch, bodies):
+    # Given bodies that never end, one of which has the place
+    places = Arrivals(1)
+    slow = [asyncio.create_task(trickle(places)) for _ in range(bodies)]
+    await asyncio.sleep(0)
+
+    # When as many others find no room
+    monkeypatch.setattr(arrivals, "FAIR_SECONDS", 0.0)
+    for _ in range(bodies):
+        places.make_room()
+
+    # Then all of them are given up
+    assert all([await asyncio.wait_for(body, 20) for body in slow])
+
+
 async def test_a_body_behind_which_nobody_waits_has_all_its_time(monkeypatch):
     monkeypatch.setattr(arrivals, "FAIR_SECONDS", 0.0)
     places = Arrivals(1)

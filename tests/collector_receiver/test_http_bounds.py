@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from collector_receiver import http_server
+from collector_receiver.admission import MIN_WEIGHT_BYTES
 from collector_receiver.ingest import Ingest
 from collector_receiver.signals import parse_protobuf
 from collector_receiver.status_pages import PLAIN_TEXT, StatusPages
@@ -116,6 +117,86 @@ async def test_a_head_up_to_the_limit_is_taken(connect, lines):
         assert (await answer_of(reader))[0] == 200
 
 
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
+
+
+def wishes_for_http2(body):
+    """What Java's HTTP client sends first on a connection."""
+    return (
+        b"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n"
+        + H2C
+        + b"content-length: %d\r\n\r\n" % len(body)
+        + body
+    )
+
+
+@pytest.mark.parametrize("characters", [10, 3_900, 300_000])
+async def test_a_request_that_would_rather_be_http2_is_taken_as_it_is(receiver, connect, make, characters):
+    # Given a body in which the same header stands as well
+    reader, writer = await connect()
+    text = "\r\nUpgrade: h2c\r\n\r\n" + "y" * characters
+    request = make.request(make.span({"x": text}, name=text[:40]))
+
+    # When it comes twice on one connection
+    for _ in range(2):
+        writer.write(wishes_for_http2(request.SerializeToString()))
+
+        # Then it is stored
+        assert await answer_of(reader) == (200, b"")
+    assert receiver.ingest.counters.spans_accepted == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "rest"),
+    [
+        wishes_for_http2(b"{}").partition(b"Upgrade: h2c")[::2],
+        (b"", b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n"),
+    ],
+    ids=["in two pieces", "CONNECT"],
+)
+async def test_what_can_only_be_another_protocol_is_refused(receiver, connect, first, rest):
+    """Its body would be taken for the beginning of that protocol, and the empty rest be acknowledged."""
+    # Given a beginning that the receiver has read
+    reader, writer = await connect()
+    writer.write(first)
+    other, other_writer = await connect()
+    other_writer.write(HEALTH)
+    assert (await answer_of(other))[0] == 200
+
+    # When the rest makes it one
+    writer.write((b"Upgrade: h2c" if first else b"") + rest)
+
+    # Then it is refused, and the connection over
+    status, body = await answer_of(reader)
+    assert (status, json.loads(body)["code"]) == (400, 3)
+    await closed(reader)
+
+
+async def test_heads_without_bodies_make_room_for_others(receiver, connect, monkeypatch):
+    # Given as many heads as have room, whose bodies never come
+    monkeypatch.setattr("collector_receiver.arrivals.FAIR_SECONDS", 0.0)
+    admission = receiver.ingest.admission
+    admission.enter(admission.max_bytes - 2 * MIN_WEIGHT_BYTES)
+    for _ in range(2):
+        _, writer = await connect()
+        writer.write(EMPTY[:-2])
+    async with asyncio.timeout(20):
+        while admission.bytes_in_flight < admission.max_bytes:
+            await asyncio.sleep(0.01)
+
+    # When another request comes, and comes again as it is told to
+    answers = []
+    async with asyncio.timeout(20):
+        while 200 not in answers:
+            reader, writer = await connect()
+            writer.write(EMPTY)
+            answers.append((await answer_of(reader))[0])
+
+    # Then it is taken when it had been refused at most once for each of them
+    assert answers[:-1] == [503] * len(answers[:-1])
+    assert 1 <= len(answers[:-1]) <= 2
+
+
 class Held:
     """Exports begin and end as the test says."""
 
@@ -161,7 +242,7 @@ async def test_a_head_above_the_limit_is_no_answer_to_a_request_before_it(connec
 async def test_too_many_requests_in_a_row_close_the_connection(connect, held):
     reader, writer = await connect()
 
-    writer.write(EMPTY + 17 * HEALTH)
+    writer.write(EMPTY + 3 * HEALTH)
 
     await closed(reader)
 
@@ -169,32 +250,32 @@ async def test_too_many_requests_in_a_row_close_the_connection(connect, held):
 async def test_some_requests_in_a_row_are_answered_in_their_order(connect, held):
     reader, writer = await connect()
 
-    writer.write(EMPTY + 16 * HEALTH)
+    writer.write(EMPTY + 2 * HEALTH)
     await held.one_begins()
     held.let_go()
 
-    answers = [await answer_of(reader) for _ in range(17)]
-    assert answers == [(200, b"{}")] + 16 * [(200, b"alive\n")]
+    answers = [await answer_of(reader) for _ in range(3)]
+    assert answers == [(200, b"{}")] + 2 * [(200, b"alive\n")]
 
 
 async def test_no_more_is_read_while_requests_wait_for_their_turn(connect, held):
     # Given a request that is worked on, the second of several that came together
     reader, writer = await connect()
-    writer.write(10 * EMPTY)
+    writer.write(3 * EMPTY)
     await held.one_begins()
     held.let_go()
     assert (await answer_of(reader))[0] == 200
     await held.one_begins()
 
     # When more come than may wait, and the receiver has time to look at them
-    writer.write(10 * EMPTY)
+    writer.write(2 * EMPTY)
     other, other_writer = await connect()
     other_writer.write(HEALTH)
     assert (await answer_of(other))[0] == 200
 
     # Then they wait outside, and all are answered
-    held.let_go(19)
-    assert [(await answer_of(reader))[0] for _ in range(19)] == 19 * [200]
+    held.let_go(4)
+    assert [(await answer_of(reader))[0] for _ in range(4)] == 4 * [200]
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
@@ -202,7 +283,7 @@ async def test_too_many_requests_in_a_row_leave_no_line_in_the_log(receiver, con
     """Anyone could fill it. Other loops than that of the process are silent about what nobody gets."""
     # Given a connection that ended because of the requests behind the one that is worked on
     reader, writer = await connect()
-    writer.write(EMPTY + 17 * HEALTH)
+    writer.write(EMPTY + 3 * HEALTH)
     await held.one_begins()
     await closed(reader)
 

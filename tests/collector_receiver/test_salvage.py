@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from collector_receiver import salvage as salvage_module
 from collector_receiver.salvage import salvage
 from collector_receiver.signals import parse_protobuf
 from collector_receiver.translation import Destination, Translator
@@ -193,6 +194,19 @@ def memory_of_at_most(size):
     finally:
         tracemalloc.stop()
     assert peak_bytes < size
+
+
+def test_there_is_an_end_to_the_pieces_that_are_read_one_by_one(make, monkeypatch):
+    # Given a request with a wrong text in each of its spans: 99, and 4 pieces around them
+    monkeypatch.setattr(salvage_module, "MAX_PARTS", 103)
+    request = make.request(*[make.span(name="x") for _ in range(99)])
+    body = request.SerializeToString().replace(b"*\x01x", b"*\x01\xff")
+
+    # Then it is read as long as so many pieces are allowed
+    assert len(salvage(ExportTraceServiceRequest, body).resource_spans[0].scope_spans[0].spans) == 99
+    monkeypatch.setattr(salvage_module, "MAX_PARTS", 102)
+    with pytest.raises(TooManyMessages):
+        salvage(ExportTraceServiceRequest, body)
 
 
 def test_empty_spans_are_refused_in_little_memory(make, monkeypatch):

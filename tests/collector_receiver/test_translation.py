@@ -181,34 +181,42 @@ def test_a_huge_resource_is_not_copied_into_every_chunk(make):
 
 
 def test_a_huge_resource_is_not_copied_into_every_record_of_many(make, monkeypatch):
-    # Given room for 1,000 bytes of the resource in each of a hundred records
-    monkeypatch.setattr(translation, "MAX_COPIED_BYTES", 100 * 1_000)
+    # Given resources of 40 KB, and room for three copies in one request
+    monkeypatch.setattr(translation, "MAX_COPIED_BYTES", 150_000)
     resource = {"host.name": "h"} | {f"more.{number}": "x" * 400 for number in range(100)}
     resource |= {"service.name": "shop", "service.version": "1.2", "deployment.environment.name": "prod"}
 
-    # When they come in one request, under two resources
+    # When records come of two such, and child spans, which copy nothing
     request = ExportTraceServiceRequest(
         resource_spans=[
-            make.resource_spans(*[make.span() for _ in range(50)], resource=resource) for _ in range(2)
+            make.resource_spans(
+                *[make.span(kind=CLIENT) for _ in range(50)],
+                *[make.span() for _ in range(5)],
+                resource=resource,
+            )
+            for _ in range(2)
         ]
     )
-    batch, _ = translate(request)
+    batch, outcome = translate(request)
 
-    # Then each has what has room, from the first attribute on, and knows all the same whose it is
+    # Then the first three have all of it, the others what comes first, and all know whose they are
     records = [item.record for item in batch.records]
-    assert len(records) == 100
-    assert {tuple(record.resource) for record in records} == {("host.name", "more.0", "more.1")}
+    assert [record.resource for record in records[:3]] == [resource] * 3
+    assert {tuple(record.resource) for record in records[3:]} == {("host.name", "more.0", "more.1")}
+    assert len(records) == 10
     assert {(record.service, record.version, record.environment) for record in records} == {
         ("shop", "1.2", "prod")
     }
+    assert dict(outcome.warnings) == {"resource_cut": 7}
 
 
-def test_a_large_resource_is_kept_whole_in_the_records_of_a_usual_batch(make):
-    resource = {"service.name": "shop"} | {f"more.{number}": "x" * 400 for number in range(50)}
+def test_a_small_resource_is_never_cut(make, monkeypatch):
+    monkeypatch.setattr(translation, "MAX_COPIED_BYTES", 0)
 
-    batch, _ = translate(make.request(*[make.span() for _ in range(512)], resource=resource))
+    batch, outcome = translate(make.request(make.span(), resource={"service.name": "shop", "host.name": "h"}))
 
-    assert {len(item.record.resource) for item in batch.records} == {51}
+    assert [item.record.resource for item in batch.records] == [{"service.name": "shop", "host.name": "h"}]
+    assert not outcome.warnings
 
 
 def test_the_same_span_twice_in_one_request_is_kept_once(make):
