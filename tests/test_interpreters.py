@@ -61,3 +61,50 @@ def test_nothing_is_left_out_but_for_the_quick_run_what_its_text_says(interprete
     assert ignored(interpreters.PYTEST) == set()
     assert ignored(interpreters.QUICK) == {"transport", "chaos", "command"}
     assert all(name in interpreters.__doc__ for name in ("transport", "chaos", "commands"))
+
+
+TEST_FILE = """
+import pathlib
+import pytest
+
+tried = pathlib.Path(__file__).with_name("tried")
+
+def test_beside():
+    assert {beside}
+
+@pytest.mark.alone
+def test_alone():
+    tried.write_text(tried.read_text() + "x" if tried.exists() else "x")
+    assert {alone}
+"""
+
+
+@pytest.mark.parametrize(
+    ("beside", "alone", "passes"),
+    [
+        ("True", "True", True),
+        ("True", 'tried.read_text() == "xx"', True),
+        ("True", "False", False),
+        ("False", "True", False),
+    ],
+)
+def test_only_what_compares_times_has_a_second_try(
+    interpreters: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    beside: str,
+    alone: str,
+    passes: bool,
+) -> None:
+    # Given tests of both kinds, and a Python of an environment
+    (tmp_path / "test_both.py").write_text(TEST_FILE.format(beside=beside, alone=alone))
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    monkeypatch.setenv("PYTHONPATH", str(Path(pytest.__file__).parents[1]))
+    monkeypatch.setattr(interpreters, "ROOT", tmp_path)
+    monkeypatch.setattr(interpreters, "PYTEST", ["-q", str(tmp_path)])
+
+    # Then a failure of what runs beside others is final, the other kind fails when it does so twice
+    assert interpreters.passes(python, "", []) is passes
