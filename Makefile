@@ -8,10 +8,8 @@ DEMO ?= flask
 DATA_DIR ?= data
 TESTS ?= tests
 # Those of one file share servers and stay together, in the order of tests/conftest.py. Beside what compares times
-# (the marker `alone`) nothing runs, and what fails of these is tried once more: the machine may have been busy with
-# something else, while a defect fails again.
+# (the marker `alone`) nothing runs.
 AT_ONCE := --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not alone"
-ALONE := -m alone
 WEB_SOURCES := $(wildcard web/assets/* web/*.mjs web/*.json web/build_assets.py)
 BENCH_PYTHONS ?= 3.11 3.13
 DEBIAN_PACKAGES := chromium fonts-wqy-microhei iproute2 libcurl4 libssl3 openssl $(if $(shell command -v npm),,nodejs npm)
@@ -42,8 +40,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 test: setup $(if $(CI),debian-packages check collector clients) ## run all tests (TESTS=path for some)
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(if $(filter tests,$(TESTS)),$(AT_ONCE)) $(TESTS)
-	$(if $(filter tests,$(TESTS)),$(BIN)/coverage run -m pytest $(ALONE) $(TESTS) || \
-		$(BIN)/coverage run -m pytest $(ALONE) --last-failed --last-failed-no-failures none $(TESTS))
+	$(if $(filter tests,$(TESTS)),$(BIN)/coverage run -m pytest -m alone $(TESTS))
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(filter tests,$(TESTS)),--fail-under=90,--fail-under=0)
 	$(if $(CI),$(if $(filter tests,$(TESTS)),$(BIN)/python tests/interpreters.py --ends))

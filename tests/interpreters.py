@@ -19,10 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements" / "sdk-tests.txt"
 OLDEST_MINOR = 10
 TESTS = ROOT / "tests" / "otel_pyinstrument"
-QUICK = [f"--ignore={TESTS / part}" for part in ("transport", "chaos", "command")]
-QUICK_MARKERS = "not integration"
+QUICK = ["-m", "not integration", *(f"--ignore={TESTS / part}" for part in ("transport", "chaos", "command"))]
 PYTEST = [
-    "-q",
+    *("-q", "-p", "no:cacheprovider"),
     # Fixtures of the other packages need Python 3.11.
     *(f"--confcutdir={TESTS}", str(TESTS)),
 ]
@@ -89,29 +88,12 @@ def environment_for(name: str, command: str) -> Path:
     return python
 
 
-def passes(python: Path, markers: str, options: list[str]) -> bool:
-    """Whether all tests do; what compares times (`alone`) has a second try, as in `make test`."""
-
-    def run(marker: str, *more: str) -> int:
-        expression = f"{marker} and {markers}" if markers else marker
-        cache = f"cache_dir={python.parents[1] / '.pytest_cache'}"
-        command = [str(python), "-m", "pytest", "-o", cache, "-m", expression, *PYTEST, *options, *more]
-        return subprocess.run(command, cwd=ROOT, check=False).returncode
-
-    beside, alone = run("not alone"), run("alone")
-    if alone == 1:
-        alone = run("alone", "--last-failed", "--last-failed-no-failures", "none")
-    # Options may select tests of one kind only: 5 says that there was none.
-    return {beside, alone} in ({0}, {0, 5})
-
-
 def main(arguments: list[str]) -> int:
     ends = "--ends" in arguments
     options = [argument for argument in arguments if argument != "--ends"]
     commands = newest_of_each_minor({command: version_of(command) for command in candidates()})
     if ends:
         commands, options = the_ends(commands), [*QUICK, *options]
-    markers = QUICK_MARKERS if ends else ""
     if not commands:
         print(f"no other Python from 3.{OLDEST_MINOR} on was found: tested on {sys.version.split()[0]} alone")
     failed: list[str] = []
@@ -119,7 +101,7 @@ def main(arguments: list[str]) -> int:
         name = ".".join(map(str, minor))
         python = environment_for(name, command)
         print(f"== Python {name}", flush=True)
-        if not passes(python, markers, options):
+        if subprocess.run([str(python), "-m", "pytest", *PYTEST, *options], cwd=ROOT, check=False).returncode:
             failed.append(name)
     if failed:
         print(f"failed on Python {', '.join(failed)}", file=sys.stderr)

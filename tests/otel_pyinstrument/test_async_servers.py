@@ -731,9 +731,8 @@ def test_what_django_streams_from_threads_belongs_to_a_span_around_it_alone(
 ) -> None:
     # When bodies are made while they are sent, with and without a span around the application
     with served(*DJANGO_SERVERS["wsgi"][:-1], application) as port:
-        for _ in range(3):  # one after the other: what one thread takes from the other is not the question
-            for path in ("/chunks/a", "/chunks/b"):
-                get(port, path)
+        for _ in range(3):
+            ask_at_once(port, ["/chunks/a", "/chunks/b"])
         wait_until(lambda: len(profiled(grpc_sink)) >= 6)
 
     # Then the one profile of each request has what the view did, and with that span the body too
