@@ -263,8 +263,7 @@ def test_in_a_block_of_the_application(at, a_timeout, traced, monkeypatch) -> No
             lambda: server_span.start_server_span(lambda given: given, ("GET", "", {}, {})),
         ),
         (server_span, "urlsplit", lambda: server_span._address("host")),
-        (usage.os, "read", usage.resident_bytes),
-        (usage.os, "open", usage.resident_bytes),
+        (usage, "_read_statm", usage.resident_bytes),
         (tasks.asyncio, "get_running_loop", tasks.running_loop),
     ],
 )

@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from fastapi import FastAPI
@@ -770,3 +770,50 @@ def test_a_request_that_finds_profiling_switched_off_by_another_thread_installs_
 
     # Then it installs no hook, not even for a moment
     assert installed == []
+
+
+# --- threads beside the request ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def turns_of_another_thread() -> Iterator[Callable[[], int]]:
+    """How often another thread had its turn: it wants one all the time, and keeps none."""
+    turns = 0
+    ended = threading.Event()
+
+    def run() -> None:
+        nonlocal turns
+        while not ended.is_set():
+            turns += 1
+            time.sleep(0)  # gives the turn back
+
+    switched = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield lambda: turns
+    finally:
+        ended.set()
+        sys.setswitchinterval(switched)
+        thread.join()
+
+
+def test_a_request_loses_no_turn_to_another_thread_by_being_profiled(
+    traced, profile_of, turns_of_another_thread, wait_until
+) -> None:
+    # Given that a turn once given away costs a request 5 ms where other threads compute. The first request of
+    # a process may wait: it loads what is for its kind
+    traced.request(lambda: None)
+    lost, beginning = 0, turns_of_another_thread()
+    wait_until(lambda: turns_of_another_thread() > beginning)
+
+    # When many requests with a span below theirs run without waiting
+    for _ in range(300):
+        before = turns_of_another_thread()
+        traced.request(lambda: traced.tracer.start_span("SELECT").end())
+        lost += turns_of_another_thread() - before
+
+    # Then all are profiled, and the other thread never had a turn in one of them
+    assert all(profile_of(span) for span in traced.exporter.get_finished_spans() if span.name == "GET /")
+    assert lost == 0

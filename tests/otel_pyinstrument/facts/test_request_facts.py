@@ -7,6 +7,7 @@ import mmap
 import os
 import platform
 import re
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,13 +86,21 @@ def test_traced_memory_is_there_when_the_user_traces(traced, facts_of) -> None:
     assert 5_000_000 <= memory["traced_delta"] < 8_000_000
 
 
-def test_a_platform_without_figures_leaves_them_out(traced, facts_of, monkeypatch) -> None:
-    monkeypatch.setattr(usage, "_STATM", "/does/not/exist")
+@pytest.mark.parametrize("statm", [b"/does/not/exist", b"/dev/null", b"/proc/self/comm"])
+def test_a_platform_without_figures_leaves_them_out(statm: bytes, traced, facts_of, monkeypatch) -> None:
+    monkeypatch.setattr(usage, "_STATM", statm)
 
     facts = facts_of(traced.request(lambda: None))
 
     assert "memory" not in facts
     assert facts["runtime"]["python"]
+
+
+def test_an_interpreter_that_loads_no_libraries_leaves_memory_out(traced, facts_of, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    monkeypatch.setattr(usage, "_read_statm", usage._reader_of_statm())
+
+    assert "memory" not in facts_of(traced.request(lambda: None))
 
 
 def test_the_cpu_time_is_that_of_the_process(traced, facts_of, burn) -> None:
