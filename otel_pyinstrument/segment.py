@@ -74,6 +74,7 @@ class Segment:
         self._paused_since = 0.0
         self._ended_at: float | None = None
         self._first_turn = self._classifier.knows_turns
+        self._seen_in_first_turn: tuple[list[str], float] | None = None
         self._unfollow: Callable[[], None] = lambda: None
         self._cpu_seconds = self._hooked_cpu_seconds = self._switching_cpu_seconds = 0.0
         self._turns = 0
@@ -179,11 +180,14 @@ class Segment:
                 self._turns += 1
                 self._turn_is_ours = True
                 now = time.perf_counter()
-                self._add_pause(now)
+                waiting = self._add_pause(now)
                 if now - self._start >= self._max_duration_seconds or self._turns > MAX_TURNS:
                     self._end_early(None, at=now)
                 elif private_names.hook_is_ours_to_share():
                     self._hook()
+                    if waiting is not None:
+                        # The unit waits for its hook too: the first thing that it does is not to blame.
+                        self._add_wait(waiting, time.perf_counter() - now, samples=0)
                     self._switching_cpu_seconds += time.thread_time() - began
                 else:
                     self._give_way()
@@ -232,12 +236,14 @@ class Segment:
         self._unfollow()
         self._tell_of_early_end()
 
-    def _add_pause(self, now: float) -> None:
-        """Credit the time since `pause` where the unit waits: for a hop, or else by itself."""
-        self._add_waiting(now, samples=0)
-        if self._waiting_below is None:
-            waiting = private_names.frame_identifiers(self._classifier.calls()[self._skip :])
-            self._add_wait([*waiting, AWAIT], now - self._paused_since, samples=0)
+    def _add_pause(self, now: float) -> Sequence[str] | None:
+        """Credit the time since `pause` where the unit waits: for a hop, or else at what is returned."""
+        if self._waiting_below is not None:
+            self._add_waiting(now, samples=0)
+            return None
+        waiting = [*private_names.frame_identifiers(self._classifier.calls()[self._skip :]), AWAIT]
+        self._add_wait(waiting, now - self._paused_since, samples=0)
+        return waiting
 
     # --- waiting for work elsewhere ------------------------------------------------------------------
 
@@ -310,18 +316,23 @@ class Segment:
     def _sample(self, stack: list[str], now: float) -> None:
         if self._waiting_below is None:
             place = self._classifier.place(stack)
-            if self._first_turn and place.ours and now - self._last < self._interval_seconds:
+            ours = place.ours
+            if self._first_turn and ours and now - self._last < self._interval_seconds:
+                self._seen_in_first_turn = place.stack, now - self._last
+                self._count_cpu(ours=True)
                 return
             if place.nobodys and not self._first_turn:
                 # Inside `resume` or `pause`, or after an exception that has ended the loop.
                 if now - self._start >= self._max_duration_seconds:
                     self._end_early(None)
                 return
-            ours = self._turn_is_ours = place.ours
-            self._add_pending(0.0)
-            self._pending = (place.stack[self._skip :], now - self._last)
-            self._last = now
-            self._count_cpu(ours=ours)
+            self._turn_is_ours = ours
+            if self._first_turn and not ours:
+                self._add_end_of_first_turn(place.stack, now)
+            else:
+                self._set_pending(place.stack, now)
+                self._count_cpu(ours=ours)
+            self._seen_in_first_turn = None
         else:
             ours = self._classifier.is_running()
             self._add_waiting(now, samples=1)
@@ -334,6 +345,24 @@ class Segment:
             self.pause()
         elif self._hooked and not self._first_turn and asked_early:
             self._hook()  # after what was left, the whole interval; never inside `_unhook`
+
+    def _add_end_of_first_turn(self, waiting: Sequence[str], now: float) -> None:
+        """The unit waits since some moment after it was last seen, or since `now` at the latest.
+
+        Half of what it could have run without being seen again is the best guess.
+        """
+        stack, ran_seconds = self._seen_in_first_turn or (None, 0.0)
+        seen_at = self._last + ran_seconds
+        ended_at = seen_at + min(now - seen_at, self._asked_interval_seconds) / 2
+        if stack is not None:
+            self._set_pending(stack, ended_at)
+        self._add_wait(waiting[self._skip :], now - ended_at, samples=int(stack is None))
+        self._count_cpu(ours=False)
+
+    def _set_pending(self, stack: list[str], now: float) -> None:
+        self._add_pending(0.0)
+        self._pending = (stack[self._skip :], now - self._last)
+        self._last = now
 
     def _count_cpu(self, *, ours: bool) -> None:
         cpu = time.thread_time()

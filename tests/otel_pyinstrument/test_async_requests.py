@@ -11,6 +11,7 @@ import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import accumulate
+from statistics import median
 
 import pytest
 import uvloop
@@ -103,6 +104,18 @@ class Timed:
         assert self.inner_us - 1 <= tree.duration_us <= self.outer_us + 1
 
 
+class Slept:
+    """Sleeps for some seconds, and keeps the time on the wall that this took in all, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    async def __call__(self, name: str, seconds: float) -> None:
+        start = time.perf_counter()
+        await asyncio.sleep(seconds)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
 @pytest.mark.parametrize("count", [2, 50])
 def test_concurrent_requests_do_not_mix(count: int, many_traced, tree_of, time_in, burn, run_on_loop) -> None:
     # Given requests on one loop whose work has the name of the request, and takes turns
@@ -142,6 +155,7 @@ def test_concurrent_requests_do_not_mix(count: int, many_traced, tree_of, time_i
 
 
 def test_two_hundred_requests_at_once_are_exact(make_traced, tree_of, time_in, worked, run_on_loop) -> None:
+    slept = Slept()
     # Given 200 clients of one loop, each with several requests whose work has the name of the request, and
     # more than one sample
     traced = make_traced(max_concurrent=1000, interval=1.0)
@@ -156,7 +170,7 @@ def test_two_hundred_requests_at_once_are_exact(make_traced, tree_of, time_in, w
             most_at_once = max(most_at_once, at_once)
             for _ in range(3):
                 work(timed.name, 0.0015)
-                await asyncio.sleep(dice.random() * 0.03)
+                await slept(timed.name, dice.random() * 0.03)
             at_once -= 1
 
     async def client(number: int) -> None:
@@ -180,6 +194,7 @@ def test_two_hundred_requests_at_once_are_exact(make_traced, tree_of, time_in, w
 
     # And no tree has a frame of another request, and each sums to its own wall time
     own_us = waited_us = 0
+    missed_us: list[float] = []
     for each in profiled:
         tree = tree_of(spans[each.name])
         works = {name for name in functions(tree) if name.startswith("work_of_")}
@@ -187,10 +202,40 @@ def test_two_hundred_requests_at_once_are_exact(make_traced, tree_of, time_in, w
         each.assert_sums(tree)
         own_us += sum(time_in(tree, name) for name in works)
         waited_us += time_in(tree, "[await]")
+        missed_us.append(abs(slept.seconds[each.name] * 1e6 - time_in(tree, "[await]")))
+    # And each has waited as long as it has slept, but for what the first of its steps may hide
+    assert median(missed_us) <= 1_000
     # And all of them together have the work that was done, and the rest is waiting
     worked_us = sum(worked.seconds.values()) * 1e6
     assert own_us == pytest.approx(worked_us, rel=0.15)
     assert own_us + waited_us == pytest.approx(sum(each.inner_us for each in profiled), rel=0.1)
+
+
+def test_what_a_request_does_before_it_waits_for_the_first_time_is_no_waiting(
+    many_traced, tree_of, time_in, worked, run_on_loop
+) -> None:
+    # Given requests that begin behind each other, and work for less than an interval before they first wait
+    slept = Slept()
+    requests = [Timed(many_traced, f"GET /{number}") for number in range(30)]
+
+    async def handler(timed: Timed) -> None:
+        with timed:
+            worked(timed.name, 0.004)
+            await slept(timed.name, 0.02)
+
+    async def main() -> None:
+        await asyncio.gather(*map(handler, requests))
+
+    # When all run at once
+    run_on_loop(main())
+
+    # Then what they have worked is not counted as waiting for the others' turns
+    missed_us = []
+    for request in requests:
+        tree = tree_of(request.span)
+        request.assert_sums(tree)
+        missed_us.append(abs(slept.seconds[request.name] * 1e6 - time_in(tree, "[await]")))
+    assert median(missed_us) <= 1_000
 
 
 def test_of_two_hundred_requests_at_once_as_many_as_allowed_are_profiled(

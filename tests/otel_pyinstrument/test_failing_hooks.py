@@ -137,11 +137,12 @@ def test_a_failure_around_work_on_a_loop_changes_nothing_but_one_log_line(
     ("method", "owner", "name"),
     [
         ("resume", Segment, "_add_pause"),
+        ("resume", Segment, "_add_wait"),
         ("resume", private_names, "hook_is_ours_to_share"),
         ("resume", private_names, "subscribe"),
         ("pause", Segment, "_count_cpu"),
         ("pause", private_names, "unsubscribe"),
-        ("reach_limit", Segment, "_add_waiting"),
+        ("reach_limit", Segment, "_add_wait"),
         ("reach_limit", Segment, "_add_pause"),
         ("reach_limit", _LoopSteps, "_forget"),
     ],
