@@ -72,8 +72,8 @@ class Request:
         self._segment = self._engine.open(self._same_request(), ended_early=self.slot.end_early)
         return self._segment is not None
 
-    def finish(self) -> Recording | None:
-        """End sampling and give the slot back. None when it had ended before."""
+    def finish(self, span_ended_ns: int | None = None) -> Recording | None:
+        """End sampling, as of then since the epoch, and give the slot back. None when it had ended before."""
         with self._lock:
             segment, self._segment = self._segment, None
             hop_segments, self._hop_segments = self._hop_segments, []
@@ -82,7 +82,7 @@ class Request:
             return None
         recording = None
         try:
-            recording = segment.close()
+            recording = segment.close(span_ended_ns)
             for hop_segment in hop_segments:
                 self._close_part(hop_segment)
         finally:

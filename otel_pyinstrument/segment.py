@@ -119,10 +119,11 @@ class Segment:
             self.stop()
             raise
 
-    def close(self) -> Recording | None:
+    def close(self, span_ended_ns: int | None = None) -> Recording | None:
         """End sampling and hand over what was recorded; None when that has happened before. Any thread.
 
         The hook can only be removed by the thread it is on: when that is another one, at its next sample.
+        `span_ended_ns`, since the epoch: what is later is left out. Others may have had their turn meanwhile.
         """
         with self._lock:
             if self._closed:
@@ -131,7 +132,7 @@ class Segment:
             paused = self._open and not self._hooked
             self._open = False  # from here on a sample takes the hook away
             self._closed = True
-            end = time.perf_counter()
+            end = self._end_now(span_ended_ns, paused=paused)
             if paused:
                 self._add_pause(end)
         self._unfollow()
@@ -167,6 +168,19 @@ class Segment:
         self._unfollow()
         if native.thread_id() == self._owner:
             self._unhook()
+
+    def _end_now(self, span_ended_ns: int | None, *, paused: bool) -> float:
+        now = time.perf_counter()
+        if span_ended_ns is None:
+            return now
+        # What the last sample stands for is still to be credited.
+        earliest = self._last - (0.0 if self._pending is None else self._pending[1])
+        if self._waiting_below is not None:
+            earliest = self._waiting_since
+        elif paused:
+            earliest = self._paused_since
+        late_seconds = (time.time_ns() - span_ended_ns) / 1e9
+        return min(max(now - late_seconds, earliest), now)
 
     # --- turns of the unit ---------------------------------------------------------------------------
 

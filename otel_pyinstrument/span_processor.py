@@ -236,10 +236,11 @@ class ProfilingSpanProcessor(SpanProcessor):
         if visit is None:
             return
         recording = None
+        ended_ns = span.end_time if timestamp is None else timestamp
         if request is not None:
             with self._lock:
                 self._profiled = self._others(request)
-            recording = request.finish()
+            recording = request.finish(ended_ns)
         learn_route(span, visit.endpoint, self._routes)
         if request is None or recording is None:
             self._leave(span, timestamp, visit, request, recording)
@@ -253,7 +254,7 @@ class ProfilingSpanProcessor(SpanProcessor):
             recording,
             reason=request.reason,
             interval_seconds=self._settings.interval_seconds,
-            timestamp=span.end_time if timestamp is None else timestamp,
+            timestamp=ended_ns,
             payload_as_bytes=self._payload_as_bytes,
             request_facts=partial(finished.as_json, self._settings.mask),
             report=self._guard.report,

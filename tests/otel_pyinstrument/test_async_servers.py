@@ -412,12 +412,12 @@ def wall_us(span) -> float:
 
 
 def late_us(span) -> float:
-    """How much longer than the span its profile is at least: the thread may have lost its turn in between."""
+    """How much longer than the span its profile is at least."""
     return tree_of(span).duration_us - wall_us(span)
 
 
 def assert_exact(span, time_in) -> CallTree:
-    """The tree has the request's own work only, and its sum is about the wall time of the span."""
+    """The tree has the request's own work only, and its sum is the wall time of the span."""
     tree = tree_of(span)
     name = path_of_request(span)[-1]
     other = f"work_of_{'ba'['ab'.index(name)]}"
@@ -425,25 +425,21 @@ def assert_exact(span, time_in) -> CallTree:
     assert time_in(tree, f"work_of_{name}") > 0
     duration_us = attributes_of(span)["pyinstrument.duration"] * 1e6
     assert tree.duration_us == pytest.approx(duration_us, abs=1)
-    assert late_us(span) <= 250_000
+    assert late_us(span) <= 1_000
     assert not attributes_of(span)["pyinstrument.truncated"]
     return tree
 
 
 def assert_whole(spans: list) -> None:
-    """The trees have nearly all of the wall time of their spans, which is tens of milliseconds, and no more.
+    """The trees have nearly all of the wall time of their spans, which is tens of milliseconds.
 
-    Half of them of each kind: where threads compete, one may lose its turn just before sampling begins, or
-    just before it ends.
+    Half of them of each kind: where threads compete, one may lose its turn just before sampling begins.
     """
     shares: dict[str, list[float]] = {}
     for span in spans:
         shares.setdefault(path_of_request(span)[:-1], []).append(tree_of(span).duration_us / wall_us(span))
     for path, of_path in shares.items():
-        assert sorted(of_path)[len(of_path) // 2] >= 0.9, (path, of_path)
-    late = sorted(map(late_us, spans))
-    assert median(late) <= 1_000
-    assert late[len(late) * 3 // 4] <= 10_000
+        assert median(of_path) >= 0.95, (path, of_path)
 
 
 UVICORN = ("uvicorn", "--port", "{port}", "--log-level", "warning")
