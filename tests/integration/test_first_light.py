@@ -242,33 +242,32 @@ def prove_first_light(platform: Platform, open_page, endpoint: str = "") -> None
     shop = platform.start_shop(endpoint=endpoint, SHOP_SERVER_TIMING="1")
     for warm in (plain, shop):
         warm.get(SLOW_PAGE)
-    rounds = [(plain.get(SLOW_PAGE), shop.get(SLOW_PAGE)) for _ in range(10)]
-    unprofiled, profiled = map(list, zip(*rounds, strict=True))
-    trace_ids = [answer.trace_id for answer in profiled]
-
-    # When the records have arrived
     api = platform.api
     project = wait_for(lambda: api.project_id("flask-shop"))
+    unprofiled: list[Answer] = []
+    profiled: list[Answer] = []
 
     def arrived() -> list[dict]:
         items = {item["trace_id"]: item for item in api.records(project, endpoint=SLOW_ENDPOINT)}
-        return [items[trace_id] for trace_id in trace_ids if trace_id in items]
+        return [items[answer.trace_id] for answer in profiled if answer.trace_id in items]
 
-    wait_for(lambda: len(arrived()) == len(trace_ids))
+    # When the record of each has arrived before the next: sqlite waits in each call while a thread exports,
+    # 70 ms in all, with profiling and without
+    for count in range(1, 11):
+        unprofiled.append(plain.get(SLOW_PAGE))
+        profiled.append(shop.get(SLOW_PAGE))
+        wait_for(lambda count=count: len(arrived()) == count)
     items = arrived()
     details = [api.data(f"/performance/records/{item['id']}?project_key={project}") for item in items]
 
     # Then every one has a tree, in which the planted functions carry the share that the shop measured in that
     # very request
     assert all(item["has_profile"] for item in items)
-    for item, detail, answer in zip(items, details, profiled, strict=True):
+    for detail, answer in zip(details, profiled, strict=True):
         for function in PLANTED:
             true = share_by_the_shops_clock([answer], function)
             assert share_in_trees([detail], function) == pytest.approx(true, abs=TOLERANCE), function
-        # While the exporter encodes in another thread, sqlite may wait for the interpreter longer than that.
-        if share_by_the_shops_clock([answer], "score_baskets") > 0.5:
-            assert item["top_function"].split()[0] == "score_baskets"
-    assert Counter(item["top_function"].split()[0] for item in items).most_common(1)[0][0] == "score_baskets"
+    assert {item["top_function"].split()[0] for item in items} == {"score_baskets"}
 
     # And it is the one that they have without a profiler
     for function in PLANTED:
