@@ -9,7 +9,7 @@ from types import FrameType
 from otel_pyinstrument import native, private_names
 from otel_pyinstrument.call_tree import CallTreeBuilder
 from otel_pyinstrument.classification import SameRequest, classifier_of_running_unit
-from otel_pyinstrument.segment import Segment
+from otel_pyinstrument.segment import Segment, never
 from otel_pyinstrument.settings import Settings
 
 MAX_REQUESTS_PER_SHARED_THREAD = 8
@@ -27,14 +27,17 @@ class Engine:
         self._open: list[Segment] = []
 
     def open(
-        self, same_request: SameRequest, ended_early: Callable[[float, float], None] | None = None
+        self,
+        same_request: SameRequest,
+        span_ended: Callable[[], bool] = never,
+        ended_early: Callable[[float, float], None] | None = None,
     ) -> Segment | None:
         """Start sampling what is running; None when that would be wrong or disturb another profiler.
 
-        `same_request` tells, inside the hook, whether a span belongs to this request; `ended_early` is
-        that of `Segment`.
+        `same_request` tells, inside the hook, whether a span belongs to this request; `span_ended` and
+        `ended_early` are those of `Segment`.
         """
-        segment = self._segment(same_request, ended_early=ended_early)
+        segment = self._segment(same_request, span_ended, ended_early=ended_early)
         if segment is None:
             return None
         if segment.shares_thread and segment.holds_thread and self._thread_is_full():
@@ -43,10 +46,14 @@ class Engine:
         return segment
 
     def open_hop(
-        self, same_request: SameRequest, entry: FrameType, builder: CallTreeBuilder
+        self,
+        same_request: SameRequest,
+        entry: FrameType,
+        builder: CallTreeBuilder,
+        span_ended: Callable[[], bool] = never,
     ) -> Segment | None:
         """Sample what runs below `entry`, for a request that waits for it elsewhere, into `builder`."""
-        segment = self._segment(same_request, builder=builder, entry=entry)
+        segment = self._segment(same_request, span_ended, builder=builder, entry=entry)
         if segment is not None:
             self._start(segment)
         return segment
@@ -67,6 +74,7 @@ class Engine:
     def _segment(
         self,
         same_request: SameRequest,
+        span_ended: Callable[[], bool],
         *,
         builder: CallTreeBuilder | None = None,
         entry: FrameType | None = None,
@@ -83,6 +91,7 @@ class Engine:
             classifier=classifier,
             builder=builder,
             entry=entry,
+            span_ended=span_ended,
             ended_early=ended_early,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from opentelemetry.sdk.trace import Span as RecordingSpan
@@ -34,8 +34,8 @@ BELONGING = "otel_pyinstrument_belonging"
 class Request:
     """One profiled request, from the start of its local root span to its end. Any thread."""
 
-    def __init__(self, root_span_id: int, slot: Slot, engine: Engine, guard: Guard) -> None:
-        self.root_span_id = root_span_id
+    def __init__(self, root: RecordingSpan, slot: Slot, engine: Engine, guard: Guard) -> None:
+        self._root = weakref.ref(root)  # which has this request
         self.slot = slot
         self.guard = guard
         self.facts = RequestFacts()
@@ -69,7 +69,7 @@ class Request:
 
     def start(self) -> bool:
         """Sample what is running from now on. False when that cannot be done; the slot is still held."""
-        self._segment = self._engine.open(self._same_request(), ended_early=self.slot.end_early)
+        self._segment = self._engine.open(self._same_request(), self._span_ended(), self.slot.end_early)
         return self._segment is not None
 
     def finish(self, span_ended_ns: int | None = None) -> Recording | None:
@@ -152,7 +152,7 @@ class Request:
     def _open_part(self, entry: FrameType, builder: CallTreeBuilder) -> Segment | None:
         if any(segment.calls_of_running() is not None for segment in self._segments_here()):
             return None  # seen there already
-        segment = self._engine.open_hop(self._same_request(), entry, builder)
+        segment = self._engine.open_hop(self._same_request(), entry, builder, self._span_ended())
         if segment is not None:
             with self._lock:
                 self._hop_segments.append(segment)
@@ -184,6 +184,15 @@ class Request:
             return own is not None and request_of(span) is own
 
         return same_request
+
+    def _span_ended(self) -> Callable[[], bool]:
+        root = self._root
+
+        def span_ended() -> bool:
+            span = root()
+            return span is not None and span.end_time is not None
+
+        return span_ended
 
 
 class Belonging:

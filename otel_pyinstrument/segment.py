@@ -22,9 +22,14 @@ MAX_TURNS = 2_000
 """Steps of a request on an event loop: beyond that it streams, and tiny steps cost more than they tell."""
 
 _SHORTEST_INTERVAL_SECONDS = 1e-4
+_WALL_CLOCK_STEP_SECONDS = time.get_clock_info("time").resolution
 _NEARLY = 0.9
 _FIRST_TURN_INTERVAL_SECONDS = 1e-3
 """What was waiting for the thread when a segment began has its turns before the first `pause` comes."""
+
+
+def never() -> bool:
+    return False
 
 
 def new_builder() -> CallTreeBuilder:
@@ -42,8 +47,9 @@ class Segment:
     is credited exactly where the unit waits, and the interval between samples is running time.
 
     `builder` may already hold the samples of earlier segments. Of the stacks only what is below `entry`
-    is recorded. When sampling stops before `close`, `ended_early` is called, under the hook perhaps, with
-    the CPU seconds under the hook and those of installing and removing it around turns.
+    is recorded, and nothing once `span_ended` says so. When sampling stops before `close`, `ended_early` is
+    called, under the hook perhaps, with the CPU seconds under the hook and those of installing and removing
+    it around turns.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Segment:
         classifier: Classifier | None = None,
         builder: CallTreeBuilder | None = None,
         entry: FrameType | None = None,
+        span_ended: Callable[[], bool] = never,
         ended_early: Callable[[float, float], None] | None = None,
     ) -> None:
         self._interval_seconds = interval_seconds
@@ -61,6 +68,7 @@ class Segment:
         self._classifier: Classifier = ThreadClassifier() if classifier is None else classifier
         self.builder = new_builder() if builder is None else builder
         self._entry = entry
+        self._span_ended = span_ended
         self._ended_early = ended_early
         # Reentrant: a sample, a signal handler or a finalizer may run inside `close` on the same thread.
         self._lock = native.RLock()
@@ -123,7 +131,7 @@ class Segment:
         """End sampling and hand over what was recorded; None when that has happened before. Any thread.
 
         The hook can only be removed by the thread it is on: when that is another one, at its next sample.
-        `span_ended_ns`, since the epoch: what is later is left out. Others may have had their turn meanwhile.
+        `span_ended_ns`, since the epoch: what is later is left out, except before the last sample.
         """
         with self._lock:
             if self._closed:
@@ -170,17 +178,17 @@ class Segment:
             self._unhook()
 
     def _end_now(self, span_ended_ns: int | None, *, paused: bool) -> float:
+        # First the coarser clock: a turn lost between the two makes the end late, and cuts nothing off.
+        late_seconds = 0.0 if span_ended_ns is None else (time.time_ns() - span_ended_ns) / 1e9
         now = time.perf_counter()
-        if span_ended_ns is None:
-            return now
-        # What the last sample stands for is still to be credited.
-        earliest = self._last - (0.0 if self._pending is None else self._pending[1])
+        if not _WALL_CLOCK_STEP_SECONDS < late_seconds < now - self._start:
+            return now  # before the beginning: the application gave its span a time of its own
+        credited = self._last
         if self._waiting_below is not None:
-            earliest = self._waiting_since
+            credited = self._waiting_since
         elif paused:
-            earliest = self._paused_since
-        late_seconds = (time.time_ns() - span_ended_ns) / 1e9
-        return min(max(now - late_seconds, earliest), now)
+            credited = self._paused_since
+        return max(now - late_seconds, credited)
 
     # --- turns of the unit ---------------------------------------------------------------------------
 
@@ -199,10 +207,11 @@ class Segment:
                     self._end_early(None, at=now)
                 elif private_names.hook_is_ours_to_share():
                     self._hook()
-                    if waiting is not None:
+                    if waiting is not None and self._open:
                         # The unit waits for its hook too: the first thing that it does is not to blame.
                         self._add_wait(waiting, time.perf_counter() - now, samples=0)
-                    self._switching_cpu_seconds += time.thread_time() - began
+                    self._count_cpu(ours=False)
+                    self._switching_cpu_seconds += self._cpu - began
                 else:
                     self._give_way()
         except Exception as error:
@@ -257,6 +266,7 @@ class Segment:
             return None
         waiting = [*private_names.frame_identifiers(self._classifier.calls()[self._skip :]), AWAIT]
         self._add_wait(waiting, now - self._paused_since, samples=0)
+        self._paused_since = now
         return waiting
 
     # --- waiting for work elsewhere ------------------------------------------------------------------
@@ -290,7 +300,7 @@ class Segment:
                 self._busy = False
 
     def _add_waiting(self, now: float, *, samples: int) -> None:
-        if self._waiting_below is None:
+        if self._waiting_below is None or now <= self._waiting_since:
             return
         waited = now - self._waiting_since
         self._waiting_since = now
@@ -328,6 +338,11 @@ class Segment:
             self._end_early(error)
 
     def _sample(self, stack: list[str], now: float) -> None:
+        if self._span_ended():
+            # Until `close` other span processors run, or other threads.
+            if now - self._start >= self._max_duration_seconds:
+                self._end_early(None)
+            return
         if self._waiting_below is None:
             place = self._classifier.place(stack)
             ours = place.ours
@@ -428,6 +443,8 @@ class Segment:
             self._hooked = True
             OTHER_THREADS.hook_begins(self)
         private_names.subscribe(self._sampler, self._on_sample, interval_seconds=self._asked_interval_seconds)
+        if not self._hooked:  # a finalizer or a signal handler has ended the request in the middle
+            private_names.unsubscribe(self._sampler, self._on_sample)
 
     def _unhook(self) -> None:
         if not self._hooked:

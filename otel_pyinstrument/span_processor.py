@@ -213,7 +213,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         slot = self.gate.admit(visit, forced=forced)
         if slot is None:
             return Belonging(None, visit)
-        request = Request(context.span_id, slot, self._engine, self._guard)
+        request = Request(span, slot, self._engine, self._guard)
         started = request.start()
         if self._off:  # meanwhile: nobody sees the end of this request, and its hook is on this thread
             self._engine.stop_all()

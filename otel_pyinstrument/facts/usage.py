@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 from otel_pyinstrument.guard import came_from_signal_handler
 
-if sys.platform != "win32":
+try:
     import resource
+except ImportError:  # Windows
+    resource = None
 
 _STATM = b"/proc/self/statm"
 _RESIDENT_PAGES = 1
@@ -55,7 +57,7 @@ def _reader_of_statm() -> Callable[[], bytes]:
 
         libc = ctypes.PyDLL(None)
         open_, read, close, text_type = libc.open, libc.read, libc.close, ctypes.c_char * 256
-    except (ImportError, OSError, AttributeError) as error:  # an interpreter that loads no libraries
+    except Exception as error:  # an interpreter that loads no libraries, or an audit hook that forbids it
         if came_from_signal_handler(error):
             raise
         return bytes
@@ -103,7 +105,7 @@ def available_processors() -> int:
 
 def _peak_resident_bytes() -> int | None:
     """The highest resident size since the process began."""
-    if sys.platform == "win32":
+    if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * _BYTES_PER_KIBIBYTE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import cProfile
 import gc
 import json
@@ -20,7 +21,7 @@ import pytest
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 from pyinstrument import stack_sampler
 
 from otel_pyinstrument import private_names
@@ -36,8 +37,12 @@ from otel_pyinstrument.span_processor import ProfilingSpanProcessor
 def opened() -> Iterator[Callable[..., Segment]]:
     segments: list[Segment] = []
 
-    def open_segment(interval_seconds: float = 0.002, max_duration_seconds: float = 30) -> Segment:
-        segment = Segment(interval_seconds=interval_seconds, max_duration_seconds=max_duration_seconds)
+    def open_segment(
+        interval_seconds: float = 0.002, max_duration_seconds: float = 30, **options: Callable[[], bool]
+    ) -> Segment:
+        segment = Segment(
+            interval_seconds=interval_seconds, max_duration_seconds=max_duration_seconds, **options
+        )
         segments.append(segment)
         segment.open()
         return segment
@@ -108,16 +113,18 @@ def test_the_tree_sums_to_the_wall_time_of_the_request(traced, tree_of, burn) ->
         assert duration_us <= (span.end_time - span.start_time) / 1000 + 1_000
 
 
-@pytest.mark.parametrize("interval", [50.0, 500.0], ids=["with a sample", "without a sample"])
+@pytest.mark.parametrize("interval", [5.0, 50.0, 500.0])
+@pytest.mark.parametrize("afterwards", ["it computes", "it waits"])
 def test_what_happens_between_the_end_of_the_span_and_that_of_sampling_is_left_out(
-    interval: float, tree_of, burn
+    afterwards: str, interval: float, tree_of, time_in, burn
 ) -> None:
     # Given something that takes time when a span has ended, before we see it: another processor, or threads
     # that take the turn away
     class Slow(SpanProcessor):
         def _on_ending(self, span: object) -> None:
-            time.sleep(0.1)
+            late(0.1)
 
+    late = {"it computes": burn, "it waits": time.sleep}[afterwards]
     provider, exporter = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
     provider.add_span_processor(Slow())
     provider.add_span_processor(
@@ -133,12 +140,75 @@ def test_what_happens_between_the_end_of_the_span_and_that_of_sampling_is_left_o
     with provider.get_tracer("test").start_as_current_span("GET /", kind=SpanKind.SERVER):
         burn(0.06)
 
-    # Then its tree is no longer than its span
+    # Then its tree is no longer than its span, and shows nothing of that
     (span,) = exporter.get_finished_spans()
-    assert 60_000 <= tree_of(span).duration_us <= (span.end_time - span.start_time) / 1000 + 1_000
+    tree = tree_of(span)
+    assert 60_000 <= tree.duration_us <= (span.end_time - span.start_time) / 1000 + 1_000
+    assert time_in(tree, "Slow._on_ending") == time_in(tree, "_on_ending") == 0
 
 
-@pytest.mark.parametrize("ended", ["long ago", "in the future"])
+def test_a_hook_whose_span_has_ended_goes_after_the_maximum_duration(opened, burn) -> None:
+    # Given a span whose end nobody tells of, as where another processor failed before us
+    ended: list[bool] = []
+    opened(max_duration_seconds=0.05, span_ended=lambda: bool(ended))
+    ended.append(True)
+
+    # When its thread works on
+    burn(0.2)
+
+    assert sys.getprofile() is None
+
+
+@pytest.mark.parametrize("at", ["hook_is_ours_to_share", "subscribe"])
+def test_a_segment_that_is_closed_in_the_middle_of_resuming_counts_no_time_twice(
+    at: str, make_traced, tree_of, profile_of, monkeypatch
+) -> None:
+    # Given a finalizer or a signal handler that ends the span while its next step is about to begin
+    traced = make_traced()
+    original = getattr(private_names, at)
+    spans: list[Span] = []
+
+    def end_meanwhile(*arguments: object, **options: object) -> object:
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_code is not Segment.resume.__code__:
+            frame = frame.f_back
+        if frame is not None and spans:
+            spans.pop().end()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(private_names, at, end_meanwhile)
+
+    async def serve() -> None:
+        spans.append(traced.tracer.start_span("GET /", kind=SpanKind.SERVER))
+        await asyncio.sleep(0.02)
+
+    # When that happens
+    asyncio.run(serve())
+
+    # Then the tree has the time of the span, once
+    (span,) = traced.exporter.get_finished_spans()
+    duration_us = profile_of(span).attributes["pyinstrument.duration"] * 1e6
+    assert tree_of(span).duration_us == pytest.approx(duration_us, abs=1)
+    assert duration_us <= (span.end_time - span.start_time) / 1000 + 1_000
+
+
+def test_a_segment_that_ended_early_while_it_waits_elsewhere_counts_no_time_twice(opened, burn) -> None:
+    # Given a segment whose maximum duration is over while it waits for work in another thread
+    segment = opened(max_duration_seconds=0.03)
+    burn(0.02)
+    segment.begin_waiting(["waits\0file\x001"])
+    burn(0.03)
+    assert sys.getprofile() is None
+
+    # When its request ends before that work
+    recording = segment.close()
+
+    # Then its tree and its duration agree
+    tree = recording.build(current_describer())
+    assert tree.duration_us == pytest.approx(recording.facts.duration_seconds * 1e6, abs=1)
+
+
+@pytest.mark.parametrize("ended", ["before it began", "long ago", "in the future"])
 def test_a_span_that_says_it_ended_at_another_time_has_what_was_sampled(
     ended: str, traced, tree_of, burn
 ) -> None:
@@ -146,7 +216,13 @@ def test_a_span_that_says_it_ended_at_another_time_has_what_was_sampled(
     start = time.perf_counter()
     span = traced.tracer.start_span("GET /", kind=SpanKind.SERVER)
     burn(0.05)
-    span.end(span.start_time + 1 if ended == "long ago" else time.time_ns() + 10**10)
+    span.end(
+        {
+            "before it began": span.start_time - 1,
+            "long ago": span.start_time + 1_000_000,
+            "in the future": time.time_ns() + 10**10,
+        }[ended]
+    )
     lasted_us = (time.perf_counter() - start) * 1e6
 
     # Then its tree has the time of its samples, and no more than there was

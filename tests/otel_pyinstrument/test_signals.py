@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import ctypes
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -263,7 +264,7 @@ def test_in_a_block_of_the_application(at, a_timeout, traced, monkeypatch) -> No
             lambda: server_span.start_server_span(lambda given: given, ("GET", "", {}, {})),
         ),
         (server_span, "urlsplit", lambda: server_span._address("host")),
-        (usage, "_read_statm", usage.resident_bytes),
+        (ctypes, "PyDLL", usage._reader_of_statm),
         (tasks.asyncio, "get_running_loop", tasks.running_loop),
     ],
 )

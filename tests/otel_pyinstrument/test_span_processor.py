@@ -132,7 +132,6 @@ def test_spans_inside_a_request_inherit_it_and_carry_no_profile(traced, profile_
 
     # Then they know their request, and only its root has the profile
     assert requests[0] is requests[1] is not None
-    assert requests[0].root_span_id == root.context.span_id
     innermost, inner, root = traced.exporter.get_finished_spans()
     assert [profile_of(span) is None for span in (innermost, inner, root)] == [True, True, False]
 
@@ -778,6 +777,8 @@ def test_a_request_that_finds_profiling_switched_off_by_another_thread_installs_
 @pytest.fixture
 def turns_of_another_thread() -> Iterator[Callable[[], int]]:
     """How often another thread had its turn: it wants one all the time, and keeps none."""
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        pytest.skip("no thread waits for its turn without a GIL")
     turns = 0
     ended = threading.Event()
 
@@ -787,6 +788,9 @@ def turns_of_another_thread() -> Iterator[Callable[[], int]]:
             turns += 1
             time.sleep(0)  # gives the turn back
 
+    # A collection would close what earlier tests have left, which gives the turn away.
+    gc.collect()
+    gc.disable()
     switched = sys.getswitchinterval()
     sys.setswitchinterval(60)
     thread = threading.Thread(target=run)
@@ -796,6 +800,7 @@ def turns_of_another_thread() -> Iterator[Callable[[], int]]:
     finally:
         ended.set()
         sys.setswitchinterval(switched)
+        gc.enable()
         thread.join()
 
 

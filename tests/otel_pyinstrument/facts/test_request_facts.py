@@ -96,11 +96,33 @@ def test_a_platform_without_figures_leaves_them_out(statm: bytes, traced, facts_
     assert facts["runtime"]["python"]
 
 
-def test_an_interpreter_that_loads_no_libraries_leaves_memory_out(traced, facts_of, monkeypatch) -> None:
+@pytest.mark.parametrize("error", [OSError, AttributeError, RuntimeError])
+def test_an_interpreter_that_loads_no_libraries_leaves_memory_out(
+    error: type[Exception], traced, facts_of, monkeypatch
+) -> None:
+    # Given one that is linked statically, or an audit hook that forbids it
+    def refuse(_name: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ctypes.PyDLL", refuse)
+    monkeypatch.setattr(usage, "_read_statm", usage._reader_of_statm())
+
+    assert "memory" not in facts_of(traced.request(lambda: None))
+
+
+def test_an_interpreter_without_ctypes_leaves_memory_out(traced, facts_of, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ctypes", None)
     monkeypatch.setattr(usage, "_read_statm", usage._reader_of_statm())
 
     assert "memory" not in facts_of(traced.request(lambda: None))
+
+
+def test_a_platform_without_resource_leaves_the_peak_to_what_was_seen(traced, facts_of, monkeypatch) -> None:
+    monkeypatch.setattr(usage, "resource", None)
+
+    memory = facts_of(traced.request(lambda: None)).get("memory", {})
+
+    assert memory.get("peak_rss", 0) >= memory.get("rss", 0)
 
 
 def test_the_cpu_time_is_that_of_the_process(traced, facts_of, burn) -> None:
