@@ -123,15 +123,16 @@ def test_spans_inside_a_request_inherit_it_and_carry_no_profile(traced, profile_
     requests = []
 
     def work() -> None:
+        requests.append(request_of(trace.get_current_span()))
         with traced.tracer.start_as_current_span("inner", kind=SpanKind.SERVER) as inner:
             requests.append(request_of(inner))
             with traced.tracer.start_as_current_span("innermost") as innermost:
                 requests.append(request_of(innermost))
 
-    root = traced.request(work)
+    traced.request(work)
 
-    # Then they know their request, and only its root has the profile
-    assert requests[0] is requests[1] is not None
+    # Then they know the request of their root, and only that has the profile
+    assert requests[0] is requests[1] is requests[2] is not None
     innermost, inner, root = traced.exporter.get_finished_spans()
     assert [profile_of(span) is None for span in (innermost, inner, root)] == [True, True, False]
 
