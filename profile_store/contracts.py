@@ -287,7 +287,7 @@ class Reader(Protocol):
         ...
 
     async def check(self) -> None:
-        """Raises StoreUnavailable when the database does not answer; for readiness."""
+        """Raises StoreUnavailable when the database answers no read of the primary; for readiness."""
         ...
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pymongo
 
 from profile_store.contracts import Store
+from profile_store.mongodb import indexes
 from profile_store.mongodb.client import connect, database_of
 from profile_store.mongodb.errors import unavailable_on_failure
 from profile_store.mongodb.indexes import ensure_indexes
@@ -48,8 +49,9 @@ class MongoDBStore(
 
     async def check(self) -> None:
         """See `profile_store.contracts.Reader.check`."""
+        # A primary that has stepped down still answers `ping`, and one whose storage hangs too.
         with unavailable_on_failure("answer"):
-            await self._database.command("ping")
+            await self._database[indexes.PROJECTS].find_one({"_id": None})
 
 
 @asynccontextmanager

@@ -448,6 +448,31 @@ def test_with_two_of_three_nodes_away_nothing_is_acknowledged_and_all_goes_on_wh
     assert receiver.stop() == 0
 
 
+def test_a_primary_that_has_stepped_down_does_not_count_as_an_answer(replica_set, database):
+    async def step_down_and_check():
+        # Given a driver that learns only from errors who is primary
+        settings = StoreSettings(
+            MONGODB_URL=f"{replica_set.url}&serverMonitoringMode=poll&heartbeatFrequencyMS=600000",
+            MONGODB_DATABASE=database,
+        )
+        async with open_store(settings) as store:
+            await store.check()
+            # When its primary has stepped down, and nobody else can take its place
+            primary = replica_set.wait_for_primary()
+            with frozen(replica_set, *replica_set.others(primary)):
+                await asyncio.to_thread(
+                    wait_until,
+                    lambda: replica_set.primary(among=[primary]) is None,
+                    "the primary has stepped down",
+                )
+                # Then the node that still answers is not enough
+                with pytest.raises(StoreUnavailable), pymongo.timeout(1.5):
+                    await store.check()
+
+    replica_set.wait_until_healthy()
+    asyncio.run(step_down_and_check())
+
+
 def test_what_only_the_primary_has_is_not_acknowledged_for_being_there_already(replica_set, database):
     async def write():
         chunks = primary.client.get_database(database, write_concern=WriteConcern(w=1)).child_spans
