@@ -1,33 +1,23 @@
-"""Child spans of one trace, put together as OTLP bytes without reading or copying the spans as messages.
-
-Format: https://protobuf.dev/programming-guides/encoding/
-"""
+"""Child spans of one trace, put together as OTLP bytes without reading or copying the spans as messages."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 
 from collector_receiver.validation import MAX_TIME_UNIX_NANO, utc
+from collector_receiver.wire_writing import field_head, tag_of
 from profile_store.model import IncomingChildSpans
 
 MAX_CHUNK_SPANS = 512
 MAX_CHUNK_BYTES = 1_048_576
 
-_LENGTH_DELIMITED = 2
-
-
-def _tag(number: int) -> int:
-    return number << 3 | _LENGTH_DELIMITED  # one byte, as all numbers here are below 16
-
-
-_RESOURCE = _tag(ResourceSpans.RESOURCE_FIELD_NUMBER)
-_SCOPE_SPANS = _tag(ResourceSpans.SCOPE_SPANS_FIELD_NUMBER)
-_SCOPE = _tag(ScopeSpans.SCOPE_FIELD_NUMBER)
-_SPAN = _tag(ScopeSpans.SPANS_FIELD_NUMBER)
+_RESOURCE = tag_of(ResourceSpans.DESCRIPTOR.fields_by_name["resource"])
+_SCOPE_SPANS = tag_of(ResourceSpans.DESCRIPTOR.fields_by_name["scope_spans"])
+_SCOPE = tag_of(ScopeSpans.DESCRIPTOR.fields_by_name["scope"])
+_SPAN = tag_of(ScopeSpans.DESCRIPTOR.fields_by_name["spans"])
 
 _SCOPE_OF = itemgetter(3)
 
@@ -55,7 +45,7 @@ class ChildSpanChunk:
         for scope, spans in groupby(self._spans, _SCOPE_OF):
             content = [_field(_SCOPE, scope)]
             for _, _, span, _ in spans:
-                content += (_head(_SPAN, len(span)), span)
+                content += (field_head(_SPAN, len(span)), span)
             scopes.append(_field(_SCOPE_SPANS, b"".join(content)))
         return IncomingChildSpans(
             project_id=project_id,
@@ -66,16 +56,5 @@ class ChildSpanChunk:
         )
 
 
-def _field(tag: int, body: bytes) -> bytes:
-    return _head(tag, len(body)) + body
-
-
-@lru_cache(maxsize=8_192)
-def _head(tag: int, length: int) -> bytes:
-    """Tag and length of a field. Remembered, as most spans have one of some thousand lengths."""
-    head = bytearray((tag,))
-    while length > 127:
-        head.append(length & 127 | 128)
-        length >>= 7
-    head.append(length)
-    return bytes(head)
+def _field(tag: bytes, body: bytes) -> bytes:
+    return field_head(tag, len(body)) + body

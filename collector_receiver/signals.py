@@ -26,7 +26,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from collector_receiver import log_profiles
 from collector_receiver.counters import SignalName
-from collector_receiver.otlp_json import NotOtlpJson, from_json
+from collector_receiver.otlp_json import NotOtlpJson, to_protobuf
 from collector_receiver.outcome import Outcome
 from collector_receiver.profile_event import EVENT_NAME, DecodeBudget
 from collector_receiver.projects import Sending
@@ -58,7 +58,7 @@ class _Resources(Protocol):
 
 
 class ReadTraces(NamedTuple):
-    """A trace request that protobuf has read, and the bytes of its spans as they came."""
+    """A trace request that protobuf has read, and the bytes that it has read its spans from."""
 
     request: ExportTraceServiceRequest
     written: Sequence[WrittenResource]
@@ -104,8 +104,10 @@ def _parse_traces(body: bytes) -> Traces:
     return ReadTraces(request, spans_as_written(body)) if is_whole else request
 
 
-def _parse_traces_json(body: bytes) -> ExportTraceServiceRequest:
-    return _checked_traces(_from_json(ExportTraceServiceRequest, body))
+def _parse_traces_json(body: bytes) -> ReadTraces:
+    written = _from_json(ExportTraceServiceRequest, body)
+    request = _checked_traces(ExportTraceServiceRequest.FromString(written))
+    return ReadTraces(request, spans_as_written(written))
 
 
 def _parse_logs(body: bytes) -> ExportLogsServiceRequest:
@@ -115,7 +117,7 @@ def _parse_logs(body: bytes) -> ExportLogsServiceRequest:
 
 
 def _parse_logs_json(body: bytes) -> ExportLogsServiceRequest:
-    return _only_profiles(_from_json(ExportLogsServiceRequest, body))
+    return _only_profiles(ExportLogsServiceRequest.FromString(_from_json(ExportLogsServiceRequest, body)))
 
 
 def _parse_metrics(body: bytes) -> ExportMetricsServiceRequest:
@@ -155,9 +157,10 @@ def _refusing(kind: type[Message]) -> Generator[None]:
         raise Undecodable("undecodable", f"the body is not an {kind.DESCRIPTOR.name} in protobuf") from None
 
 
-def _from_json(kind: type[Request], body: bytes) -> Request:
+def _from_json(kind: type[Message], body: bytes) -> bytes:
+    """The request as protobuf."""
     try:
-        return from_json(kind, body, keep_readable=True)
+        return to_protobuf(kind, body, keep_readable=True)
     except NotOtlpJson as problem:
         raise Undecodable(
             "undecodable", f"the body is not an {kind.DESCRIPTOR.name}: {problem}", field=problem.field

@@ -10,13 +10,20 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, ExponentialHistogramDataPoint
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from collector_receiver.otlp_json import MAX_PARTS, MAX_SEPARATORS, NotOtlpJson, from_json
+from collector_receiver.otlp_json import MAX_PARTS, MAX_SEPARATORS, NotOtlpJson, to_protobuf
 
 IDS = ("traceId", "spanId", "parentSpanId")
+
+
+def from_json(kind, body, **options):
+    """The message that protobuf reads from what is written for `body`."""
+    return kind.FromString(to_protobuf(kind, body, **options))
 
 
 def hexadecimal(node):
@@ -89,6 +96,57 @@ requests = st.lists(spans, max_size=3).map(
 @given(requests)
 def test_json_gives_the_same_message_as_protobuf(request):
     assert from_json(ExportTraceServiceRequest, as_json(request)) == request
+
+
+numbers_of_metrics = st.builds(
+    ExponentialHistogramDataPoint,
+    scale=st.integers(-(2**31), 2**31 - 1),
+    count=st.integers(0, 2**64 - 1),
+    sum=st.floats(allow_nan=False),
+    flags=st.integers(0, 2**32 - 1),
+    positive=st.builds(
+        ExponentialHistogramDataPoint.Buckets,
+        offset=st.integers(-(2**31), 2**31 - 1),
+        bucket_counts=st.lists(st.integers(0, 2**64 - 1), max_size=3),
+    ),
+    exemplars=st.lists(st.builds(Exemplar, as_int=st.integers(-(2**63), 2**63 - 1)), max_size=2),
+)
+
+
+@given(numbers_of_metrics, st.booleans())
+def test_every_type_of_number_is_the_same_in_protobuf(point, monotonic):
+    request = ExportMetricsServiceRequest()
+    metrics = request.resource_metrics.add().scope_metrics.add().metrics
+    metrics.add().exponential_histogram.data_points.append(point)
+    metrics.add().sum.is_monotonic = monotonic
+
+    assert from_json(ExportMetricsServiceRequest, as_json(request)) == request
+
+
+@pytest.mark.parametrize("length", [0, 1, 62, 63, 127, 128, 129, 16_383, 16_384, 70_000])
+def test_attributes_of_every_length_are_the_same_in_protobuf(length):
+    span = span_of(attributes=[{"key": "k" * length, "value": {"stringValue": "\u00e4" * length}}])
+
+    assert span == Span(
+        attributes=[KeyValue(key="k" * length, value=AnyValue(string_value="\u00e4" * length))]
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ({"key": "a", "value": {"stringValue": "b", "intValue": "5"}}, AnyValue(int_value=5)),
+        ({"key": "a", "value": {"stringValue": "b"}, "new": 1}, AnyValue(string_value="b")),
+        ({"key": "a", "value": {"stringValue": None}}, AnyValue()),
+        ({"key": "a", "value": {}}, AnyValue()),
+        ({"key": "a", "value": None}, None),
+        ({"key": "a"}, None),
+    ],
+)
+def test_an_unusual_attribute_is_read_by_the_same_rules(written, meant):
+    (attribute,) = span_of(attributes=[written]).attributes
+
+    assert attribute == KeyValue(key="a", value=meant)
 
 
 def test_ids_are_hexadecimal_in_either_case():
@@ -179,6 +237,28 @@ def test_values_nest_as_deep_as_in_protobuf():
     request.resource_spans[0].scope_spans[0].spans.append(too_deep)
     with pytest.raises(DecodeError):
         ExportTraceServiceRequest.FromString(request.SerializeToString())
+
+
+@pytest.mark.parametrize("levels", range(28, 33))
+def test_lists_of_names_nest_as_deep_as_in_protobuf(levels):
+    # Given a list in a list, and so on
+    value, message = {"stringValue": "bottom"}, AnyValue(string_value="bottom")
+    for _ in range(levels):
+        value = {"kvlistValue": {"values": [{"key": "k", "value": value}]}}
+        message = AnyValue(kvlist_value=KeyValueList(values=[KeyValue(key="k", value=message)]))
+    span = Span(attributes=[KeyValue(key="k", value=message)])
+    request = ExportTraceServiceRequest(
+        resource_spans=[ResourceSpans(scope_spans=[ScopeSpans(spans=[span])])]
+    ).SerializeToString()
+
+    # Then JSON is taken where protobuf is
+    try:
+        ExportTraceServiceRequest.FromString(request)
+    except DecodeError:
+        with pytest.raises(NotOtlpJson, match="nested too deeply"):
+            span_of(attributes=[{"key": "k", "value": value}])
+    else:
+        assert span_of(attributes=[{"key": "k", "value": value}]) == span
 
 
 @pytest.mark.parametrize("part", [b"{}", b"[]"])
