@@ -31,8 +31,9 @@ from profile_store.contracts import StoreUnavailable, Writer, WriteResult
 from profile_store.ending import end
 from profile_store.model import IncomingBatch
 
-# Measured: 128 KiB of plain spans, or 96 of JSON, take 1.5 to 3 ms to translate; handing over to the thread and back takes
-# 0.1 ms, and each of the two waits for the other's turn. What profiles may cost here, `DecodeBudget` says.
+# Measured: 128 KiB of plain spans, or 96 of JSON, take 1.5 to 3 ms to translate; handing over to the thread
+# and back takes 0.1 ms, and each of the two waits for the other's turn. What profiles may cost here,
+# `DecodeBudget` says.
 LARGE_REQUEST_BYTES: Mapping[Encoding, int] = {"protobuf": 131_072, "json": 98_304}
 STORAGE_RETRY_SECONDS = 2.0
 MAX_PROJECTS_ANNOUNCED = 10_000
