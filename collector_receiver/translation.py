@@ -155,7 +155,7 @@ class Translator:
     ) -> IncomingBatch:
         """The batch to store. `destinations` holds one entry per `resource_spans`, in their order.
 
-        `written` are the bytes that the spans came in; without them they are written again.
+        `written` are the bytes that protobuf has read the spans from; without them they are written again.
 
         Never raises for what a span holds: a span that cannot be stored is counted in `outcome` and left out.
 

@@ -19,6 +19,9 @@ _WIRE_TYPES = {
 """By type; 0, a varint, for the others of OTLP."""
 
 
+_ONE_BYTE = [bytes((number,)) for number in range(128)]
+
+
 def tag_of(field: FieldDescriptor) -> bytes:
     """What stands before each value of a field."""
     return varint(field.number << 3 | _WIRE_TYPES.get(field.type, 0))
@@ -26,12 +29,14 @@ def tag_of(field: FieldDescriptor) -> bytes:
 
 @lru_cache(maxsize=8_192)
 def field_head(tag: bytes, length: int) -> bytes:
-    """Tag and length of a field. Remembered, as most spans have one of some thousand lengths."""
+    """Tag and length of a field. Remembered, as most spans and texts have one of some thousand lengths."""
     return tag + varint(length)
 
 
 def varint(value: int) -> bytes:
     """A number from 0 to 2**64 - 1."""
+    if value < len(_ONE_BYTE):
+        return _ONE_BYTE[value]
     written = bytearray()
     while value > 127:
         written.append(value & 127 | 128)

@@ -1,4 +1,4 @@
-"""The bytes that each span of a request came in: what is stored of a child span.
+"""The bytes that each span of a request came in, or that its JSON became: what is stored of a child span.
 
 Protobuf cuts them out by a second description of the request, in which a span is bytes and everything else is
 left unread. That costs a fifteenth of writing the spans again. It tells nothing about whether they are sound:

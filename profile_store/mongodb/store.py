@@ -49,7 +49,7 @@ class MongoDBStore(
 
     async def check(self) -> None:
         """See `profile_store.contracts.Reader.check`."""
-        # A primary that has stepped down still answers `ping`, and one whose storage hangs too.
+        # A primary that has stepped down still answers `ping`.
         with unavailable_on_failure("answer"):
             await self._database[indexes.PROJECTS].find_one({"_id": None})
 

@@ -1,6 +1,7 @@
 """The path of a request on a real store: admission, acknowledgement, announcement."""
 
 import asyncio
+import dataclasses
 import logging
 import re
 import threading
@@ -11,10 +12,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from collector_receiver import profile_event
-from collector_receiver.ingest import Ingest
+from collector_receiver.ingest import LARGE_REQUEST_BYTES, MANY_OBJECTS, Ingest
 from collector_receiver.projects import Projects
 from collector_receiver.refusals import TryAgain, Unauthenticated, Undecodable
-from collector_receiver.signals import MAX_RESOURCES_AND_SCOPES, parse_protobuf
+from collector_receiver.signals import MAX_RESOURCES_AND_SCOPES, TRACES, parse_protobuf
 
 pytestmark = pytest.mark.anyio
 
@@ -385,3 +386,31 @@ def test_a_request_of_countless_empty_parts_is_refused(part) -> None:
     # Then it is refused before anything looks into them
     with pytest.raises(Undecodable, match="more than 131072 resources and scopes"):
         parse_protobuf(request.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "on_loop"),
+    [
+        ("protobuf", bytes(LARGE_REQUEST_BYTES["protobuf"] - 1), True),
+        ("protobuf", bytes(LARGE_REQUEST_BYTES["protobuf"]), False),
+        ("json", b" " * (LARGE_REQUEST_BYTES["json"] - 1), True),
+        ("json", b" " * LARGE_REQUEST_BYTES["json"], False),
+        ("json", b"{}" * MANY_OBJECTS, True),
+        ("json", b"{}" * (MANY_OBJECTS + 1), False),
+    ],
+    ids=["usual", "large", "usual JSON", "large JSON", "JSON of few objects", "JSON of many objects"],
+)
+async def test_what_takes_long_to_read_does_not_hold_up_the_loop(make_ingest, encoding, body, on_loop):
+    # Given a reader that tells where it was called
+    threads = []
+
+    def parse(_body):
+        threads.append(threading.current_thread())
+        return ExportTraceServiceRequest()
+
+    # When a request comes
+    signal = dataclasses.replace(TRACES, parse={encoding: parse})
+    await make_ingest().export(body, project_key=None, signal=signal, encoding=encoding)
+
+    # Then it is read on the loop when that is short
+    assert [thread is threading.current_thread() for thread in threads] == [on_loop]

@@ -3,17 +3,19 @@
 import base64
 import contextlib
 import json
+import tracemalloc
 
 import pytest
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, ExponentialHistogramDataPoint
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, ExponentialHistogramDataPoint, Histogram
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from collector_receiver.otlp_json import MAX_PARTS, MAX_SEPARATORS, NotOtlpJson, to_protobuf
@@ -123,6 +125,44 @@ def test_every_type_of_number_is_the_same_in_protobuf(point, monotonic):
     assert from_json(ExportMetricsServiceRequest, as_json(request)) == request
 
 
+def test_long_lists_of_numbers_are_no_objects_of_memory():
+    # Given a list that takes two bytes of the body for each number
+    count = 200_000
+    numbers = b",".join([b"0"] * count)
+    body = b'{"dataPoints":[{"bucketCounts":[%b]}]}' % numbers
+
+    # When it is written
+    tracemalloc.start()
+    try:
+        to_protobuf(Histogram, body)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    # Then it takes as much as Python's own list and what is written, not an object for each
+    assert peak_bytes < 40 * count
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [ExportTraceServiceRequest, ExportLogsServiceRequest, ExportMetricsServiceRequest],
+    ids=lambda kind: kind.DESCRIPTOR.name,
+)
+def test_every_field_of_otlp_can_be_written(kind):
+    """Those too that a newer release of the protocol adds."""
+    known, found = set(), [kind.DESCRIPTOR]
+    while found:
+        message = found.pop()
+        for field in message.fields:
+            values = {field.json_name: [{}] if field.is_repeated else {}}
+            with contextlib.suppress(NotOtlpJson):
+                to_protobuf(GetMessageClass(message), json.dumps(values).encode())
+            if field.message_type is not None and field.message_type.full_name not in known:
+                known.add(field.message_type.full_name)
+                found.append(field.message_type)
+    assert "opentelemetry.proto.common.v1.AnyValue" in known
+
+
 @pytest.mark.parametrize("length", [0, 1, 62, 63, 127, 128, 129, 16_383, 16_384, 70_000])
 def test_attributes_of_every_length_are_the_same_in_protobuf(length):
     span = span_of(attributes=[{"key": "k" * length, "value": {"stringValue": "\u00e4" * length}}])
@@ -137,6 +177,9 @@ def test_attributes_of_every_length_are_the_same_in_protobuf(length):
     [
         ({"key": "a", "value": {"stringValue": "b", "intValue": "5"}}, AnyValue(int_value=5)),
         ({"key": "a", "value": {"stringValue": "b"}, "new": 1}, AnyValue(string_value="b")),
+        ({"key": "a", "value": {"intValue": "-5"}}, AnyValue(int_value=-5)),
+        ({"key": "a", "value": {"intValue": 2**63 - 1}}, AnyValue(int_value=2**63 - 1)),
+        ({"key": "a", "value": {"doubleValue": 5}}, AnyValue(double_value=5)),
         ({"key": "a", "value": {"stringValue": None}}, AnyValue()),
         ({"key": "a", "value": {}}, AnyValue()),
         ({"key": "a", "value": None}, None),
