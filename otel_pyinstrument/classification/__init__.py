@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
@@ -80,6 +81,13 @@ class AlwaysItsTurn:
 
     def follow(self, stepped: Stepped, max_duration_seconds: float) -> Callable[[], None]:
         return lambda: None
+
+
+def load_strategies() -> None:
+    """Load those of libraries that are loaded already: the first profile would do it in a request."""
+    for library, strategy in (("asyncio", "tasks"), ("greenlet", "greenlets")):
+        if library in sys.modules:
+            import_module(f"{__name__}.{strategy}")
 
 
 def classifier_of_running_unit(same_request: SameRequest) -> Classifier | None:

@@ -74,6 +74,31 @@ def test_switching_on_loads_no_exporter_and_no_server_library() -> None:
     )
 
 
+@pytest.mark.parametrize("library", ["asyncio", "greenlet"])
+def test_the_first_profile_loads_nothing_in_its_request(library: str) -> None:
+    # Given a library whose tasks or greenlets share threads, loaded before profiling is switched on
+    pytest.importorskip(library)
+    loaded = in_a_new_process(
+        f"import {library}\n"
+        "import json, sys\n"
+        "from opentelemetry.sdk.trace import TracerProvider\n"
+        "from opentelemetry.trace import SpanKind\n"
+        "from otel_pyinstrument import PyinstrumentInstrumentor\n"
+        "provider = TracerProvider()\n"
+        "PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, cpu_budget=1)\n"
+        "requests = []\n"
+        "for number in range(2):\n"
+        "    before = set(sys.modules)\n"
+        "    with provider.get_tracer('t').start_as_current_span('GET /', kind=SpanKind.SERVER) as span:\n"
+        "        pass\n"
+        "    requests.append(sorted(set(sys.modules) - before))\n"
+        "print(json.dumps({'modules': requests, 'events': [event.name for event in span.events]}))"
+    )
+
+    # When a request is profiled, then everything that this takes is there
+    assert loaded == {"modules": [[], []], "events": ["pyinstrument.profile"]}
+
+
 def test_all_names_the_public_names_and_each_exists() -> None:
     assert otel_pyinstrument.__all__ == [
         "ASGIMiddleware",
