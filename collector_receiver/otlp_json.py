@@ -384,4 +384,7 @@ _NUMBERS: Mapping[int, Callable[[Any], bytes]] = {
     FieldDescriptor.TYPE_SFIXED64: struct.Struct("<q").pack,
     FieldDescriptor.TYPE_DOUBLE: struct.Struct("<d").pack,
 }
-"""By type: those of OTLP and two more. Packed fields are written one by one, which protobuf reads as well."""
+"""By type: those of OTLP, and two that a later release may have.
+
+Packed fields are written one by one, which protobuf reads as well.
+"""

@@ -15,8 +15,9 @@ _WIRE_TYPES = {
     FieldDescriptor.TYPE_BYTES: _LENGTH_DELIMITED,
     FieldDescriptor.TYPE_MESSAGE: _LENGTH_DELIMITED,
     FieldDescriptor.TYPE_FIXED32: 5,
+    FieldDescriptor.TYPE_SFIXED32: 5,
 }
-"""By type; 0, a varint, for the others of OTLP."""
+"""By type; 0, a varint, for the others."""
 
 
 _ONE_BYTE = [bytes((number,)) for number in range(128)]

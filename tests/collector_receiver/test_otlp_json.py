@@ -7,6 +7,8 @@ import tracemalloc
 
 import pytest
 from google.protobuf import json_format
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
@@ -161,6 +163,46 @@ def test_every_field_of_otlp_can_be_written(kind):
                 known.add(field.message_type.full_name)
                 found.append(field.message_type)
     assert "opentelemetry.proto.common.v1.AnyValue" in known
+
+
+def kind_with(field_type):
+    """A message with a list of numbers of this type."""
+    name = f"test_otlp_json.of_{field_type}"
+    file = FileDescriptorProto(name=f"{name}.proto", package=name, syntax="proto3")
+    field = FieldDescriptorProto(
+        name="numbers",
+        json_name="numbers",
+        number=20,
+        type=field_type,
+        label=FieldDescriptorProto.LABEL_REPEATED,
+    )
+    file.message_type.append(DescriptorProto(name="Message", field=[field]))
+    pool = DescriptorPool()
+    pool.Add(file)
+    return GetMessageClass(pool.FindMessageTypeByName(f"{name}.Message"))
+
+
+@pytest.mark.parametrize(
+    ("field_type", "numbers"),
+    [
+        ("INT32", [-(2**31), -1, 0, 2**31 - 1]),
+        ("INT64", [-(2**63), -1, 0, 2**63 - 1]),
+        ("UINT32", [0, 2**32 - 1]),
+        ("UINT64", [0, 2**64 - 1]),
+        ("SINT32", [-(2**31), -1, 0, 2**31 - 1]),
+        ("SINT64", [-(2**63), -1, 0, 2**63 - 1]),
+        ("FIXED32", [0, 2**32 - 1]),
+        ("FIXED64", [0, 2**64 - 1]),
+        ("SFIXED32", [-(2**31), -1, 0, 2**31 - 1]),
+        ("SFIXED64", [-(2**63), -1, 0, 2**63 - 1]),
+        ("DOUBLE", [-1.5, 0.0, 1e308]),
+        ("BOOL", [True, False]),
+    ],
+)
+def test_numbers_are_written_as_protobuf_reads_them(field_type, numbers):
+    kind = kind_with(getattr(FieldDescriptorProto, f"TYPE_{field_type}"))
+
+    assert list(from_json(kind, json.dumps({"numbers": numbers}).encode()).numbers) == numbers
 
 
 @pytest.mark.parametrize("length", [0, 1, 62, 63, 127, 128, 129, 16_383, 16_384, 70_000])
