@@ -14,6 +14,7 @@ class EndpointHistory:
     """One endpoint. Numbers fade: they are halved from time to time."""
 
     __slots__ = (
+        "child_spans",
         "clean_count",
         "clean_cpu_seconds",
         "failed_left",
@@ -33,6 +34,8 @@ class EndpointHistory:
         self.failed_left = 0
         self.clean_count = 0.0
         self.clean_cpu_seconds = 0.0
+        self.child_spans = 0
+        """Of the last profiled request."""
 
     @property
     def usual_cpu_seconds(self) -> float | None:

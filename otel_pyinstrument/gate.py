@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from otel_pyinstrument import native
-from otel_pyinstrument.cost_estimate import CostEstimate
+from otel_pyinstrument.cost_estimate import CostEstimate, StandingCost
 from otel_pyinstrument.cpu_budget import CpuBudget
 from otel_pyinstrument.endpoint import Endpoint
 from otel_pyinstrument.endpoint_history import EndpointHistory, EndpointTable
@@ -40,10 +40,15 @@ _FLOOR = 0.3
 
 
 class Costs(NamedTuple):
-    """Estimated CPU seconds that profiling has cost, and what the whole process used in that time."""
+    """Estimated CPU seconds that profiling has cost, and what the whole process used in that time.
+
+    `hook` and `encoding` are of profiles, and paid from the budget; `standing` is what all requests pay
+    because profiling is on.
+    """
 
     hook: float
     encoding: float
+    standing: float
     process: float
 
 
@@ -87,6 +92,7 @@ class Gate:
         clock: Callable[[], float] = time.monotonic,
         other_threads: OtherThreads = OTHER_THREADS,
         rules_clock: Callable[[], float] = time.time,
+        span_seconds: float = 0.0,
     ) -> None:
         self._settings = settings
         self._include = PathPatterns(settings.include)
@@ -97,6 +103,7 @@ class Gate:
         self._clock = clock
         self._other_threads = other_threads
         self._rules_clock = rules_clock
+        self._span_seconds = span_seconds
         self.apply(NO_RULES)
         self.reset()
 
@@ -116,6 +123,7 @@ class Gate:
             self._settings.cpu_budget, process_seconds=self._process_seconds, clock=self._clock
         )
         self._estimate = CostEstimate()
+        self._standing = StandingCost(self._span_seconds)
         self._other_threads.take()  # what was before is not ours to pay
         self._decisions = dict.fromkeys(DECISIONS, 0)
         self._hook_seconds = 0.0
@@ -174,13 +182,14 @@ class Gate:
         switching_seconds: float = 0.0,
         elsewhere_seconds: float = 0.0,
         comparable: bool = True,
+        child_spans: int = 0,
     ) -> float:
         """At the end of the request, after the hook is gone: what the profile cost in CPU seconds.
 
         `seconds` is the wall time. Of a profiled request, with its released `slot`: `hooked_seconds` is the
         CPU time under its hooks, of which `elsewhere_seconds` on other threads than the first,
         `switching_seconds` that of installing and removing them around steps, and `comparable` is False when
-        sampling ended early.
+        sampling ended early. `child_spans` have ended below its root.
         """
         if visit.done:
             return 0.0
@@ -200,6 +209,9 @@ class Gate:
             cpu = thread_seconds - visit.cpu
             history = visit.history
             self._endpoints.ended(history, seconds, slow=seconds >= threshold, failed=failed)
+            if slot is not None:
+                history.child_spans = child_spans
+            self._standing.add(history.child_spans)
             if slot is not None:
                 comparable = comparable and alone
                 self._charge_ended_early(leaving=slot)
@@ -287,7 +299,10 @@ class Gate:
         with self._lock:
             self._charge_ended_early()
             return Costs(
-                self._hook_seconds, self._encoding_seconds, self._process_seconds() - self._process_start
+                hook=self._hook_seconds,
+                encoding=self._encoding_seconds,
+                standing=self._standing.seconds,
+                process=self._process_seconds() - self._process_start,
             )
 
     # --- with the lock held, except _rule_for and _wanted --------------------------------------------

@@ -45,7 +45,7 @@ def report(gate: Gate, meter_provider: MeterProvider | None = None) -> None:
         "otel_pyinstrument.gate.cpu.share",
         [_share],
         unit="1",
-        description="Estimated share of the process's CPU time that profiling has cost since it began",
+        description="Estimated share of the process's CPU time that profiles have cost since profiling began",
     )
 
 
@@ -70,6 +70,7 @@ def _cost(_options: CallbackOptions) -> Iterable[Observation]:
     return [
         Observation(sum(cost.hook for cost in costs), {"part": "hook"}),
         Observation(sum(cost.encoding for cost in costs), {"part": "encoding"}),
+        Observation(sum(cost.standing for cost in costs), {"part": "standing"}),
     ]
 
 

@@ -39,6 +39,8 @@ class Request:
         self.slot = slot
         self.guard = guard
         self.facts = RequestFacts()
+        self.child_spans = 0
+        """How many have ended. Counted where they end, under the profile hook, without a call."""
         self._engine = engine
         self._lock = native.RLock()
         self._finished = False

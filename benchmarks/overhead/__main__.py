@@ -142,9 +142,10 @@ def _print_targets(measured: dict[str, Measured]) -> None:
         off = abs(sum(mine.estimated_seconds) / cost - 1) if cost > 0 else math.nan
         _print_target(f"{BY_NAME['tenth'].title}: the gate's estimate is off by", off, 0.3)
         if "not_chosen" in measured:
-            # The estimate is of the profiles, by requests without one: what those pay is not in it.
-            profiles = sum(mine.cpu_seconds) - sum(measured["not_chosen"].cpu_seconds)
-            estimate = sum(mine.estimated_seconds) / profiles if profiles > 0 else math.nan
+            other = measured["not_chosen"]
+            profiles = sum(mine.cpu_seconds) - sum(other.cpu_seconds)
+            estimated = sum(mine.estimated_seconds) - sum(other.estimated_seconds)
+            estimate = estimated / profiles if profiles > 0 else math.nan
             print(f"- of what it costs above no request chosen, the gate's estimate is {estimate:.2f}")
     if "default" in measured:
         more = (measured["default"].resident_bytes - base.resident_bytes) / 1e6

@@ -90,7 +90,7 @@ def _estimated_seconds() -> float:
     if "otel_pyinstrument.gate" not in sys.modules:
         return 0.0
     costs = _gate().costs()
-    return costs.hook + costs.encoding
+    return costs.hook + costs.encoding + costs.standing
 
 
 def _flush() -> None:

@@ -39,6 +39,7 @@ class Service:
             clock=lambda: self.now,
             rules_clock=lambda: self.date,
             other_threads=OtherThreads(every_thread_pays=False),
+            span_seconds=1e-6,
         )
         self.gate._random = random.Random(1)
         self.extra = 0.0
@@ -51,6 +52,7 @@ class Service:
         seconds: float = 0.02,
         failed: bool = False,
         forced: bool = False,
+        child_spans: int = 0,
     ) -> str | None:
         """The reason why the request was profiled; None when it was not."""
         visit = self.gate.arrive(endpoint, forced=forced)
@@ -64,7 +66,8 @@ class Service:
             self.extra += cpu
             slot.release()
         if visit is not None:
-            self.gate.leave(visit, seconds=seconds, failed=failed, slot=slot)
+            counted = 0 if slot is None else child_spans
+            self.gate.leave(visit, seconds=seconds, failed=failed, slot=slot, child_spans=counted)
         return None if slot is None else slot.reason
 
     def rules(self, text: str) -> None:
@@ -503,6 +506,34 @@ def test_encoding_is_charged(make) -> None:
     assert service.serve() is None
     assert service.gate.decisions()["budget"] == 1
     assert service.gate.costs().encoding == 0.5
+
+
+def test_requests_that_are_not_profiled_have_a_standing_cost_by_their_usual_spans(make) -> None:
+    # Given an endpoint with 40 spans below its root, which had a profile once; another without spans
+    service = make()
+    service.serve(child_spans=40)
+    service.rules('{"sampling_rate": 0}')
+    before = service.gate.costs()
+
+    # When 100 requests of the one and 10 of the other are not profiled
+    assert [service.serve(child_spans=40) for _ in range(100)] == [None] * 100
+    assert [service.serve(endpoint("/health")) for _ in range(10)] == [None] * 10
+
+    # Then each counts as many spans, the root as 15 of them, and the budget is not charged
+    after = service.gate.costs()
+    spans = 100 * (40 + 15) + 10 * 15
+    assert after.standing - before.standing == pytest.approx(spans * 5 * 1e-6)
+    assert (after.hook, after.encoding) == (before.hook, before.encoding)
+
+
+def test_a_fork_starts_with_no_standing_cost(make) -> None:
+    service = make()
+    service.serve(child_spans=40)
+    assert service.gate.costs().standing > 0
+
+    service.gate.reset()
+
+    assert service.gate.costs().standing == 0
 
 
 # --- limits ------------------------------------------------------------------------------------------

@@ -66,3 +66,32 @@ def test_decisions_and_costs_are_reported(reader, burn, caplog: pytest.LogCaptur
         record.getMessage() for record in caplog.records if "instrument with name" in record.getMessage()
     ] == []
     meter_provider.shutdown()
+
+
+def test_what_requests_and_their_spans_pay_at_rest_is_reported(reader) -> None:
+    # Given profiling with a meter provider
+    meter_provider = MeterProvider([reader], resource=Resource.get_empty(), shutdown_on_exit=False)
+    tracer_provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
+    PyinstrumentInstrumentor().instrument(
+        tracer_provider=tracer_provider, meter_provider=meter_provider, rate=1, cpu_budget=1
+    )
+    tracer = tracer_provider.get_tracer("test")
+
+    def standing() -> float:
+        return points(reader)["otel_pyinstrument.gate.cpu.cost", "standing"]
+
+    def serve(child_spans: int) -> float:
+        before = standing()
+        with tracer.start_as_current_span(f"GET /{child_spans}", kind=SpanKind.SERVER):
+            for _ in range(child_spans):
+                with tracer.start_as_current_span("SELECT"):
+                    pass
+        return standing() - before
+
+    # When requests with 0 and 30 spans below their roots are served
+    without, with_spans = serve(0), serve(30)
+
+    # Then each span counts, and a root as 15 of them
+    assert without > 0
+    assert with_spans / without == pytest.approx((15 + 30) / 15)
+    meter_provider.shutdown()
