@@ -25,7 +25,7 @@ from collector_receiver.profile_event import DecodeBudget, TooCostlyHere
 from collector_receiver.projects import KEY_REFUSALS, Projects
 from collector_receiver.rate_limit import Demand, RateLimiter
 from collector_receiver.refusals import IngestRefused, RateLimited, TryAgain, Unauthenticated
-from collector_receiver.signals import TRACES, Encoding, Parsed, Signal
+from collector_receiver.signals import TRACES, Encoding, Parse, Parsed, Signal
 from collector_receiver.translation import Destination, Translated
 from profile_store.contracts import StoreUnavailable, Writer, WriteResult
 from profile_store.ending import end
@@ -78,12 +78,11 @@ class Ingest:
         project_key: str | None,
         signal: Signal[Any] = TRACES,
         encoding: Encoding = "protobuf",
-        parse: Callable[[bytes], Any] | None = None,
     ) -> Message:
         """The answer to one request, given when everything it does not refuse is durable.
 
         A caller that is cancelled (its client went away) leaves the work running: it is already paid for, and
-        its bytes stay counted as in flight until it ends. A `parse` that is given runs on a thread.
+        its bytes stay counted as in flight until it ends.
 
         Raises:
             Undecodable, Unauthenticated, TryAgain: see there. Nothing else.
@@ -93,8 +92,7 @@ class Ingest:
         except TryAgain as refused:
             self.count_refusal(refused)
             raise
-        costly = parse is not None or _is_large(body, encoding)
-        parse = parse or signal.parse[encoding]
+        parse, costly = signal.parse[encoding], _is_large(body, encoding)
         task = asyncio.create_task(self._export(signal, body, project_key, parse, in_thread=costly))
         self._running.add(task)
         started = time.perf_counter()
@@ -137,7 +135,7 @@ class Ingest:
         signal: Signal[Parsed],
         body: bytes,
         project_key: str | None,
-        parse: Callable[[bytes], Parsed],
+        parse: Parse[Parsed],
         *,
         in_thread: bool,
     ) -> Message:
@@ -207,7 +205,7 @@ class Ingest:
         signal: Signal[Parsed],
         body: bytes,
         project_key: str | None,
-        parse: Callable[[bytes], Parsed],
+        parse: Parse[Parsed],
         *,
         in_thread: bool,
     ) -> Translated:
@@ -215,19 +213,19 @@ class Ingest:
             known = await self._projects.of_key(project_key)  # before the cost of parsing
             _require_a_destination([known])
             self._rates.check(known.project_id, known.limit)
-        if in_thread:
-            async with self._costly:
-                request = await self._in_thread(parse, body)
+        destinations: Sequence[Destination] | None = None
+        if not in_thread:
+            try:
+                request = parse(body, on_loop=True)
                 destinations = await self._destinations(signal, request, project_key)
-                return await self._in_thread(signal.translate, request, destinations, DecodeBudget())
-        request = parse(body)
-        destinations = await self._destinations(signal, request, project_key)
-        try:
-            return signal.translate(request, destinations, DecodeBudget.on_loop())
-        except TooCostlyHere:
-            async with self._costly:
-                request = await self._in_thread(parse, body)
-                return await self._in_thread(signal.translate, request, destinations, DecodeBudget())
+                return signal.translate(request, destinations, DecodeBudget.on_loop())
+            except TooCostlyHere:
+                pass
+        async with self._costly:
+            request = await self._in_thread(parse, body)
+            if destinations is None:
+                destinations = await self._destinations(signal, request, project_key)
+            return await self._in_thread(signal.translate, request, destinations, DecodeBudget())
 
     async def _in_thread(self, function: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

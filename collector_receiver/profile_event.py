@@ -48,7 +48,7 @@ class BrokenProfile(Exception):
 
 
 class TooCostlyHere(Exception):
-    """To decode these profiles would keep the event loop from others: translate the request on a thread."""
+    """The request would keep the event loop from others: read and translate it on a thread."""
 
 
 @dataclass(frozen=True, slots=True)

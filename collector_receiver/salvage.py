@@ -31,6 +31,7 @@ from collector_receiver.wire_scan import (
     read_varint,
     skip_number,
 )
+from collector_receiver.wire_writing import varint
 
 MAX_PARTS = 262_144
 """Resources, scopes and items, each of which takes some microseconds here. Fewer are stored of a request."""
@@ -215,16 +216,7 @@ def _with_valid_texts(body: bytes, position: int, end: int, texts: _Texts, level
 
 
 def _field(tag: int, content: bytes) -> bytes:
-    return _varint(tag) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    result = bytearray()
-    while value > 127:
-        result.append(value & 127 | 128)
-        value >>= 7
-    result.append(value)
-    return bytes(result)
+    return varint(tag) + varint(len(content)) + content
 
 
 @cache

@@ -28,7 +28,7 @@ from collector_receiver import log_profiles
 from collector_receiver.counters import SignalName
 from collector_receiver.otlp_json import NotOtlpJson, to_protobuf
 from collector_receiver.outcome import Outcome
-from collector_receiver.profile_event import EVENT_NAME, DecodeBudget
+from collector_receiver.profile_event import EVENT_NAME, DecodeBudget, TooCostlyHere
 from collector_receiver.projects import Sending
 from collector_receiver.refusals import Undecodable
 from collector_receiver.salvage import salvage
@@ -46,15 +46,29 @@ from profile_store.model import IncomingBatch
 Encoding: TypeAlias = Literal["protobuf", "json"]
 
 MAX_RESOURCES_AND_SCOPES = 131_072  # a Collector may batch spans that each have a resource of their own
+MANY_PARTS = 4_000  # resources, scopes and spans; an empty one may take 6 us, as much as one of 1 KiB
+SALVAGED_ON_LOOP_BYTES = 8_192  # of the smallest parts, which take 2 us for each byte
 
 Request = TypeVar("Request", bound=Message)
 Parsed = TypeVar("Parsed")
+Parsed_co = TypeVar("Parsed_co", covariant=True)
 
 
-class _Resources(Protocol):
-    """`ResourceSpans` or `ResourceLogs`, seen as the list of its scopes."""
+class _Within(Protocol):
+    """The scopes of `ResourceSpans` or `ResourceLogs`, the items of one of these."""
 
     def __call__(self, element: Any, /) -> Sequence[object]: ...
+
+
+class Parse(Protocol[Parsed_co]):
+    """Reads a request.
+
+    Raises:
+        Undecodable: it is none, or has more of something than is taken.
+        TooCostlyHere: `on_loop`, and reading and translating it would keep the event loop from others.
+    """
+
+    def __call__(self, body: bytes, /, *, on_loop: bool = False) -> Parsed_co: ...
 
 
 class ReadTraces(NamedTuple):
@@ -75,13 +89,13 @@ Traces: TypeAlias = ExportTraceServiceRequest | ReadTraces
 class Signal(Generic[Parsed]):
     """One kind of telemetry that is taken. All functions are pure and may run on any thread.
 
-    `parse` raises Undecodable. `senders` are the elements of a request that each have one resource; `size` is
+    `senders` are the elements of a request that each have one resource; `size` is
     the number of spans or profiles in one of them. `translate` takes the request apart; it raises
     TooCostlyHere when the budget says so.
     """
 
     name: SignalName
-    parse: Mapping[Encoding, Callable[[bytes], Parsed]]
+    parse: Mapping[Encoding, Parse[Parsed]]
     senders: Callable[[Parsed], Sequence[Sending]]
     size: Callable[[Any], int]
     translate: Callable[[Parsed, Sequence[Destination], DecodeBudget], Translated]
@@ -98,29 +112,32 @@ def parse_protobuf(body: bytes) -> ExportTraceServiceRequest:
     return _checked_traces(_from_protobuf(ExportTraceServiceRequest, body)[0])
 
 
-def _parse_traces(body: bytes) -> Traces:
-    request, is_whole = _from_protobuf(ExportTraceServiceRequest, body)
-    _checked_traces(request)
+def _parse_traces(body: bytes, *, on_loop: bool = False) -> Traces:
+    request, is_whole = _from_protobuf(ExportTraceServiceRequest, body, on_loop=on_loop)
+    _checked_traces(request, on_loop=on_loop)
     return ReadTraces(request, spans_as_written(body)) if is_whole else request
 
 
-def _parse_traces_json(body: bytes) -> ReadTraces:
+def _parse_traces_json(body: bytes, *, on_loop: bool = False) -> ReadTraces:
     written = _from_json(ExportTraceServiceRequest, body)
-    request = _checked_traces(ExportTraceServiceRequest.FromString(written))
+    request = _checked_traces(ExportTraceServiceRequest.FromString(written), on_loop=on_loop)
     return ReadTraces(request, spans_as_written(written))
 
 
-def _parse_logs(body: bytes) -> ExportLogsServiceRequest:
-    request, _ = _from_protobuf(ExportLogsServiceRequest, body)
+def _parse_logs(body: bytes, *, on_loop: bool = False) -> ExportLogsServiceRequest:
+    request, _ = _from_protobuf(ExportLogsServiceRequest, body, on_loop=on_loop)
     # Nearly every logs request holds no profile, which its bytes tell without a look at its records.
-    return _only_profiles(request) if EVENT_NAME.encode() in body else ExportLogsServiceRequest()
+    if EVENT_NAME.encode() not in body:
+        return ExportLogsServiceRequest()
+    return _only_profiles(request, on_loop=on_loop)
 
 
-def _parse_logs_json(body: bytes) -> ExportLogsServiceRequest:
-    return _only_profiles(ExportLogsServiceRequest.FromString(_from_json(ExportLogsServiceRequest, body)))
+def _parse_logs_json(body: bytes, *, on_loop: bool = False) -> ExportLogsServiceRequest:
+    request = ExportLogsServiceRequest.FromString(_from_json(ExportLogsServiceRequest, body))
+    return _only_profiles(request, on_loop=on_loop)
 
 
-def _parse_metrics(body: bytes) -> ExportMetricsServiceRequest:
+def _parse_metrics(body: bytes, *, on_loop: bool = False) -> ExportMetricsServiceRequest:
     """Nothing of a request that is one: metrics are not stored, but damage is told as with other signals."""
     # Their packed numbers, of which each may take eight times its bytes, become no objects.
     with _refusing(ExportMetricsServiceRequest):
@@ -128,18 +145,20 @@ def _parse_metrics(body: bytes) -> ExportMetricsServiceRequest:
     return ExportMetricsServiceRequest()
 
 
-def _parse_metrics_json(body: bytes) -> ExportMetricsServiceRequest:
+def _parse_metrics_json(body: bytes, *, on_loop: bool = False) -> ExportMetricsServiceRequest:
     _from_json(ExportMetricsServiceRequest, body)
     return ExportMetricsServiceRequest()
 
 
-def _from_protobuf(kind: type[Request], body: bytes) -> tuple[Request, bool]:
+def _from_protobuf(kind: type[Request], body: bytes, *, on_loop: bool = False) -> tuple[Request, bool]:
     """The request, and whether it is `body` as it came and not what could be salvaged of it."""
     with _refusing(kind):
         try:
             check_messages(kind, body)
             return kind.FromString(body), True
         except (DecodeError, Malformed):
+            if on_loop and len(body) > SALVAGED_ON_LOOP_BYTES:
+                raise TooCostlyHere from None
             return salvage(kind, body), False
 
 
@@ -167,24 +186,44 @@ def _from_json(kind: type[Message], body: bytes) -> bytes:
         ) from None
 
 
-def _checked_traces(request: ExportTraceServiceRequest) -> ExportTraceServiceRequest:
-    _bound_parts(request.resource_spans, lambda element: element.scope_spans)
+def _checked_traces(
+    request: ExportTraceServiceRequest, *, on_loop: bool = False
+) -> ExportTraceServiceRequest:
+    _bound_parts(
+        request.resource_spans,
+        lambda resource: resource.scope_spans,
+        lambda scope: scope.spans,
+        on_loop=on_loop,
+    )
     return request
 
 
-def _only_profiles(request: ExportLogsServiceRequest) -> ExportLogsServiceRequest:
-    _bound_parts(request.resource_logs, lambda element: element.scope_logs)
+def _only_profiles(request: ExportLogsServiceRequest, *, on_loop: bool) -> ExportLogsServiceRequest:
+    _bound_parts(
+        request.resource_logs,
+        lambda resource: resource.scope_logs,
+        lambda scope: scope.log_records,
+        on_loop=on_loop,
+    )
     return log_profiles.only_profiles(request)
 
 
-def _bound_parts(resources: Sequence[object], scopes_of: _Resources) -> None:
+def _bound_parts(
+    resources: Sequence[object], scopes_of: _Within, items_of: _Within, *, on_loop: bool
+) -> None:
+    most = MANY_PARTS if on_loop else MAX_RESOURCES_AND_SCOPES
     parts = len(resources)
-    if parts <= MAX_RESOURCES_AND_SCOPES:
-        parts += sum(len(scopes_of(element)) for element in resources)
-    if parts > MAX_RESOURCES_AND_SCOPES:
-        raise Undecodable(
-            "too_many_resources", f"the request has more than {MAX_RESOURCES_AND_SCOPES} resources and scopes"
-        )
+    if parts <= most:
+        parts += sum(len(scopes_of(resource)) for resource in resources)
+    if on_loop and parts <= most:
+        parts += sum(len(items_of(scope)) for resource in resources for scope in scopes_of(resource))
+    if parts <= most:
+        return
+    if on_loop:
+        raise TooCostlyHere
+    raise Undecodable(
+        "too_many_resources", f"the request has more than {MAX_RESOURCES_AND_SCOPES} resources and scopes"
+    )
 
 
 def _translate_traces(

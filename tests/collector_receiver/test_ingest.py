@@ -13,9 +13,16 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from collector_receiver import profile_event
 from collector_receiver.ingest import LARGE_REQUEST_BYTES, MANY_OBJECTS, Ingest
+from collector_receiver.profile_event import TooCostlyHere
 from collector_receiver.projects import Projects
 from collector_receiver.refusals import TryAgain, Unauthenticated, Undecodable
-from collector_receiver.signals import MAX_RESOURCES_AND_SCOPES, TRACES, parse_protobuf
+from collector_receiver.signals import (
+    MANY_PARTS,
+    MAX_RESOURCES_AND_SCOPES,
+    SALVAGED_ON_LOOP_BYTES,
+    TRACES,
+    parse_protobuf,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -50,14 +57,20 @@ class Gate:
     def __init__(self):
         self.entered, self.open = threading.Event(), threading.Event()
 
-    def parse(self, body):
+    def parse(self, body, *, on_loop=False):
+        if on_loop:
+            raise TooCostlyHere
         self.entered.set()
         assert self.open.wait(20)
         return parse_protobuf(body)
 
 
+def parsed_by(parse):
+    """The signal of traces with another reader."""
+    return dataclasses.replace(TRACES, parse={"protobuf": parse})
+
+
 def large(make, **more):
-    """A request that is parsed on the thread."""
     return make.request(make.span(events=[make.profile_event()], **more)).SerializeToString()
 
 
@@ -137,11 +150,11 @@ async def test_an_empty_request_still_proves_its_key(make_ingest, store):
 
 
 async def test_a_wrong_key_is_refused_before_anything_is_parsed(make_ingest):
-    def parse(body):
+    def parse(_body, *, on_loop):
         pytest.fail("parsed")
 
     with pytest.raises(Unauthenticated, match="unknown_project_key"):
-        await make_ingest().export(b"x", project_key="wrong", parse=parse)
+        await make_ingest().export(b"x", project_key="wrong", signal=parsed_by(parse))
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"\xff" * 200_000, b"\x0a\xff\xff\xff\xff\x0f"])
@@ -216,7 +229,7 @@ async def test_above_the_bytes_in_flight_a_request_is_refused_for_now(make_inges
     # Given a request under way that fills the room
     gate, body = Gate(), large(make)
     ingest = make_ingest(max_bytes_in_flight=20_000)
-    first = asyncio.create_task(ingest.export(body, project_key=None, parse=gate.parse))
+    first = asyncio.create_task(ingest.export(body, project_key=None, signal=parsed_by(gate.parse)))
     await asyncio.to_thread(gate.entered.wait, 20)
 
     # When another one comes
@@ -253,7 +266,8 @@ async def test_even_tiny_requests_cannot_pile_up(make_ingest, make):
     gate = Gate()
     ingest = make_ingest(max_bytes_in_flight=5 * 16_384)
     tasks = [
-        asyncio.create_task(ingest.export(large(make), project_key=None, parse=gate.parse)) for _ in range(8)
+        asyncio.create_task(ingest.export(large(make), project_key=None, signal=parsed_by(gate.parse)))
+        for _ in range(8)
     ]
     await asyncio.to_thread(gate.entered.wait, 20)
     gate.open.set()
@@ -271,7 +285,7 @@ async def test_a_client_that_goes_away_does_not_stop_the_work_nor_free_its_room(
     ingest = make_ingest(max_bytes_in_flight=20_000)
     span = make.span(events=[make.profile_event()])
     call = asyncio.create_task(
-        ingest.export(make.request(span).SerializeToString(), project_key=None, parse=gate.parse)
+        ingest.export(make.request(span).SerializeToString(), project_key=None, signal=parsed_by(gate.parse))
     )
     await asyncio.to_thread(gate.entered.wait, 20)
     call.cancel()
@@ -292,7 +306,7 @@ async def test_a_client_that_goes_away_does_not_stop_the_work_nor_free_its_room(
 async def test_stopping_ends_even_what_hangs_and_it_may_come_again(make_ingest, make, how):
     gate = Gate()
     ingest = make_ingest()
-    call = asyncio.create_task(ingest.export(large(make), project_key=None, parse=gate.parse))
+    call = asyncio.create_task(ingest.export(large(make), project_key=None, signal=parsed_by(gate.parse)))
     await asyncio.to_thread(gate.entered.wait, 20)
 
     await (ingest.drain(0.1) if how == "drain" else ingest.close())
@@ -312,7 +326,7 @@ async def test_a_stopping_receiver_takes_nothing_more_and_finishes_what_it_took(
     ingest = make_ingest()
     span = make.span(events=[make.profile_event()])
     body = make.request(span).SerializeToString()
-    running = asyncio.create_task(ingest.export(body, project_key=None, parse=gate.parse))
+    running = asyncio.create_task(ingest.export(body, project_key=None, signal=parsed_by(gate.parse)))
     await asyncio.to_thread(gate.entered.wait, 20)
 
     # When the receiver stops
@@ -352,12 +366,12 @@ async def test_the_first_profile_of_each_project_is_announced_once(make_ingest, 
 async def test_an_unexpected_error_is_to_be_repeated_and_logged_without_its_message(
     make_ingest, make, caplog
 ):
-    def parse(body):
+    def parse(_body, *, on_loop):
         raise RuntimeError("secret")
 
     ingest = make_ingest()
     with pytest.raises(TryAgain) as refused:
-        await ingest.export(b"x", project_key=None, parse=parse)
+        await ingest.export(b"x", project_key=None, signal=parsed_by(parse))
 
     assert refused.value.reason == "internal_error"
     assert "RuntimeError at test_ingest.py" in caplog.text
@@ -367,7 +381,9 @@ async def test_an_unexpected_error_is_to_be_repeated_and_logged_without_its_mess
 async def test_the_loop_goes_on_while_a_large_profile_is_decoded(make_ingest, make):
     """Decoding happens on a thread: the loop turns while the parser there waits."""
     gate = Gate()
-    call = asyncio.create_task(make_ingest().export(large(make), project_key=None, parse=gate.parse))
+    call = asyncio.create_task(
+        make_ingest().export(large(make), project_key=None, signal=parsed_by(gate.parse))
+    )
 
     assert await asyncio.wait_for(asyncio.to_thread(gate.entered.wait, 20), 20)
     gate.open.set()
@@ -404,7 +420,7 @@ async def test_what_takes_long_to_read_does_not_hold_up_the_loop(make_ingest, en
     # Given a reader that tells where it was called
     threads = []
 
-    def parse(_body):
+    def parse(_body, *, on_loop=False):
         threads.append(threading.current_thread())
         return ExportTraceServiceRequest()
 
@@ -414,3 +430,58 @@ async def test_what_takes_long_to_read_does_not_hold_up_the_loop(make_ingest, en
 
     # Then it is read on the loop when that is short
     assert [thread is threading.current_thread() for thread in threads] == [on_loop]
+
+
+def many(part, count):
+    """A trace request of `count` empty parts."""
+    request = ExportTraceServiceRequest()
+    parts = request.resource_spans
+    if part != "resource_spans":
+        parts = parts.add().scope_spans
+    if part == "spans":
+        parts = parts.add().spans
+    for _ in range(count):
+        parts.add()
+    return request.SerializeToString()
+
+
+def damaged(size):
+    """A trace request of that many bytes that protobuf refuses, with a span that can be read."""
+    request = ExportTraceServiceRequest()
+    spans = request.resource_spans.add().scope_spans.add().spans
+    spans.add(name="x" * (size - 30))
+    spans.add(name="wrong").trace_id = bytes(4)
+    return request.SerializeToString().replace(b"wrong", b"\xff\xff\xff\xff\xff")
+
+
+@pytest.mark.parametrize(
+    ("body", "on_loop"),
+    [
+        (many("resource_spans", MANY_PARTS), True),
+        (many("resource_spans", MANY_PARTS + 1), False),
+        (many("scope_spans", MANY_PARTS + 1), False),
+        (many("spans", MANY_PARTS + 1), False),
+        (damaged(SALVAGED_ON_LOOP_BYTES // 2), True),
+        (damaged(SALVAGED_ON_LOOP_BYTES + 100), False),
+    ],
+    ids=["few resources", "resources", "scopes", "spans", "little to salvage", "much to salvage"],
+)
+async def test_small_requests_of_many_parts_do_not_hold_up_the_loop(make_ingest, body, on_loop):
+    # Given a request below the size of large ones, and a reader that tells where it has read it
+    assert len(body) < LARGE_REQUEST_BYTES["protobuf"]
+    threads = []
+
+    def parse(body, *, on_loop=False):
+        request = TRACES.parse["protobuf"](body, on_loop=on_loop)
+        threads.append(threading.current_thread())
+        return request
+
+    # When it comes
+    answer = await make_ingest().export(body, project_key=None, signal=parsed_by(parse))
+
+    # Then it is read once, on the loop when that is short, and its spans are told of
+    assert [thread is threading.current_thread() for thread in threads] == [on_loop]
+    spans = sum(
+        len(scope.spans) for element in parse_protobuf(body).resource_spans for scope in element.scope_spans
+    )
+    assert answer.partial_success.rejected_spans == spans

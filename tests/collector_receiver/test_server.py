@@ -24,10 +24,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 
-from collector_receiver.ingest import Ingest
+from collector_receiver.profile_event import TooCostlyHere
 from collector_receiver.server import STOP_SECONDS, Addresses, PortBusy, Receiver, announce
 from collector_receiver.settings import ReceiverSettings
-from collector_receiver.signals import parse_protobuf
+from collector_receiver.signals import TRACES, parse_protobuf
 from profile_store.embedded_mongodb import embedded_mongodb
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -327,17 +327,14 @@ async def test_stopping_finishes_running_calls_and_refuses_new_ones(store, recei
     # Given a call that is held up in the middle of its work
     entered, go_on = threading.Event(), threading.Event()
 
-    def slow(body):
+    def slow(body, *, on_loop=False):
+        if on_loop:
+            raise TooCostlyHere
         entered.set()
         assert go_on.wait(20)
         return parse_protobuf(body)
 
-    real = Ingest.export
-    monkeypatch.setattr(
-        Ingest,
-        "export",
-        lambda self, body, **options: real(self, body, parse=slow, **options),
-    )
+    monkeypatch.setitem(TRACES.parse, "protobuf", slow)
     request = make.request(make.span(events=[make.profile_event()]))
     running = asyncio.create_task(receiver.client.export(request))
     assert await asyncio.to_thread(entered.wait, 20)
@@ -361,17 +358,14 @@ async def test_stopping_finishes_running_calls_and_refuses_new_ones(store, recei
 async def test_stopping_does_not_wait_for_ever(receiver, make, monkeypatch):
     entered, go_on = threading.Event(), threading.Event()
 
-    def hangs(body):
+    def hangs(body, *, on_loop=False):
+        if on_loop:
+            raise TooCostlyHere
         entered.set()
         assert go_on.wait(60)
         return parse_protobuf(body)
 
-    real = Ingest.export
-    monkeypatch.setattr(
-        Ingest,
-        "export",
-        lambda self, body, **options: real(self, body, parse=hangs, **options),
-    )
+    monkeypatch.setitem(TRACES.parse, "protobuf", hangs)
     running = asyncio.create_task(
         receiver.client.refusal(make.request(make.span(events=[make.profile_event()])))
     )
@@ -390,17 +384,14 @@ async def test_who_sends_over_http_when_the_time_for_a_stop_is_over_is_to_come_a
     # Given a request over HTTP that hangs
     entered, go_on = threading.Event(), threading.Event()
 
-    def hangs(body):
+    def hangs(body, *, on_loop=False):
+        if on_loop:
+            raise TooCostlyHere
         entered.set()
         assert go_on.wait(60)
         return parse_protobuf(body)
 
-    real = Ingest.export
-    monkeypatch.setattr(
-        Ingest,
-        "export",
-        lambda self, body, **options: real(self, body, **(options | {"parse": hangs})),
-    )
+    monkeypatch.setitem(TRACES.parse, "protobuf", hangs)
     body = make.request(make.span()).SerializeToString()
     running = asyncio.create_task(asyncio.to_thread(post, receiver.http_address, body))
     assert await asyncio.to_thread(entered.wait, 20)
