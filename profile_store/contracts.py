@@ -55,7 +55,7 @@ class ProjectExists(StoreError):
 
 
 class InvalidProject(StoreError):
-    """A project cannot have this name, description, framework or base_url; the message says why."""
+    """A project cannot have this name, description, framework, base_url or config; the message says why."""
 
 
 class UnknownProject(StoreError):
@@ -319,6 +319,18 @@ class Administration(Protocol):
         Receivers that remember it notice within 10 seconds. The last key may be revoked too.
 
         Raises:
+            UnknownProject
+        """
+        ...
+
+    async def configure(self, project_id: str, changes: Mapping[str, object]) -> Project:
+        """Change some values of the project's config: all of `changes`, or nothing. None removes a value.
+
+        Which there are, `profile_store.project_config` says; values are as JSON has them. Receivers and
+        applications notice within 30 seconds.
+
+        Raises:
+            InvalidProject: a name or value is none of these.
             UnknownProject
         """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from argparse import Namespace
@@ -66,6 +67,16 @@ def add_to(verbs: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[r
         "set-retention", set_retention, "change how long data is kept, stored data too"
     )
     retention.add_argument("days", type=int, metavar="DAYS", help="1 to 3650")
+    configure_project = verb_of_project(
+        "configure", configure, "change rules and limits of a project, and print its config"
+    )
+    configure_project.add_argument(
+        "changes",
+        nargs="*",
+        type=_change,
+        metavar="NAME=VALUE",
+        help="the value as JSON, such as sampling_rate=0.05; without one the name is removed",
+    )
     delete = verb_of_project("delete-project", delete_project, "delete a project with all its data")
     delete.add_argument("--yes", action="store_true", help="do not ask")
     verb("upkeep", upkeep, "finish deletions and changes of retention")
@@ -79,6 +90,18 @@ def _duration(text: str) -> timedelta:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text[:50]!r} is no time: use a number with s, m, h or d, or 0")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _change(text: str) -> tuple[str, object]:
+    name, is_one, value = text.partition("=")
+    if not is_one:
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is no NAME=VALUE")
+    try:
+        return name, json.loads(value) if value else None
+    except (ValueError, RecursionError):
+        raise argparse.ArgumentTypeError(
+            f"{name}: {value[:100]!r} is not JSON: texts are in double quotes, lists in [], objects in {{}}"
+        ) from None
 
 
 async def list_projects(store: Store, _: Namespace) -> None:
@@ -145,6 +168,20 @@ async def set_retention(store: Store, arguments: Namespace) -> None:
         raise Refused(str(problem)) from problem
     await upkeep(store, arguments)
     _tell(f"{project.name}: kept for {arguments.days} days. What is older now goes within a minute.")
+
+
+async def configure(store: Store, arguments: Namespace) -> None:
+    """The config as JSON on stdout."""
+    project = await _project(store, arguments.project)
+    changes: dict[str, object] = dict(arguments.changes)
+    if changes:
+        try:
+            project = await store.configure(project.id, changes)
+        except (InvalidProject, UnknownProject) as problem:
+            raise Refused(str(problem)) from problem
+    _print(json.dumps(project.config, indent=2, ensure_ascii=False, default=str))
+    if changes:
+        _tell("Receivers and applications notice within 30 seconds.")
 
 
 async def delete_project(store: Store, arguments: Namespace) -> None:

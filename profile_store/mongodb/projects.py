@@ -12,7 +12,7 @@ from bson.errors import BSONError
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
-from profile_store.contracts import InvalidProject, ProjectExists, ProjectLimitReached
+from profile_store.contracts import InvalidProject, ProjectExists, ProjectLimitReached, UnknownProject
 from profile_store.model import Framework, Page, Project, ProjectStatus
 from profile_store.mongodb import indexes
 from profile_store.mongodb.client import DatabaseUser, Document, newest
@@ -24,6 +24,7 @@ from profile_store.mongodb.documents import (
     project_from_document,
 )
 from profile_store.mongodb.errors import unavailable_on_failure
+from profile_store.project_config import checked
 from profile_store.project_keys import fresh_key, key_hash
 from profile_store.project_names import (
     MAX_NAME_CHARACTERS,
@@ -168,6 +169,24 @@ class Projects(DatabaseUser):
             except DuplicateKeyError:
                 raise ProjectExists(f"a project named {name!r} exists already") from None
         return replace(project, project_key=secret, keys=[key_from_document(key)])
+
+    async def configure(self, project_id: str, changes: Mapping[str, object]) -> Project:
+        """See `profile_store.contracts.Administration.configure`."""
+        changes = checked(changes)
+        kept = {f"config.{name}": value for name, value in changes.items() if value is not None}
+        removed = {f"config.{name}": "" for name, value in changes.items() if value is None}
+        update: Document = {"$set": {**kept, "updated_at": self._clock()}}
+        if removed:
+            update["$unset"] = removed
+        document: Document | None = None
+        if ObjectId.is_valid(project_id):
+            with unavailable_on_failure("configure a project"):
+                document = await self._database[indexes.PROJECTS].find_one_and_update(
+                    {"_id": ObjectId(project_id)}, update, return_document=ReturnDocument.AFTER
+                )
+        if document is None:
+            raise UnknownProject(f"no project has the id {project_id[:100]!r}")
+        return self._project(document)
 
     def _fresh(
         self, name: str, description: str = "", framework: Framework = "other", base_url: str = ""

@@ -8,7 +8,6 @@ import httpx2
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
-from pymongo import AsyncMongoClient
 
 from collector_receiver import rate_limit
 from collector_receiver.rate_limit import BURST_SECONDS, MAX_DEBT_SECONDS, Demand, RateLimit, RateLimiter
@@ -244,12 +243,9 @@ async def test_with_a_key_it_is_refused_before_anything_is_parsed(start_receiver
 
 
 @pytest.mark.anyio
-async def test_the_config_of_a_project_counts(start_receiver, make, store, mongodb_url, mongodb_database):
+async def test_the_config_of_a_project_counts(start_receiver, make, store):
     project = await store.create_project("orders")
-    async with AsyncMongoClient(mongodb_url) as client:
-        await client[mongodb_database]["projects"].update_one(
-            {"name": "orders"}, {"$set": {"config.max_spans_per_second": 1}}
-        )
+    await store.configure(project.id, {"max_spans_per_second": 1})
     receiver = await start_receiver()
     key = [("x-project-key", project.project_key)]
     await receiver.client.export(request_of(make, "x", spans=20), metadata=key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -69,7 +70,15 @@ def test_the_commands_are_described() -> None:
         check=True,
     )
     # Then every command is named with what it does
-    for name in ("create-project", "rotate-key", "revoke-key", "set-retention", "delete-project", "storage"):
+    for name in (
+        "create-project",
+        "rotate-key",
+        "revoke-key",
+        "configure",
+        "set-retention",
+        "delete-project",
+        "storage",
+    ):
         assert re.search(rf"^ +{name}\s+\S", run.stdout, re.MULTILINE), name
 
 
@@ -145,6 +154,49 @@ def test_a_retention_is_changed_for_stored_data_too(command, ask, mongodb_url, m
     assert "kept 31 days" in command("projects")[1]
 
 
+def test_rules_and_limits_are_set_shown_and_removed(command, ask) -> None:
+    # Given a project with a retention of its own
+    command("create-project", "shop")
+    command("set-retention", "shop", "7")
+
+    # When rules and a limit are set
+    code, out, told = command(
+        "configure",
+        "shop",
+        "sampling_rate=0.05",
+        "max_spans_per_second=500",
+        'endpoint_configs={"GET /a.b/{id}": {"sampling_rate": 1}}',
+    )
+
+    # Then they are stored beside what was there, and shown
+    assert (code, "within 30 seconds" in told) == (0, True)
+    expected = {
+        "retention_days": 7,
+        "sampling_rate": 0.05,
+        "max_spans_per_second": 500,
+        "endpoint_configs": {"GET /a.b/{id}": {"sampling_rate": 1}},
+    }
+    assert json.loads(out) == expected
+    assert json.loads(command("configure", "shop")[1]) == expected
+
+    # And when one is taken back, the others stay
+    assert command("configure", "shop", "endpoint_configs=")[0] == 0
+    del expected["endpoint_configs"]
+    (project,) = ask(lambda store: store.projects()).items
+    assert project.config == expected
+
+
+def test_of_several_changes_with_a_wrong_one_none_is_made(command, ask) -> None:
+    command("create-project", "shop")
+
+    code, out, told = command("configure", "shop", "sampling_rate=0.5", "enabled=1")
+
+    assert (code, out) == (1, "")
+    assert "enabled is 1: use true or false" in told
+    (project,) = ask(lambda store: store.projects()).items
+    assert project.config == {}
+
+
 def test_storage_is_shown_as_a_table(command) -> None:
     command("create-project", "shop")
     code, table, _ = command("storage")
@@ -163,6 +215,13 @@ def test_storage_is_shown_as_a_table(command) -> None:
         (("add-key", "nobody"), 1, "nobody"),
         (("delete-project", "nobody", "--yes"), 1, "nobody"),
         (("set-retention", "nobody", "many"), 2, "many"),
+        (("configure", "nobody", "enabled=true"), 1, "nobody"),
+        (("configure", "nobody", "enabled"), 2, "'enabled' is no NAME=VALUE"),
+        (
+            ("configure", "nobody", "exclude_paths=/health"),
+            2,
+            "'/health' is not JSON: texts are in double quotes",
+        ),
         (("storrage",), 2, "storrage"),
         ((), 2, "COMMAND"),
     ],
