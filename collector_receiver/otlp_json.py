@@ -14,7 +14,7 @@ import base64
 import binascii
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn, TypeAlias, cast
 
@@ -70,12 +70,10 @@ def to_protobuf(kind: type[Message], body: bytes, *, keep_readable: bool = False
         raise NotOtlpJson(f"more than {MAX_PARTS} objects and arrays; send smaller batches")
     if body.count(b":") + body.count(b",") > MAX_SEPARATORS:
         raise NotOtlpJson(f"more than {MAX_SEPARATORS} names and values; send smaller batches")
-    try:
-        document = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
-    except RecursionError:
-        raise NotOtlpJson("nested too deeply") from None
-    except ValueError:  # also UnicodeDecodeError, and integers of thousands of digits
-        raise NotOtlpJson("no JSON in UTF-8") from None
+    document = _document(body)
+    names = _list_names(kind.DESCRIPTOR)
+    if _may_have_lost_a_list(names, body, document):
+        document = _document(body, object_pairs_hook=_each_once(names))
     plan = _plan(kind.DESCRIPTOR)
     try:
         return _message(plan, document, 0)
@@ -84,6 +82,60 @@ def to_protobuf(kind: type[Message], body: bytes, *, keep_readable: bool = False
         if salvaged is None:
             raise
     return _message(plan, salvaged, 0)
+
+
+def _document(body: bytes, **options: Any) -> Any:
+    try:
+        return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, **options)
+    except RecursionError:
+        raise NotOtlpJson("nested too deeply") from None
+    except ValueError:  # also UnicodeDecodeError, and integers of thousands of digits
+        raise NotOtlpJson("no JSON in UTF-8") from None
+
+
+@cache
+def _list_names(request: Descriptor) -> tuple[str, ...]:
+    """Of the lists that all items are in: of resources, of scopes, of spans (or log records)."""
+    names: list[str] = []
+    field: Any = request.fields_by_number.get(1)
+    while field is not None and field.message_type is not None and len(names) < _ITEM_LEVEL:
+        names.append(field.json_name)
+        field = field.message_type.fields_by_number.get(2)
+    return tuple(names)
+
+
+def _may_have_lost_a_list(names: Sequence[str], body: bytes, document: Any) -> bool:
+    """Of a name that an object has twice Python keeps the last value, and whole lists of spans may be gone.
+
+    To look at each object while it is read costs as much as to read it. A list is as often in the text as in
+    what was read of it, unless one is gone, a text ends like its name, or its name is written with escapes.
+    """
+    if b"\\" in body and b"\\u00" in body:
+        return True
+    read, holders = 0, _objects([document])
+    for name in names:
+        lists = [holder[name] for holder in holders if name in holder]
+        read += len(lists)
+        holders = [element for elements in lists for element in _objects(elements)]
+    endings = {f'{name[-4:]}"'.encode() for name in names}
+    return sum(map(body.count, endings)) != read
+
+
+def _objects(values: Any) -> list[dict[str, Any]]:
+    listed = cast("list[Any]", values) if isinstance(values, list) else []
+    return [value for value in listed if isinstance(value, dict)]
+
+
+def _each_once(names: Sequence[str]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def made(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(members)
+        if len(found) < len(members):
+            for name in names:
+                if sum(member == name for member, _ in members) > 1:
+                    raise NotOtlpJson(f"an object has {name} twice", name)
+        return found
+
+    return made
 
 
 def _salvaged(request: Any, document: Any) -> dict[str, Any] | None:

@@ -549,3 +549,44 @@ def test_countless_parts_that_are_no_objects_are_refused_together(parts):
 def test_without_any_readable_span_or_with_a_wrong_frame_there_is_an_error(body):
     with pytest.raises(NotOtlpJson):
         from_json(ExportTraceServiceRequest, body, keep_readable=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ('{"resourceSpans":[RESOURCE],"resourceSpans":[RESOURCE]}', "resourceSpans"),
+        ('{"resourceSpans":[{"scopeSpans":[SCOPE],"scopeSpans":[SCOPE]}]}', "scopeSpans"),
+        ('{"resourceSpans":[{"scopeSpans":[{"spans":[{}],"spans":[{}]}]}]}', "spans"),
+        ('{"resourceSpans":[{"scopeSpans":[{"spans":[{}],"sp\\u0061ns":[{}]}]}]}', "spans"),
+        ('{"resourceSpans":[RESOURCE],"resourceSpans":null}', "resourceSpans"),
+        ('{"resourceSpans":[RESOURCE,RESOURCE],"resourceSpans":[{"scopeSpans":7}]}', "resourceSpans"),
+    ],
+)
+@pytest.mark.parametrize("keep_readable", [False, True])
+def test_an_object_with_two_lists_of_spans_is_refused_instead_of_losing_one(body, name, keep_readable):
+    scope = '{"spans":[{"name":"a"}]}'
+    body = body.replace("RESOURCE", f'{{"scopeSpans":[{scope}]}}').replace("SCOPE", scope)
+
+    with pytest.raises(NotOtlpJson, match=f"an object has {name} twice") as problem:
+        to_protobuf(ExportTraceServiceRequest, body.encode(), keep_readable=keep_readable)
+
+    assert problem.value.field == name
+
+
+@pytest.mark.parametrize("name", ["resourceLogs", "scopeLogs", "logRecords"])
+def test_so_is_one_with_two_lists_of_log_records(name):
+    holder = f'{{"{name}":[{{}}],"{name}":[{{}}]}}'
+    body = {
+        "resourceLogs": holder,
+        "scopeLogs": f'{{"resourceLogs":[{holder}]}}',
+        "logRecords": f'{{"resourceLogs":[{{"scopeLogs":[{holder}]}}]}}',
+    }
+
+    with pytest.raises(NotOtlpJson, match=f"an object has {name} twice"):
+        to_protobuf(ExportLogsServiceRequest, body[name].encode())
+
+
+def test_texts_that_look_like_such_lists_are_texts():
+    name = 'list "spans" \u0061 \\ "scopeSpans"'
+
+    assert span_of(name=name, unknown={"spans": [], "resourceSpans": 1}).name == name
