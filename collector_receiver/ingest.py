@@ -139,9 +139,16 @@ class Ingest:
         *,
         in_thread: bool,
     ) -> Message:
+        demands: dict[str, Demand] = {}
         try:
-            translated = await self._prepare(signal, body, project_key, parse, in_thread=in_thread)
-            return await self._store_and_answer(signal, translated)
+            try:
+                translated = await self._prepare(
+                    signal, body, project_key, parse, demands, in_thread=in_thread
+                )
+                return await self._store_and_answer(signal, translated)
+            except BaseException:
+                self._rates.give_back(demands)
+                raise
         except IngestRefused as refused:
             self.count_refusal(refused)
             raise
@@ -206,9 +213,11 @@ class Ingest:
         body: bytes,
         project_key: str | None,
         parse: Parse[Parsed],
+        demands: dict[str, Demand],
         *,
         in_thread: bool,
     ) -> Translated:
+        """`demands` is empty and receives what the projects are charged for."""
         if project_key is not None:
             known = await self._projects.of_key(project_key)  # before the cost of parsing
             _require_a_destination([known])
@@ -217,33 +226,40 @@ class Ingest:
         if not in_thread:
             try:
                 request = parse(body, on_loop=True)
-                destinations = await self._destinations(signal, request, project_key)
+                destinations = await self._destinations(signal, request, project_key, demands)
                 return signal.translate(request, destinations, DecodeBudget.on_loop())
             except TooCostlyHere:
                 pass
         async with self._costly:
             request = await self._in_thread(parse, body)
             if destinations is None:
-                destinations = await self._destinations(signal, request, project_key)
+                destinations = await self._destinations(signal, request, project_key, demands)
             return await self._in_thread(signal.translate, request, destinations, DecodeBudget())
 
     async def _in_thread(self, function: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     async def _destinations(
-        self, signal: Signal[Parsed], request: Parsed, project_key: str | None
+        self,
+        signal: Signal[Parsed],
+        request: Parsed,
+        project_key: str | None,
+        demands: dict[str, Demand],
     ) -> Sequence[Destination]:
         senders = signal.senders(request)
         destinations = await self._projects.destinations(senders, project_key)
         _require_a_destination(destinations)
-        self._account(signal, senders, destinations)
+        self._account(signal, senders, destinations, demands)
         return destinations
 
     def _account(
-        self, signal: Signal[Any], senders: Sequence[Any], destinations: Sequence[Destination]
+        self,
+        signal: Signal[Any],
+        senders: Sequence[Any],
+        destinations: Sequence[Destination],
+        demands: dict[str, Demand],
     ) -> None:
         """Count what each project sent, and refuse the whole request when one of them sends too much."""
-        demands: dict[str, Demand] = {}
         for sender, destination in zip(senders, destinations, strict=True):
             if not destination.project_id:
                 continue

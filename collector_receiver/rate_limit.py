@@ -35,11 +35,13 @@ class RateLimit:
 
 @dataclass(slots=True)
 class Demand:
-    """What one request wants to store for one project."""
+    """What one request wants to store for one project, and seconds of the limit that were taken for it."""
 
     limit: RateLimit
     spans: int = 0
     bytes: int = 0
+    spans_seconds: float = 0.0
+    bytes_seconds: float = 0.0
 
 
 class RateLimiter:
@@ -76,6 +78,12 @@ class RateLimiter:
         self._require_no_debt(limited)
         for project_id, demand in limited.items():
             self._bucket(project_id).take(demand)  # forgotten since, if there are too many
+
+    def give_back(self, demands: Mapping[str, Demand]) -> None:
+        """What `take` has taken for a request that could not be stored: it comes again, and counts then."""
+        for project_id, demand in demands.items():
+            if project_id in self._buckets:
+                self._buckets[project_id].give_back(demand)
 
     def _require_no_debt(self, demands: Mapping[str, Demand]) -> None:
         waits = {
@@ -114,9 +122,15 @@ class _Bucket:
 
     def take(self, demand: Demand) -> None:
         if demand.limit.spans:
-            self._spans = max(self._spans - demand.spans / demand.limit.spans, -MAX_DEBT_SECONDS)
+            left = max(self._spans - demand.spans / demand.limit.spans, -MAX_DEBT_SECONDS)
+            demand.spans_seconds, self._spans = self._spans - left, left
         if demand.limit.bytes:
-            self._bytes = max(self._bytes - demand.bytes / demand.limit.bytes, -MAX_DEBT_SECONDS)
+            left = max(self._bytes - demand.bytes / demand.limit.bytes, -MAX_DEBT_SECONDS)
+            demand.bytes_seconds, self._bytes = self._bytes - left, left
+
+    def give_back(self, demand: Demand) -> None:
+        self._spans = min(self._spans + demand.spans_seconds, BURST_SECONDS)
+        self._bytes = min(self._bytes + demand.bytes_seconds, BURST_SECONDS)
 
 
 def _amount(value: AttributeValue, default: float) -> float:

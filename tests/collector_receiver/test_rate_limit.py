@@ -12,6 +12,7 @@ from google.rpc.status_pb2 import Status
 from collector_receiver import rate_limit
 from collector_receiver.rate_limit import BURST_SECONDS, MAX_DEBT_SECONDS, Demand, RateLimit, RateLimiter
 from collector_receiver.refusals import RateLimited
+from profile_store.contracts import StoreUnavailable
 from profile_store.model import RecordQuery
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
@@ -82,6 +83,24 @@ def test_a_refused_request_takes_nothing_from_any_of_its_projects():
     assert refused.value.project_id == "over"
     limiter.take({"other": other})
     limiter.take({"other": other})  # had exactly this much
+
+
+@pytest.mark.parametrize("spans", [1, 5, 30, 10_000], ids=lambda spans: f"{spans} spans")
+def test_what_was_taken_for_nothing_is_given_back_and_no_more(spans):
+    # Given a project that has used up what it had saved, and a request that could not be stored
+    limiter, limit = RateLimiter(Clock()), RateLimit(spans=1, bytes=1)
+    limiter.take({"p": Demand(limit, spans=5, bytes=5)})
+    lost = {"p": Demand(limit, spans=spans, bytes=spans)}
+    limiter.take(lost)
+
+    # When that one is given back
+    limiter.give_back(lost)
+
+    # Then there is as much as before it: nothing, but no debt
+    limiter.take({"p": Demand(limit, spans=2, bytes=2)})
+    with pytest.raises(RateLimited) as refused:
+        limiter.check("p", limit)
+    assert refused.value.retry_after_seconds == pytest.approx(2)
 
 
 def test_no_limit_remembers_nothing():
@@ -253,3 +272,25 @@ async def test_the_config_of_a_project_counts(start_receiver, make, store):
     assert (await receiver.client.refusal(request_of(make, "x"), metadata=key)).code() is (
         grpc.StatusCode.UNAVAILABLE
     )
+
+
+@pytest.mark.anyio
+async def test_spans_that_could_not_be_stored_use_up_nothing(start_receiver, make, store, monkeypatch):
+    # Given a project that may send two spans a second, and a database that is away
+    project = await store.create_project("orders")
+    await store.configure(project.id, {"max_spans_per_second": 2})
+    receiver = await start_receiver()
+    key = [("x-project-key", project.project_key)]
+
+    async def away(_batch):
+        raise StoreUnavailable("gone")
+
+    # When it sends again and again what cannot be stored
+    with monkeypatch.context() as outage:
+        outage.setattr(store, "write", away)
+        for _ in range(5):
+            error = await receiver.client.refusal(request_of(make, "x", spans=9), metadata=key)
+            assert error.details() == "the database does not answer"
+
+    # Then all that it has saved up is still there
+    await receiver.client.export(request_of(make, "x", spans=9), metadata=key)
