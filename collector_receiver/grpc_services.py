@@ -22,6 +22,7 @@ from google.rpc.status_pb2 import Status
 from collector_receiver.admission import MIN_WEIGHT_BYTES
 from collector_receiver.arrivals import Arrivals
 from collector_receiver.counters import Answered
+from collector_receiver.inflating import inflated
 from collector_receiver.ingest import Ingest
 from collector_receiver.refusals import IngestRefused, TooLarge, TryAgain, Undecodable, bad_request
 from collector_receiver.signals import LOGS, METRICS, TRACES, Signal
@@ -98,14 +99,17 @@ class OtlpGrpc:
             try:
                 async with self.arrivals.one(READ_SECONDS):
                     body = await context.read()
+                if body is _NO_MORE:
+                    # None came, or gRPC has answered by itself what it does not hand over: above its limit,
+                    # of unknown compression, of a sender that has gone. Which of them, it does not tell.
+                    raise Undecodable(
+                        NO_MESSAGE, f"no whole message of at most {self._max_request_size} bytes"
+                    )
+                body = await inflated(body, max_bytes=self._max_request_size, place=place)
             except TimeoutError:
                 raise self._ingest.admission.too_late() from None
             finally:
                 place.leave()
-            if body is _NO_MORE:
-                # None came, or gRPC has answered by itself what it does not hand over: above its limit, of
-                # damaged compression, of a sender that has gone. Which of them, it does not tell.
-                raise Undecodable(NO_MESSAGE, f"no whole message of at most {self._max_request_size} bytes")
         except IngestRefused as refused:
             self._ingest.count_refusal(refused)
             raise

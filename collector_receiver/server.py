@@ -12,12 +12,13 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, cast
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 from prometheus_client.metrics_core import Metric
 
 from collector_receiver import metrics
 from collector_receiver.cors import Cors
 from collector_receiver.group import ALONE, Member, Order, Report
+from collector_receiver.grpc_health import health_service
 from collector_receiver.grpc_services import SERVICES, OtlpGrpc
 from collector_receiver.http_server import HttpServer
 from collector_receiver.http_services import OtlpHttp
@@ -95,12 +96,13 @@ class Receiver:
                 ("grpc.keepalive_timeout_ms", PING_MILLISECONDS),
                 # With it gRPC takes megabytes of calls that nobody reads yet. What is read has no such limit.
                 ("grpc.http2.bdp_probe", 0),
+                ("grpc.per_message_decompression", 0),  # see `inflating`
                 ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             ]
         )
         server.add_generic_rpc_handlers(self._grpc.handlers())
-        cast("Any", health_pb2_grpc).add_HealthServicer_to_server(self._health, server)
+        server.add_generic_rpc_handlers([health_service(self._health)])
         return server
 
     async def start(self) -> Addresses:

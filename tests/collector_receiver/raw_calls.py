@@ -21,7 +21,7 @@ class RawCall:
     """One call on a connection of its own."""
 
     @classmethod
-    async def begin(cls, address, data, *, whole=True, **headers):
+    async def begin(cls, address, data, *, whole=True, method=EXPORT_TRACES, **headers):
         """Send `data` (at most 16 KiB), and nothing more afterwards when that is the `whole` of it."""
         call = cls()
         call._reader, call._writer = await asyncio.open_connection(*address.rsplit(":", 1))
@@ -30,7 +30,7 @@ class RawCall:
         fields = {
             ":method": "POST",
             ":scheme": "http",
-            ":path": EXPORT_TRACES,
+            ":path": method,
             ":authority": address,
             "content-type": "application/grpc",
             "te": "trailers",

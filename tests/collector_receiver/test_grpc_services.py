@@ -1,6 +1,7 @@
 """A real gRPC client against a real receiver: answers and status codes."""
 
 import asyncio
+import gzip
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from profile_store.contracts import StoreUnavailable
 from profile_store.model import RecordQuery
+from tests.collector_receiver.raw_calls import RawCall, message
 
 pytestmark = pytest.mark.anyio
 
@@ -34,10 +36,12 @@ async def test_spans_arrive(receiver, make, store):
     assert await count_records(store) == 2
 
 
-async def test_gzip_is_understood(receiver, make, store):
-    await receiver.client.export(
-        make.request(make.span({"x": "y" * 3_000})), compression=grpc.Compression.Gzip
-    )
+COMPRESSIONS = [grpc.Compression.Gzip, grpc.Compression.Deflate]
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS, ids=["gzip", "deflate"])
+async def test_compressed_requests_are_understood(receiver, make, store, compression):
+    await receiver.client.export(make.request(make.span({"x": "y" * 3_000})), compression=compression)
 
     assert await count_records(store) == 1
 
@@ -107,14 +111,36 @@ async def test_a_message_above_the_limit_is_refused_unread(start_receiver, make)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_the_limit_counts_bytes_after_decompression(start_receiver, make):
+@pytest.mark.parametrize("compression", COMPRESSIONS, ids=["gzip", "deflate"])
+async def test_the_limit_counts_bytes_after_decompression(start_receiver, make, compression):
     receiver = await start_receiver(max_request_size=65_536)
 
     error = await receiver.client.refusal(
-        make.request(make.span({"x": "y" * 5_000_000})), compression=grpc.Compression.Gzip
+        make.request(make.span({"x": "y" * 5_000_000})), compression=compression
     )
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert receiver.ingest.counters.requests == {"too_large": 1}
+
+
+async def test_what_inflates_to_more_than_there_is_room_for_is_to_come_again(start_receiver, make):
+    # Given a receiver with room for little more than one request
+    receiver = await start_receiver()
+    receiver.ingest.admission.enter(receiver.ingest.admission.max_bytes - 100_000)
+
+    # When one comes that is small before it is inflated
+    error = await receiver.client.refusal(
+        make.request(make.span({"x": "y" * 1_000_000})), compression=grpc.Compression.Gzip
+    )
+
+    # Then it may come again
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert receiver.ingest.counters.requests == {"overloaded": 1}
+
+
+async def test_a_message_that_begins_like_zlib_is_a_message(receiver):
+    # Field 15, unknown to OTLP, with a number
+    await receiver.client.call(METRICS, b"\x78\x9c\x01")
 
 
 @pytest.mark.parametrize("metadata", [None, [("x-project-key", "wrong")], [("x-project-key", "")]])
@@ -332,6 +358,18 @@ async def test_health_says_serving(receiver, service):
     answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
 
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_health_answers_who_compresses_everything(receiver):
+    request = message(
+        gzip.compress(health_pb2.HealthCheckRequest(service="").SerializeToString()), compressed=True
+    )
+    call = await RawCall.begin(
+        receiver.client.address, request, method="/grpc.health.v1.Health/Check", grpc_encoding="gzip"
+    )
+
+    assert (await asyncio.wait_for(call.status(), 20))["grpc-status"] == "0"
+    call.close()
 
 
 async def test_overload_is_unavailable_with_the_time_to_wait(receiver, make, monkeypatch):
