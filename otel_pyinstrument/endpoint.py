@@ -24,11 +24,15 @@ _FIRST_WORDS = METHODS | {"HTTP"}
 
 
 class Endpoint(NamedTuple):
-    """`key` is what requests are counted under: `GET /orders/{}`. `path` is the real path if known."""
+    """`key` is what requests are counted under: `GET /orders/{}`. `path` is the real path if known.
+
+    `is_route`: the application has named it. Otherwise anybody has, by asking for a path.
+    """
 
     key: str
     method: str
     path: str
+    is_route: bool = True
 
 
 def endpoint_of(span: Span, routes: LearnedRoutes | None = None, *, with_path: bool = True) -> Endpoint:
@@ -59,16 +63,21 @@ def endpoint_of(span: Span, routes: LearnedRoutes | None = None, *, with_path: b
         return Endpoint(endpoint_key(method, route), method, path or route)
     learned = routes.find(method, path) if routes is not None else ""
     shown = learned or path_template(path or span.name[:_MAX_CHARACTERS])
-    return Endpoint(f"{method} {shown}", method, path)
+    return Endpoint(f"{method} {shown}", method, path, is_route=bool(learned))
 
 
-def learn_route(span: Span, endpoint: Endpoint, routes: LearnedRoutes) -> None:
-    """Teach `routes` what the ended `span` says, if that is not the `endpoint` that its start told."""
+def learn_route(span: Span, endpoint: Endpoint, routes: LearnedRoutes) -> bool:
+    """Teach `routes` what the ended `span` says, if that is not the `endpoint` that its start told.
+
+    True when the application has named the endpoint, at the start or by now.
+    """
     route = attributes_of(span).get("http.route")
-    if isinstance(route, str):
-        key = endpoint_key(endpoint.method, route[:_MAX_CHARACTERS])
-        if key != endpoint.key:
-            routes.learn(endpoint.method, key[len(endpoint.method) + 1 :], endpoint.path)
+    if not isinstance(route, str):
+        return endpoint.is_route
+    key = endpoint_key(endpoint.method, route[:_MAX_CHARACTERS])
+    if key != endpoint.key:
+        routes.learn(endpoint.method, key[len(endpoint.method) + 1 :], endpoint.path)
+    return True
 
 
 def attributes_of(span: Span) -> Mapping[str, Any]:

@@ -14,10 +14,12 @@ class EndpointHistory:
     """One endpoint. Numbers fade: they are halved from time to time."""
 
     __slots__ = (
+        "answered",
         "child_spans",
         "clean_count",
         "clean_cpu_seconds",
         "failed_left",
+        "is_route",
         "profiles",
         "seconds",
         "slow_left",
@@ -36,6 +38,9 @@ class EndpointHistory:
         self.clean_cpu_seconds = 0.0
         self.child_spans = 0
         """Of the last profiled request."""
+        self.is_route = False
+        self.answered = False
+        """Whether a request was not refused, as those for paths that are none are."""
 
     @property
     def usual_cpu_seconds(self) -> float | None:

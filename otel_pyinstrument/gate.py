@@ -34,6 +34,10 @@ DECISIONS: tuple[str, ...] = (
 )
 """`unavailable`: the request was chosen, but its thread could not be profiled."""
 
+MAX_NEW_PATHS = 100
+"""Paths of which nobody knows whether they are endpoints that have a first profile whatever the rate is. Who
+asks for paths at random would otherwise have all profiles."""
+
 _RULE_FLOOR = 0.1
 _FLOOR = 0.3
 """Shares of a full budget that a request by rule and an ordinary one leave for a new endpoint's first."""
@@ -62,6 +66,7 @@ class Visit:
         "endpoint",
         "first",
         "history",
+        "is_route",
         "presence",
         "rule",
         "thread",
@@ -72,6 +77,8 @@ class Visit:
         self.endpoint = endpoint
         self.history = history
         self.rule = rule
+        self.is_route = endpoint.is_route
+        """May have become known when the request ends."""
         self.done = False
 
 
@@ -119,6 +126,7 @@ class Gate:
         self._hooks_ever = 0
         self._presences: dict[int, list[int]] = {}
         self._endpoints = EndpointTable()
+        self._profiled_paths = 0
         self._budget = CpuBudget(
             self._settings.cpu_budget, process_seconds=self._process_seconds, clock=self._clock
         )
@@ -156,6 +164,7 @@ class Gate:
             history = self._endpoints.visit(endpoint.key)
             visit = Visit(endpoint, history, rule)
             visit.first = history.visits <= 1
+            history.is_route = history.is_route or endpoint.is_route
             presence = self._presences.get(thread)
             if presence is None:
                 presence = self._presences[thread] = [0, 0]
@@ -177,6 +186,7 @@ class Gate:
         *,
         seconds: float,
         failed: bool,
+        refused: bool = False,
         slot: Slot | None = None,
         hooked_seconds: float = 0.0,
         switching_seconds: float = 0.0,
@@ -186,10 +196,11 @@ class Gate:
     ) -> float:
         """At the end of the request, after the hook is gone: what the profile cost in CPU seconds.
 
-        `seconds` is the wall time. Of a profiled request, with its released `slot`: `hooked_seconds` is the
-        CPU time under its hooks, of which `elsewhere_seconds` on other threads than the first,
-        `switching_seconds` that of installing and removing them around steps, and `comparable` is False when
-        sampling ended early. `child_spans` have ended below its root.
+        `seconds` is the wall time; `refused`: the client was told of a mistake of its own. Of a profiled
+        request, with its released `slot`: `hooked_seconds` is the CPU time under its hooks, of which
+        `elsewhere_seconds` on other threads than the first, `switching_seconds` that of installing and
+        removing them around steps, and `comparable` is False when sampling ended early. `child_spans` have
+        ended below its root.
         """
         if visit.done:
             return 0.0
@@ -209,6 +220,8 @@ class Gate:
             cpu = thread_seconds - visit.cpu
             history = visit.history
             self._endpoints.ended(history, seconds, slow=seconds >= threshold, failed=failed)
+            history.is_route = history.is_route or visit.is_route
+            history.answered = history.answered or not refused
             if slot is not None:
                 history.child_spans = child_spans
             self._standing.add(history.child_spans)
@@ -252,6 +265,7 @@ class Gate:
             self._hooks_ever += 1
             self._slots.append(weakref.ref(slot))
             if visit is not None:
+                self._profiled_paths += not visit.history.profiles and not visit.history.is_route
                 visit.history.profiles += 1
         return slot
 
@@ -275,6 +289,7 @@ class Gate:
             self._decisions["unavailable"] += 1
             if visit is not None:
                 visit.history.profiles -= 1
+                self._profiled_paths -= not visit.history.profiles and not visit.history.is_route
 
     def hold(self, recording: object, node_count: int) -> None:
         """Count the nodes of `recording` as waiting until nothing refers to it any more."""
@@ -339,16 +354,22 @@ class Gate:
             return ("rule" if self._happens(rule.sampling_rate) else None), _RULE_FLOOR
         if rate <= 0:
             return None, 1.0
-        if not history.profiles and not visit.first:
+        is_endpoint = self._is_endpoint(history)
+        if is_endpoint and not history.profiles and not visit.first:
             # The very first request would show imports and empty caches, and has nothing to compare with.
             return "rate", 0.0
         # With a probability above 1 for rare endpoints there would be fewer than `rate` in all.
-        chance, reason = 1 - (1 - rate) ** self._endpoints.boost(history), "rate"
+        boost = self._endpoints.boost(history) if is_endpoint else 1.0
+        chance, reason = 1 - (1 - rate) ** boost, "rate"
         if history.slow_left and self._settings.slow_rate > chance:
             chance, reason = self._settings.slow_rate, "slow"
         if history.failed_left and self._settings.error_rate >= chance:
             chance, reason = self._settings.error_rate, "error"
         return (reason if self._happens(chance) else None), _FLOOR
+
+    def _is_endpoint(self, history: EndpointHistory) -> bool:
+        """A path without a route of the application is one when it was answered, and not one too many."""
+        return history.is_route or (history.answered and self._profiled_paths < MAX_NEW_PATHS)
 
     def _happens(self, chance: float) -> bool:
         return chance >= 1 or self._random.random() < chance

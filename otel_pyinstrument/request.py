@@ -236,11 +236,19 @@ def request_of(span: Span) -> Request | None:
 
 def failed(span: RecordingSpan) -> bool:
     """Whether the request failed on the server's side: an error status, or HTTP 500 and above."""
-    if span.status.status_code is StatusCode.ERROR:
-        return True
+    return span.status.status_code is StatusCode.ERROR or _http_status(span) >= 500
+
+
+def refused(span: RecordingSpan) -> bool:
+    """Whether it was the client's mistake: HTTP 400 to 499."""
+    return 400 <= _http_status(span) < 500
+
+
+def _http_status(span: RecordingSpan) -> int:
+    """Of the answer; 0 without one."""
     attributes = attributes_of(span)
     status = attributes.get("http.status_code") or attributes.get("http.response.status_code")
-    return isinstance(status, int) and status >= 500
+    return status if isinstance(status, int) else 0
 
 
 def wall_seconds(span: RecordingSpan, end_time: int | None = None) -> float:

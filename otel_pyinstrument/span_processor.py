@@ -32,6 +32,7 @@ from otel_pyinstrument.request import (
     attach,
     belonging_of,
     failed,
+    refused,
     wall_seconds,
 )
 from otel_pyinstrument.settings import Settings
@@ -244,7 +245,7 @@ class ProfilingSpanProcessor(SpanProcessor):
             with self._lock:
                 self._profiled = self._others(request)
             recording = request.finish(ended_ns)
-        learn_route(span, visit.endpoint, self._routes)
+        visit.is_route = learn_route(span, visit.endpoint, self._routes)
         if request is None or recording is None:
             self._leave(span, timestamp, visit, request, recording)
             return
@@ -278,11 +279,12 @@ class ProfilingSpanProcessor(SpanProcessor):
         """Tell the gate how the visit went; the profile's cost in seconds of CPU time."""
         seconds = wall_seconds(span, timestamp)
         if request is None or recording is None:
-            return self.gate.leave(visit, seconds=seconds, failed=failed(span))
+            return self.gate.leave(visit, seconds=seconds, failed=failed(span), refused=refused(span))
         return self.gate.leave(
             visit,
             seconds=seconds,
             failed=failed(span),
+            refused=refused(span),
             slot=request.slot,
             hooked_seconds=recording.facts.hooked_cpu_seconds,
             switching_seconds=recording.facts.switching_cpu_seconds,

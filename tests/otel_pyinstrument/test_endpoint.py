@@ -39,16 +39,24 @@ def span_with(name: str, **attributes: object):
         (
             "GET /orders/7",
             {"http__method": "GET", "http__target": "/orders/7"},
-            Endpoint("GET /orders/{}", "GET", "/orders/7"),
+            Endpoint("GET /orders/{}", "GET", "/orders/7", is_route=False),
         ),
-        ("GET", {"http__method": "GET", "url__path": "/a"}, Endpoint("GET /a", "GET", "/a")),
+        ("GET", {"http__method": "GET", "url__path": "/a"}, Endpoint("GET /a", "GET", "/a", is_route=False)),
         # A method that not every list has
         ("QUERY search", {"http__request__method": "QUERY"}, Endpoint("QUERY /search", "QUERY", "search")),
-        ("PROPFIND", {"http__method": "PROPFIND", "url__path": "/a"}, Endpoint("_OTHER /a", "_OTHER", "/a")),
+        (
+            "PROPFIND",
+            {"http__method": "PROPFIND", "url__path": "/a"},
+            Endpoint("_OTHER /a", "_OTHER", "/a", is_route=False),
+        ),
         # Nothing but a name
         ("POST /a", {}, Endpoint("POST /a", "POST", "/a")),
-        ("handle message", {}, Endpoint(" /handle message", "", "")),
-        ("GET", {"http__method": 7, "http__route": 7, "url__path": 7}, Endpoint("GET /GET", "GET", "")),
+        ("handle message", {}, Endpoint(" /handle message", "", "", is_route=False)),
+        (
+            "GET",
+            {"http__method": 7, "http__route": 7, "url__path": 7},
+            Endpoint("GET /GET", "GET", "", is_route=False),
+        ),
     ],
 )
 def test_the_endpoint_is_what_is_known_at_the_start(name: str, attributes: dict, expected: Endpoint) -> None:
@@ -75,9 +83,9 @@ def ended_with(route: object) -> LearnedRoutes:
 def test_a_path_has_the_route_that_an_earlier_request_of_its_method_has_shown(route: str) -> None:
     routes = ended_with(route)
 
-    for method, shown in (("GET", "/users/{}"), ("POST", "/users/bob")):
+    for method, shown, is_route in (("GET", "/users/{}", True), ("POST", "/users/bob", False)):
         span = span_with(method, http__request__method=method, url__path="/users/bob")
-        assert endpoint_of(span, routes) == Endpoint(f"{method} {shown}", method, "/users/bob")
+        assert endpoint_of(span, routes) == Endpoint(f"{method} {shown}", method, "/users/bob", is_route)
 
 
 @pytest.mark.parametrize(
@@ -144,3 +152,21 @@ def test_what_is_kept_of_a_hostile_request_is_short() -> None:
     assert endpoint.method == "_OTHER"
     assert len(endpoint.key) < 300
     assert len(endpoint.path) <= 2_000
+
+
+@pytest.mark.parametrize(
+    ("at_start", "at_end", "expected"),
+    [
+        ({"http__route": "/a"}, {}, True),
+        ({}, {"http.route": "/a"}, True),
+        ({}, {"http.route": 7}, False),
+        ({}, {}, False),
+    ],
+    ids=["at its start", "at its end", "no text", "never"],
+)
+def test_it_is_told_whether_the_application_has_named_the_endpoint(at_start, at_end, expected) -> None:
+    span = span_with("GET", http__request__method="GET", url__path="/a", **at_start)
+    endpoint = endpoint_of(span)
+    span.set_attributes(at_end)
+
+    assert learn_route(span, endpoint, LearnedRoutes()) is expected

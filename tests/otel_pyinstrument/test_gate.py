@@ -13,7 +13,7 @@ import pytest
 
 from otel_pyinstrument import gate as gate_module
 from otel_pyinstrument.endpoint import Endpoint
-from otel_pyinstrument.gate import Gate, Visit
+from otel_pyinstrument.gate import MAX_NEW_PATHS, Gate, Visit
 from otel_pyinstrument.other_threads import OtherThreads
 from otel_pyinstrument.remote_rules.rules import read_rules
 from otel_pyinstrument.settings import Settings
@@ -53,6 +53,8 @@ class Service:
         failed: bool = False,
         forced: bool = False,
         child_spans: int = 0,
+        refused: bool = False,
+        is_route: bool | None = None,
     ) -> str | None:
         """The reason why the request was profiled; None when it was not."""
         visit = self.gate.arrive(endpoint, forced=forced)
@@ -67,7 +69,10 @@ class Service:
             slot.release()
         if visit is not None:
             counted = 0 if slot is None else child_spans
-            self.gate.leave(visit, seconds=seconds, failed=failed, slot=slot, child_spans=counted)
+            visit.is_route = visit.endpoint.is_route if is_route is None else is_route
+            self.gate.leave(
+                visit, seconds=seconds, failed=failed, refused=refused, slot=slot, child_spans=counted
+            )
         return None if slot is None else slot.reason
 
     def rules(self, text: str) -> None:
@@ -131,6 +136,59 @@ def test_every_endpoint_has_a_profile_by_its_second_request(make) -> None:
 
     assert [service.serve(endpoint("/a")) for _ in range(4)] == [None, "rate", None, None]
     assert [service.serve(endpoint("/b")) for _ in range(4)] == [None, "rate", None, None]
+
+
+def path(text: str) -> Endpoint:
+    """That somebody has asked for, and no route of the application."""
+    return Endpoint(f"GET {text}", "GET", text, is_route=False)
+
+
+def test_paths_that_do_not_exist_have_no_profile_of_their_own(make) -> None:
+    service = make(rate=0.000_001)
+
+    assert [service.serve(path("/wp-admin"), refused=True) for _ in range(10)] == [None] * 10
+
+
+def test_a_path_that_is_answered_is_an_endpoint(make) -> None:
+    service = make(rate=0.000_001)
+
+    asked = [service.serve(path("/login"), refused=refused) for refused in (True, True, False, False)]
+
+    assert asked == [None, None, None, "rate"]
+
+
+def test_a_path_whose_route_is_known_at_the_end_is_an_endpoint_even_if_it_refuses(make) -> None:
+    service = make(rate=0.000_001)
+
+    assert [service.serve(path("/login"), refused=True, is_route=True) for _ in range(2)] == [None, "rate"]
+
+
+def test_whatever_answers_every_path_does_not_take_all_profiles(make) -> None:
+    # Given an application without routes that answers any path
+    service = make(rate=0.000_001)
+    for number in range(MAX_NEW_PATHS):
+        assert [service.serve(path(f"/{number}")) for _ in range(2)] == [None, "rate"]
+
+    # When more of them are asked for, then they have no profile of their own
+    assert [service.serve(path("/more")) for _ in range(3)] == [None] * 3
+
+    # And what has a route still has
+    assert [service.serve(endpoint("/orders")) for _ in range(2)] == [None, "rate"]
+
+
+def test_who_asks_for_random_paths_leaves_the_profiles_to_others(make) -> None:
+    # Given default settings, and ten endpoints
+    def profiles(scans: int) -> int:
+        service = make(rate=Settings().rate, cpu_budget=Settings().cpu_budget)
+        found = 0
+        for number in range(20_000):
+            found += service.serve(endpoint(f"/{number % 10}"), seconds=0.1) is not None
+            for _ in range(2 * scans):
+                service.serve(path(f"/scan/{number}"), cpu=0.001, seconds=0.001, refused=True)
+        return found
+
+    # Then these have nearly as many profiles beside two requests of a scanner for each of theirs
+    assert profiles(scans=1) > 0.7 * profiles(scans=0) > 0
 
 
 def test_a_request_whose_thread_cannot_be_profiled_was_not_the_first(make) -> None:

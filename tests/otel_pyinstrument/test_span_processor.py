@@ -276,6 +276,31 @@ def test_attribute_limits_do_not_maim_the_profile(limits: SpanLimits, tree_of, p
     assert tree_of(span).node_count == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("http.target", "http.status_code"), ("url.path", "http.response.status_code")],
+    ids=["old names", "new names"],
+)
+def test_paths_that_are_not_found_have_no_first_profile(path, status, make_traced, profile_of) -> None:
+    # Given profiles of new endpoints alone
+    traced = make_traced(rate=1e-9, slow_rate=0.0, error_rate=0.0)
+
+    def asked(what: str, answer: int) -> list[bool]:
+        profiled: list[bool] = []
+        for _ in range(3):
+            attributes = {"http.request.method": "GET", path: what}
+            with traced.tracer.start_as_current_span(
+                "GET", kind=SpanKind.SERVER, attributes=attributes
+            ) as span:
+                span.set_attribute(status, answer)
+            profiled.append(profile_of(span) is not None)
+        return profiled
+
+    # Then a path that is answered is one, and one that is refused is none
+    assert asked("/wp-admin", 404) == [False, False, False]
+    assert asked("/orders", 200) == [False, True, False]
+
+
 def test_two_providers_profile_their_own_requests(make_traced, profile_of) -> None:
     one, two = make_traced(), make_traced()
 
