@@ -205,6 +205,33 @@ async def test_several_processes_delete_at_once(store, mongodb_url, mongodb_data
     assert count(project.id) == 0
 
 
+async def test_nothing_computed_for_a_deleted_project_stays(store, fill, make, hour, no_waiting, database):
+    # Given two projects with names and statistics, and a request of each that is not in them yet
+    shop, other = [await store.create_project(name) for name in ("shop", "other")]
+    for project in (shop, other):
+        await roll_up_profiles(store, make, project.id, hour)
+    for project in (shop, other):
+        await fill(project.id)
+    everywhere = {*DATA, *ROLLED_UP, "rollup_marks", "rollup_versions", "name_lists", "projects"}
+    assert collections_of(database, shop.id) == everywhere
+    # When one is deleted
+    await store.delete_project(shop.id)
+    await finish(store)
+    # Then no collection has anything of it but what remembers the deletion, and the other has lost nothing
+    assert collections_of(database, shop.id) == {"project_chores"}
+    assert collections_of(database, other.id) == everywhere
+
+
+def collections_of(database, project_id: str) -> set[str]:
+    """All that name this project, whatever they are for."""
+    key = bson.ObjectId(project_id)
+    return {
+        name
+        for name in database.list_collection_names()
+        if database[name].find_one({"$or": [{"project_id": key}, {"_id": key}]})
+    }
+
+
 async def test_the_loop_of_a_server_finishes_deletions(store, fill, count):
     # Given a server's loop, and a project with data
     project = await store.create_project("shop")
