@@ -91,6 +91,24 @@ def database(mongodb_url: str, mongodb_database: str) -> dict[str, str]:
     return {"MONGODB_URL": mongodb_url, "MONGODB_DATABASE": mongodb_database}
 
 
+def make_record(project_id: str, started: datetime) -> Record:
+    """A plausible request."""
+    return Record(
+        project_id=project_id,
+        trace_id=os.urandom(16),
+        span_id=os.urandom(8),
+        parent_span_id=None,
+        endpoint="GET /",
+        method="GET",
+        path="/",
+        status_code=200,
+        failed=False,
+        duration=0.1,
+        timestamp=started,
+        start_time_unix_nano=int(started.timestamp() * 1e9),
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_server_says_one_line_answers_and_stops(database: dict[str, str], number: signal.Signals) -> None:
     # Given a server that said that it is ready
@@ -117,20 +135,7 @@ def test_the_server_computes_statistics_beside_answering(database: dict[str, str
 
     async def write() -> None:
         async with open_store(StoreSettings(**database)) as store:
-            record = Record(
-                project_id=(await store.project_for_service("shop")).id,
-                trace_id=os.urandom(16),
-                span_id=os.urandom(8),
-                parent_span_id=None,
-                endpoint="GET /",
-                method="GET",
-                path="/",
-                status_code=200,
-                failed=False,
-                duration=0.1,
-                timestamp=started,
-                start_time_unix_nano=int(started.timestamp() * 1e9),
-            )
+            record = make_record((await store.project_for_service("shop")).id, started)
             await store.write(IncomingBatch(records=[IncomingRecord(record=record)]))
 
     asyncio.run(write())
@@ -150,6 +155,25 @@ def test_the_server_computes_statistics_beside_answering(database: dict[str, str
             code, output, errors = running.stop()
             assert (code, output) == (0, "")
             assert "Traceback" not in errors
+
+
+def test_the_server_removes_what_a_deleted_project_left(database: dict[str, str]) -> None:
+    # Given a project that was deleted by somebody who went away before its data was gone
+    async def write_and_delete() -> None:
+        async with open_store(StoreSettings(**database)) as store:
+            project = await store.project_for_service("shop")
+            record = make_record(project.id, datetime.now(UTC))
+            await store.write(IncomingBatch(records=[IncomingRecord(record=record)]))
+            await store.delete_project(project.id)
+
+    asyncio.run(write_and_delete())
+    with MongoClient(database["MONGODB_URL"]) as client:
+        collections = client[database["MONGODB_DATABASE"]]
+        assert collections.performance_records.count_documents({}) == 1
+        # When a server runs
+        with server(**database, ROLL_UP="false"):
+            # Then its data goes without anybody asking
+            wait_until(lambda: not collections.performance_records.count_documents({}))
 
 
 def test_pages_and_api_have_their_own_content_security_policy(database: dict[str, str]) -> None:
