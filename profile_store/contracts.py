@@ -143,13 +143,7 @@ class Writer(Protocol):
     async def projects_for_services(self, service_names: Collection[str]) -> Mapping[str, Project]:
         """The existing projects of these names, by name as given, with one query; see above.
 
-        Raises:
-            StoreUnavailable: as above.
-        """
-        ...
-
-    async def project_for_key(self, project_key: str) -> Project | None:
-        """The active project that this key may write to now; None when there is none.
+        Whatever their status: a service finds its project, only keys of an inactive one are refused.
 
         Raises:
             StoreUnavailable: as above.
@@ -157,7 +151,9 @@ class Writer(Protocol):
         ...
 
     async def projects_for_keys(self, project_keys: Collection[str]) -> Mapping[str, Project]:
-        """The same for many keys with one query; what is no valid key is absent.
+        """The active projects that these keys may write to now, by key, with one query.
+
+        What is no valid key is absent.
 
         Raises:
             StoreUnavailable: as above.

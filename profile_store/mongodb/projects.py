@@ -70,11 +70,6 @@ class Projects(DatabaseUser):
             return await self._find({"_id": ObjectId(reference)})
         return await self._find_by_key(reference)
 
-    async def project_for_key(self, project_key: str) -> Project | None:
-        """See `profile_store.contracts.Writer.project_for_key`."""
-        project = await self._find_by_key(project_key)
-        return project if project is not None and project.status == "active" else None
-
     async def projects_for_keys(self, project_keys: Collection[str]) -> Mapping[str, Project]:
         """See `profile_store.contracts.Writer.projects_for_keys`."""
         key_of_hash = {key_hash(key): key for key in project_keys}

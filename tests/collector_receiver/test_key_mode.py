@@ -28,16 +28,21 @@ async def http():
 
 
 @pytest.fixture
-def everything(mongodb_url, mongodb_database):
-    """Function -> number of documents by collection, of those that have any."""
+def database(mongodb_url, mongodb_database):
+    """The store's database, seen from beside it."""
     with MongoClient(mongodb_url) as client:
-        database = client[mongodb_database]
+        yield client[mongodb_database]
 
-        def count():
-            found = {name: database[name].count_documents({}) for name in database.list_collection_names()}
-            return {name: documents for name, documents in found.items() if documents}
 
-        yield count
+@pytest.fixture
+def everything(database):
+    """Function -> number of documents by collection, of those that have any."""
+
+    def count():
+        found = {name: database[name].count_documents({}) for name in database.list_collection_names()}
+        return {name: documents for name, documents in found.items() if documents}
+
+    return count
 
 
 async def over_grpc(receiver, request, key):
@@ -60,14 +65,17 @@ async def over_http(http, receiver, request, key):
     return response.status_code
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "unknown", "revoked", "ended", "hash", "deleted"])
+@pytest.mark.parametrize(
+    "kind",
+    ["missing", "empty", "unknown", "revoked", "ended", "hash", "deleted", "inactive", "archived"],
+)
 async def test_without_a_valid_key_nothing_at_all_is_stored(
-    start_receiver, make, store, http, everything, kind
+    start_receiver, make, store, http, database, everything, kind
 ):
     # Given a receiver in key mode, and a key that is no longer or never was valid
     receiver = await start_receiver(ingest_mode="key")
     key = {"missing": None, "empty": "", "unknown": "opk_" + "x" * 32}.get(kind)
-    if kind in ("revoked", "ended", "hash", "deleted"):
+    if kind in ("revoked", "ended", "hash", "deleted", "inactive", "archived"):
         project = await store.create_project("orders")
         key = project.project_key
         if kind == "revoked":
@@ -76,6 +84,8 @@ async def test_without_a_valid_key_nothing_at_all_is_stored(
             await store.rotate_key(project.id, overlap=timedelta(0))
         elif kind == "deleted":
             await store.delete_project(project.id)
+        elif kind in ("inactive", "archived"):
+            database.projects.update_one({"name": "orders"}, {"$set": {"status": kind}})
         else:
             key = project.keys[0].prefix
     before = everything()
@@ -92,6 +102,23 @@ async def test_without_a_valid_key_nothing_at_all_is_stored(
         )
     assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert everything() == before
+
+
+@pytest.mark.parametrize("status", ["inactive", "archived"])
+async def test_in_open_mode_a_service_finds_its_inactive_project_but_its_keys_do_not(
+    start_receiver, make, store, http, database, status
+):
+    # Given a receiver in open mode, and a project that is not active any more
+    receiver = await start_receiver()
+    project = await store.create_project("orders")
+    database.projects.update_one({"name": "orders"}, {"$set": {"status": status}})
+    request = make.request(make.span(), resource={"service.name": "orders"})
+    # When spans come with its key, then they are refused
+    assert await over_grpc(receiver, request, project.project_key) == 401
+    assert await over_http(http, receiver, request, project.project_key) == 401
+    # And when they name its service only, then they are its own
+    assert await over_grpc(receiver, request, None) == 200
+    assert (await store.records(RecordQuery(project_id=project.id))).total == 1
 
 
 def test_a_key_is_remembered_for_so_short_that_a_request_has_time_left_within_ten_seconds():

@@ -156,12 +156,6 @@ CASES = [
     Case("project by id", "project", lambda s, shop: s.project(shop.id), {"projects find _id_"}),
     Case("project by key", "project", lambda s, shop: s.project(shop.key), {"projects find key_hash"}),
     Case(
-        "project that a key may write to",
-        "project_for_key",
-        lambda s, shop: s.project_for_key(shop.key),
-        {"projects find key_hash"},
-    ),
-    Case(
         "projects that several keys may write to",
         "projects_for_keys",
         lambda s, shop: s.projects_for_keys([shop.key, "opk_unknown"]),

@@ -40,6 +40,11 @@ async def store(mongodb_url, mongodb_database, anyio_backend, clock):
         yield opened
 
 
+async def valid_keys(store, *keys: str) -> dict[str, str]:
+    """Those that let somebody write, and the project of each."""
+    return {key: project.id for key, project in (await store.projects_for_keys(keys)).items()}
+
+
 async def test_a_key_is_shown_once_and_only_its_hash_is_stored(store, documents):
     # When a project is made
     project = await store.create_project("shop")
@@ -54,7 +59,7 @@ async def test_a_key_is_shown_once_and_only_its_hash_is_stored(store, documents)
     assert secret not in repr(again)
     # And it still names its project
     assert await store.project(secret) == again
-    assert await store.project_for_key(secret) == again
+    assert await store.projects_for_keys([secret]) == {secret: again}
 
 
 async def test_what_is_no_key_names_no_project(store, documents):
@@ -62,7 +67,6 @@ async def test_what_is_no_key_names_no_project(store, documents):
     [document] = documents("projects")
     key = document["keys"][0]
     for text in (key["hash"].hex(), key["prefix"], "", "\0", "\ud800", "x" * 100_000, NOBODY):
-        assert await store.project_for_key(text) is None
         assert await store.projects_for_keys([text]) == {}
 
 
@@ -73,7 +77,7 @@ async def test_a_service_that_comes_by_itself_has_no_key(store):
     # When one gets a key
     issued = await store.add_key(first.id)
     # Then it is found by it
-    assert (await store.project_for_key(issued.secret)).id == first.id
+    assert await valid_keys(store, issued.secret) == {issued.secret: first.id}
 
 
 async def test_after_a_rotation_the_old_key_is_valid_until_the_end_of_the_overlap(store, clock):
@@ -83,23 +87,21 @@ async def test_after_a_rotation_the_old_key_is_valid_until_the_end_of_the_overla
     # Then both are valid for a day
     end = clock.now + timedelta(hours=24)
     assert [key.expires_at for key in (await store.project(project.id)).keys] == [end, None]
-    for key in (project.project_key, issued.secret):
-        assert (await store.project_for_key(key)).id == project.id
+    keys = (project.project_key, issued.secret)
+    assert await valid_keys(store, *keys) == dict.fromkeys(keys, project.id)
     clock.now = end - timedelta(seconds=1)
-    assert len(await store.projects_for_keys([project.project_key, issued.secret])) == 2
+    assert await valid_keys(store, *keys) == dict.fromkeys(keys, project.id)
     # And then only the new one
     clock.now = end
-    assert await store.project_for_key(project.project_key) is None
     assert await store.project(project.project_key) is None
-    assert set(await store.projects_for_keys([project.project_key, issued.secret])) == {issued.secret}
+    assert await valid_keys(store, *keys) == {issued.secret: project.id}
     assert [key.prefix for key in (await store.project(project.id)).keys] == [issued.key.prefix]
 
 
 async def test_without_overlap_the_old_key_ends_at_once(store):
     project = await store.create_project("shop")
     issued = await store.rotate_key(project.id, overlap=timedelta(0))
-    assert await store.project_for_key(project.project_key) is None
-    assert await store.project_for_key(issued.secret) is not None
+    assert await valid_keys(store, project.project_key, issued.secret) == {issued.secret: project.id}
 
 
 async def test_a_second_rotation_does_not_prolong_the_first_key(store, clock):
@@ -117,8 +119,7 @@ async def test_one_of_several_keys_is_revoked(store):
     project = await store.create_project("shop")
     second = await store.add_key(project.id)
     assert await store.revoke_key(project.id, project.keys[0].prefix)
-    assert await store.project_for_key(project.project_key) is None
-    assert await store.project_for_key(second.secret) is not None
+    assert await valid_keys(store, project.project_key, second.secret) == {second.secret: project.id}
     # A second time there is nothing to revoke, and the last one may go as well.
     assert not await store.revoke_key(project.id, project.keys[0].prefix)
     assert await store.revoke_key(project.id, second.key.prefix)
@@ -227,7 +228,9 @@ async def test_keys_in_plain_text_are_hashed_when_a_store_is_opened(mongodb_url,
         # When stores are opened, several at once and again later
         async def names() -> list[str]:
             async with open_store(settings) as store:
-                return [(await store.project_for_key(f"opk_{name * 32}")).name for name in "abc"]
+                keys = [f"opk_{name * 32}" for name in "abc"]
+                found = await store.projects_for_keys(keys)
+                return [found[key].name for key in keys]
 
         assert await asyncio.gather(names(), names(), names()) == [["a", "b", "c"]] * 3
         before = list(projects.find())
@@ -250,6 +253,6 @@ async def test_a_migration_that_was_interrupted_goes_on(mongodb_url, mongodb_dat
         # When the next one opens it
         async with open_store(settings) as store:
             # Then both keys are valid
-            assert (await store.project_for_key(done.project_key)).name == "done"
-            assert (await store.project_for_key("opk_" + "w" * 32)).name == "waiting"
+            found = await store.projects_for_keys([done.project_key, "opk_" + "w" * 32])
+            assert {project.name for project in found.values()} == {"done", "waiting"}
         assert projects.count_documents({"project_key": {"$exists": True}}) == 0

@@ -95,7 +95,7 @@ async def test_a_deleted_project_is_gone_at_once_and_its_data_in_bounded_steps(s
     assert await store.delete_project(shop.id)
     # Then nothing names it any more
     assert await store.project(shop.id) is None
-    assert await store.project_for_key(shop.project_key) is None
+    assert await store.projects_for_keys([shop.project_key]) == {}
     assert [project.name for project in (await store.projects()).items] == ["other"]
     # And its data goes in steps of the size that was asked for
     left = count(shop.id)

@@ -315,7 +315,7 @@ async def test_a_created_project_is_found_by_id_and_key(store):
     found = replace(project, project_key=project.id)
     assert await store.project(project.id) == found
     assert await store.project(project.project_key) == found
-    assert await store.project_for_key(project.project_key) == found
+    assert await store.projects_for_keys([project.project_key]) == {project.project_key: found}
     assert await store.project_for_service("Shop") == found
 
 
@@ -353,18 +353,24 @@ async def test_a_project_that_cannot_be_is_refused(store, values):
     assert (await store.projects()).total == 0
 
 
-async def test_the_key_of_an_inactive_project_lets_nobody_write(store, database):
-    project = await store.create_project("shop")
-    database.projects.update_one({"name": "shop"}, {"$set": {"status": "archived"}})
-    assert await store.project_for_key(project.project_key) is None
-    assert (await store.project(project.project_key)).status == "archived"
+@pytest.mark.parametrize("status", ["inactive", "archived"])
+async def test_the_key_of_an_inactive_project_lets_nobody_write(store, database, status):
+    # Given two projects, of which one is not active any more
+    project, other = [await store.create_project(name) for name in ("shop", "other")]
+    database.projects.update_one({"name": "shop"}, {"$set": {"status": status}})
+    # When their keys are looked up for writing, then only the other's has a project
+    found = await store.projects_for_keys([project.project_key, other.project_key])
+    assert set(found) == {other.project_key}
+    # And it can still be read, and is found by its service
+    assert (await store.project(project.project_key)).status == status
+    assert (await store.projects_for_services(["shop"]))["shop"].status == status
 
 
 @pytest.mark.parametrize(
     "key", ["", "opk_unknown", "\0", "\ud800", "x" * 100_000, "6b017725f553b3b44d161362"]
 )
 async def test_an_unknown_key_has_no_project(store, project_id, key):
-    assert await store.project_for_key(key) is None
+    assert await store.projects_for_keys([key]) == {}
 
 
 async def test_a_large_batch_lets_others_have_their_turn(store, project_id, make, monkeypatch):
