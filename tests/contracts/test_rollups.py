@@ -1116,6 +1116,23 @@ async def test_the_loop_rolls_up_and_ends_with_its_block(
     assert [task for task in asyncio.all_tasks() if task.get_name() == "rollups"] == []
 
 
+async def test_the_loop_finds_records_from_before_there_were_rollups(
+    store, project_id, make, hour, no_waiting, database, monkeypatch
+):
+    # Given stored requests of which no rollup and no mark knows
+    monkeypatch.setattr("profile_store.rollups.loop.IDLE_SECONDS", 0.01)
+    await write_profiles(store, make, project_id, [hour, hour - HOUR])
+    forget_rollups(database)
+    # When a server's loop begins
+    async with rolling_up(store):
+        deadline = asyncio.get_running_loop().time() + 30
+        while database.rollup_trees.count_documents({}) < 2:
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.02)
+    # Then they are computed without anybody asking
+    assert [stored["count"] for stored in database.rollup_hours.find()] == [1, 1]
+
+
 async def test_the_loop_outlives_trouble_and_tells_once(
     store, project_id, make, hour, no_waiting, database, monkeypatch, caplog
 ):
