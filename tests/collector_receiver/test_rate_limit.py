@@ -15,6 +15,7 @@ from collector_receiver.refusals import RateLimited
 from profile_store.contracts import StoreUnavailable
 from profile_store.model import RecordQuery
 
+EXPORT_METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 PROTOBUF = {"content-type": "application/x-protobuf"}
 
 
@@ -294,3 +295,47 @@ async def test_spans_that_could_not_be_stored_use_up_nothing(start_receiver, mak
 
     # Then all that it has saved up is still there
     await receiver.client.export(request_of(make, "x", spans=9), metadata=key)
+
+
+@pytest.mark.anyio
+async def test_a_flood_of_profile_log_records_is_limited_like_spans(start_receiver, make):
+    # Given a project that has sent many profiles as log records
+    receiver = await start_receiver(project_spans_per_second=1)
+    await receiver.client.export_logs(make.logs(*(make.profile_log() for _ in range(40))))
+    # When it sends one more
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await receiver.client.export_logs(make.logs(make.profile_log()))
+    # Then it is told to wait, and nothing of that was taken
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    retry = RetryInfo.FromString(dict(refused.value.trailing_metadata())["google.rpc.retryinfo-bin"])
+    assert 1 <= retry.retry_delay.seconds <= MAX_DEBT_SECONDS
+    assert receiver.ingest.counters.log_profiles_received == 40
+    # And its spans wait as well
+    assert (await receiver.client.refusal(make.request(make.span()))).code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.anyio
+async def test_metrics_of_a_project_over_its_limit_are_refused_and_use_up_nothing(
+    start_receiver, make, store
+):
+    # Given a project whose key sends metrics, and may send one span a second
+    receiver = await start_receiver(project_spans_per_second=1)
+    project = await store.create_project("orders")
+    metrics = make.metrics(points=100).SerializeToString()
+    headers = {"x-project-key": project.project_key}
+
+    async def send_metrics():
+        async with httpx2.AsyncClient(trust_env=False, timeout=20) as client:
+            address = f"http://{receiver.http_address}/v1/metrics"
+            return await client.post(address, content=metrics, headers=PROTOBUF | headers)
+
+    assert [(await send_metrics()).status_code for _ in range(3)] == [200] * 3
+    # When it sends too many spans, for which its metrics have left room
+    await receiver.client.export(request_of(make, "x", spans=40), metadata=list(headers.items()))
+    # Then its metrics are refused over both protocols, for now
+    over_http = await send_metrics()
+    assert over_http.status_code == 429
+    assert 1 <= int(over_http.headers["retry-after"]) <= MAX_DEBT_SECONDS
+    with pytest.raises(grpc.aio.AioRpcError) as over_grpc:
+        await receiver.client.call(EXPORT_METRICS, metrics, metadata=list(headers.items()))
+    assert over_grpc.value.code() is grpc.StatusCode.UNAVAILABLE
