@@ -234,18 +234,49 @@ async def test_readiness_and_grpc_health_follow_the_database(
             assert (await operator.get("/readyz")).status_code == 200
 
 
-async def test_a_stopping_receiver_is_not_ready(start_receiver, make, operate, monkeypatch):
-    # Given a receiver with a request that is held up in the store
-    receiver = await start_receiver(status_port=0)
-    go_on, entered = asyncio.Event(), asyncio.Event()
-    real = receiver.ingest._commits._store.write
+def hold_writes(receiver, monkeypatch):
+    """Two events: a write has come to the store; it may go on."""
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    store = receiver.ingest._commits._store
+    real = store.write
 
     async def slow(batch):
         entered.set()
         await go_on.wait()
         return await real(batch)
 
-    monkeypatch.setattr(receiver.ingest._commits._store, "write", slow)
+    monkeypatch.setattr(store, "write", slow)
+    return entered, go_on
+
+
+async def test_a_request_that_is_worked_on_shows_in_the_gauges(receiver, make, operate, monkeypatch):
+    # Given a request that is held up in the store
+    entered, go_on = hold_writes(receiver, monkeypatch)
+    request = make.request(make.span({"http.request.header.x": "y" * 50_000})).SerializeToString()
+    running = asyncio.create_task(receiver.client.export(request))
+    await asyncio.wait_for(entered.wait(), 20)
+    # When Prometheus comes
+    operator = operate(receiver.http_address)
+    samples = await operator.samples()
+    # Then it sees one request and its bytes
+    assert sample(samples, "requests_in_flight") == 1
+    assert len(request) <= sample(samples, "bytes_in_flight") < 2 * len(request)
+    assert sample(samples, "bytes_in_flight") < sample(samples, "bytes_in_flight_limit")
+    # And none once it is answered
+    go_on.set()
+    await running
+
+    async def nothing_in_flight():
+        samples = await operator.samples()
+        return sample(samples, "requests_in_flight") == sample(samples, "bytes_in_flight") == 0
+
+    await wait_for(nothing_in_flight)
+
+
+async def test_a_stopping_receiver_is_not_ready(start_receiver, make, operate, monkeypatch):
+    # Given a receiver with a request that is held up in the store
+    receiver = await start_receiver(status_port=0)
+    entered, go_on = hold_writes(receiver, monkeypatch)
     running = asyncio.create_task(receiver.client.export(make.request(make.span())))
     await asyncio.wait_for(entered.wait(), 20)
 
