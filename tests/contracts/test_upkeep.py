@@ -595,6 +595,25 @@ async def test_the_storage_report_tells_what_is_there(store, fill):
     assert sizes["shop", "child_spans"] == pytest.approx(3 * sizes["other", "child_spans"], rel=0.1)
 
 
+async def test_what_projects_take_is_together_what_their_collections_and_indexes_take(store, fill):
+    # Given two projects with data
+    shop, other = [await store.create_project(name) for name in ("shop", "other")]
+    await fill(shop.id, 30)
+    await fill(other.id, 10)
+    # When the report is made
+    report = await store.storage_report()
+    # Then nothing of a collection is left over, but for rounding
+    for storage in report.collections:
+        shares = [item.bytes_on_disk for item in report.projects if item.collection == storage.name]
+        if storage.name in (*DATA, "name_lists"):
+            assert len(shares) == 2
+        if shares:
+            indexes_take = sum(storage.index_bytes.values())
+            assert indexes_take > 1_000
+            used = storage.disk_bytes - storage.reusable_bytes
+            assert sum(shares) == pytest.approx(used + indexes_take, abs=len(shares))
+
+
 async def test_the_report_of_an_empty_store_has_no_numbers_to_divide_by(store):
     report = await store.storage_report()
     assert {storage.bytes_per_document for storage in report.collections} == {None}
