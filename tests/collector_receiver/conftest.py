@@ -285,8 +285,10 @@ def run():
 class Process:
     """A receiver process whose stderr is collected."""
 
-    def __init__(self, **settings):
-        self._process = subprocess.Popen(COMMAND, env=environment(**settings), stderr=subprocess.PIPE)
+    def __init__(self, *, own_group=False, **settings):
+        self._process = subprocess.Popen(
+            COMMAND, env=environment(**settings), stderr=subprocess.PIPE, start_new_session=own_group
+        )
         self.stderr = ""
 
     @property
@@ -327,11 +329,15 @@ class Process:
 
 @pytest.fixture
 def start_process(mongodb_url, mongodb_database):
-    """Function (**settings) -> a running receiver process, killed after the test."""
+    """Function (**settings) -> a running receiver process, killed after the test.
+
+    With `own_group` it can be sent what a terminal sends to all processes of a command.
+    """
     started = []
 
-    def start(**settings):
-        process = Process(**{"MONGODB_URL": mongodb_url, "MONGODB_DATABASE": mongodb_database} | settings)
+    def start(*, own_group=False, **settings):
+        database = {"MONGODB_URL": mongodb_url, "MONGODB_DATABASE": mongodb_database}
+        process = Process(own_group=own_group, **database | settings)
         started.append(process)
         return process
 

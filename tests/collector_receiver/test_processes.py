@@ -1,5 +1,6 @@
 """Several processes on one port: all serve, a dead one is replaced, one signal stops them all."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -12,6 +13,11 @@ from pathlib import Path
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from collector_receiver import processes
+from collector_receiver.settings import ReceiverSettings
+from profile_store import StoreSettings
+from profile_store.embedded_mongodb import embedded_mongodb
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
@@ -115,6 +121,33 @@ def test_a_dead_process_is_replaced_while_the_other_one_serves(group, make):
     assert "Traceback" not in group.stderr
 
 
+def test_ctrl_c_lets_every_process_finish_its_requests(start_process, mongod_executable, make, tmp_path):
+    # Given two processes in a terminal, one with a request that waits for a frozen database
+    with embedded_mongodb(tmp_path) as server:
+        group = start_process(own_group=True, MONGODB_URL=server.url, RECEIVER_PROCESSES="2")
+        with grpc.insecure_channel(group.wait_for_address()) as channel:
+            members = members_of(group)
+            export = channel.unary_unary(EXPORT_TRACES)
+            export(make.request(make.span()).SerializeToString(), timeout=30)
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                waiting = export.future(make.request(make.span()).SerializeToString(), timeout=60)
+                wait_until(lambda: sum(samples_of(group, "requests_in_flight").values()) == 1)
+
+                # When Ctrl+C reaches all of them at once, and the database goes on
+                os.killpg(group.pid, signal.SIGINT)
+                group.wait_for(r"(?s)(stopping: finishing running calls.*){2}")
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+
+            # Then the request is answered, and nobody has died of it
+            assert waiting.result(30) == b""
+        assert group.wait() == 0
+    assert not any(map(alive, members))
+    assert len(re.findall(r"stopped: \d+ spans accepted", group.stderr)) == 2
+    assert "Traceback" not in group.stderr
+
+
 def test_ports_are_shared_by_one_receiver_only_and_no_process_outlives_the_first(
     group, run, mongodb_url, mongodb_database
 ):
@@ -136,3 +169,45 @@ def test_processes_that_cannot_start_end_the_group_with_their_code(run):
     assert code == 4
     assert "MONGODB_URL is not set" in stderr
     assert "Traceback" not in stderr
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("settled_seconds", "waits"),
+    [(1_000.0, [0.01, 0.02, 0.04, 0.04, 0.04]), (0.0, [0.01, 0.01, 0.01, 0.01, 0.01])],
+    ids=["dies again", "had settled"],
+)
+async def test_who_dies_again_and_again_is_replaced_after_longer_waits(
+    monkeypatch, caplog, tmp_path, settled_seconds, waits
+):
+    # Given a process that ends as soon as it serves
+    class Dying:
+        number = 0
+        starts = 0
+
+        async def ended(self):
+            await asyncio.sleep(0.001)
+            return 1
+
+        async def start(self):
+            self.starts += 1
+
+    monkeypatch.setattr(processes, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(processes, "LONGEST_WAIT_SECONDS", 0.04)
+    monkeypatch.setattr(processes, "SETTLED_SECONDS", settled_seconds)
+    store_settings = StoreSettings(MONGODB_URL="mongodb://127.0.0.1:1", MONGODB_DATABASE="none")
+    group = processes._Group(ReceiverSettings(), store_settings, tmp_path)
+    process = Dying()
+    # When its place is kept
+    began = time.monotonic()
+    keeping = asyncio.create_task(group._keep(process))
+    async with asyncio.timeout(30):
+        while process.starts < len(waits):
+            await asyncio.sleep(0.001)
+    took = time.monotonic() - began
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    # Then each wait is twice the one before up to the longest, unless the process had lived for long
+    told = [record.args[2] for record in caplog.records if "takes its place" in record.msg]
+    assert told[: len(waits)] == waits
+    assert took >= sum(waits)
