@@ -8,7 +8,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -67,14 +67,14 @@ async def roll_up(store: Store, arguments: argparse.Namespace) -> None:
     start = arguments.start or end - DEFAULT_WINDOW
     if start >= end:
         raise CannotRollUp(f"--from {start:%Y-%m-%dT%H:%M} is not before --to {end:%Y-%m-%dT%H:%M}")
-    found = False
-    failed = 0
-    async for project in _projects(store, arguments.project):
-        found = True
-        failed += await _back_fill(store, project, start, end)
-    if arguments.project is not None and not found:
+    # All before the first one is computed, so that they settle together instead of one after the other.
+    back_fills = [
+        await _requested(store, project, start, end) async for project in _projects(store, arguments.project)
+    ]
+    if arguments.project is not None and not back_fills:
         raise CannotRollUp(f"--project {arguments.project[:80]!r}: no project has this name or id")
-    if failed:
+    await _work_off(store, [back_fill for back_fill in back_fills if back_fill.requested])
+    if failed := sum(len(back_fill.failed) for back_fill in back_fills):
         raise CannotRollUp(
             f"minutes or hours that failed: {failed:,}, see above; servers try them again, as does this"
         )
@@ -102,41 +102,71 @@ async def _projects(store: Store, wanted: str | None) -> AsyncIterator[Project]:
         page += 1
 
 
-async def _back_fill(store: Store, project: Project, start: datetime, end: datetime) -> int:
-    """How many minutes and hours could not be computed."""
+async def _requested(store: Store, project: Project, start: datetime, end: datetime) -> _BackFill:
     requested = await store.request_roll_up(project.id, start, end)
     _tell(f"{project.name}: {requested:,} minutes with requests")
-    done = hours = 0
+    return _BackFill(project, requested)
+
+
+async def _work_off(store: Store, back_fills: Sequence[_BackFill]) -> None:
+    """Until each is finished. Of one that has settled as much as possible, while the others settle."""
+    unfinished = list(back_fills)
+    if unfinished:
+        _tell("waiting some 10 seconds, until nobody adds to these minutes without notice")
     told = time.monotonic()
-    # What failed, and how much was done by then.
-    failed: dict[str, int] = {}
-    while requested:
-        step = await store.roll_up(project_id=project.id)
-        done += step.minutes
-        hours += step.trees
-        news = [failure for failure in step.failures if failed.get(failure.what) != done + hours]
+    while unfinished:
+        for back_fill in unfinished:
+            while await back_fill.step(store):
+                if time.monotonic() - told >= _PROGRESS_EVERY_SECONDS:
+                    told = time.monotonic()
+                    _tell(f"{back_fill.project.name}: {back_fill.done} done")
+            if back_fill.finished:
+                _tell(f"{back_fill.project.name}: finished, {back_fill.done}")
+        unfinished = [back_fill for back_fill in unfinished if not back_fill.finished]
+        if unfinished:
+            await asyncio.sleep(_SETTLE_POLL_SECONDS)
+
+
+class _BackFill:
+    """What was requested of one project, and what became of it."""
+
+    def __init__(self, project: Project, requested: int) -> None:
+        self.project = project
+        self.requested = requested
+        self.finished = False
+        # What failed, and how much was done by then.
+        self.failed: dict[str, int] = {}
+        self._minutes = self._hours = 0
+
+    @property
+    def done(self) -> str:
+        return f"{self._minutes:,} minutes and the call trees of {self._hours:,} hours"
+
+    async def step(self, store: Store) -> bool:
+        """Whether there is more to be done at once; otherwise it has `finished`, or the rest settles."""
+        step = await store.roll_up(project_id=self.project.id)
+        self._minutes += step.minutes
+        self._hours += step.trees
+        done = self._minutes + self._hours
+        news = [failure for failure in step.failures if self.failed.get(failure.what) != done]
         for failure in news:
-            failed[failure.what] = done + hours
+            self.failed[failure.what] = done
             problem = failure.error if isinstance(failure.error, StoreError) else repr(failure.error)
-            _tell(f"{project.name}: {failure.what} failed: {problem}")
+            _tell(f"{self.project.name}: {failure.what} failed: {problem}")
         if news:
-            continue
+            return True
         if step.failures:
             # It is being tried again already, and nothing was done in between.
-            break
-        if time.monotonic() - told >= _PROGRESS_EVERY_SECONDS:
-            told = time.monotonic()
-            _tell(f"{project.name}: {done:,} minutes and the call trees of {hours:,} hours done")
+            self.finished = True
+            return False
         if step.waiting:
-            continue
+            return True
         # While requests arrive, the newest minutes never settle; whoever follows rolls those up.
         is_idle = not step.minutes and not step.trees
-        if step.settling == step.put_off or (is_idle and done + step.put_off >= requested):
-            break
-        await asyncio.sleep(_SETTLE_POLL_SECONDS)
-    if requested:
-        _tell(f"{project.name}: finished, {done:,} minutes and the call trees of {hours:,} hours")
-    return len(failed)
+        self.finished = step.settling == step.put_off or (
+            is_idle and self._minutes + step.put_off >= self.requested
+        )
+        return False
 
 
 def _time(text: str) -> datetime:

@@ -15,6 +15,7 @@ from pymongo import MongoClient
 from profile_store import StoreSettings, open_store, roll_up_command
 from profile_store.model import IncomingBatch, IncomingRecord, Record
 from profile_store.mongodb import rollup_marks
+from profile_store.rollups.answers import RollUpStep
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -80,8 +81,9 @@ def test_a_range_of_one_project_is_computed_anew_from_its_records(database, addr
     )
     # Then those are there, and the user has seen it
     assert (done.returncode, done.stdout) == (0, "")
-    first, *progress, last = done.stderr.splitlines()
+    first, waiting, *progress, last = done.stderr.splitlines()
     assert first == "shop: 2 minutes with requests"
+    assert waiting.startswith("waiting some 10 seconds")
     assert all(line.startswith("shop: ") and line.endswith(" hours done") for line in progress)
     assert last == "shop: finished, 2 minutes and the call trees of 2 hours"
     shop = database.projects.find_one({"name": "shop"})["_id"]
@@ -156,6 +158,44 @@ def test_the_command_ends_although_what_failed_is_due_again(database, address, m
     with pytest.raises(roll_up_command.CannotRollUp, match="failed: 1, see above"):
         asyncio.run(write_and_roll_up())
     assert capsys.readouterr().err.count(f"the minute {minute:%Y-%m-%dT%H:%M} failed") == 1
+
+
+def test_the_minutes_of_all_projects_settle_together(address, monkeypatch, capsys):
+    # Given requests of three projects
+    monkeypatch.setattr(rollup_marks, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(roll_up_command, "_SETTLE_POLL_SECONDS", 0.0)
+    names = ["cart", "mail", "shop"]
+    minute = datetime.now(UTC).replace(second=0, microsecond=0) - HOUR
+    asked: list[tuple[str, str]] = []
+
+    async def write_and_roll_up() -> None:
+        async with open_store(StoreSettings(**address)) as store:
+            ids = {(await store.project_for_service(name)).id: name for name in names}
+            for project_id in ids:
+                items = [IncomingRecord(record=record(project_id, minute))]
+                await store.write(IncomingBatch(records=items))
+            request, step = store.request_roll_up, store.roll_up
+
+            async def noted_request(project_id: str, start: datetime, end: datetime) -> int:
+                asked.append(("request", ids[project_id]))
+                return await request(project_id, start, end)
+
+            async def noted_step(*, project_id: str) -> RollUpStep:
+                asked.append(("step", ids[project_id]))
+                return await step(project_id=project_id)
+
+            monkeypatch.setattr(store, "request_roll_up", noted_request)
+            monkeypatch.setattr(store, "roll_up", noted_step)
+            arguments = Namespace(project=None, start=None, end=None, follow=False)
+            await asyncio.wait_for(roll_up_command.roll_up(store, arguments), 60)
+
+    # When all are computed anew
+    asyncio.run(write_and_roll_up())
+    # Then every project was requested, and every one began to settle, before the first one was waited for
+    assert asked[:6] == [(what, name) for what in ("request", "step") for name in names]
+    # And the user has seen that each is finished
+    told = capsys.readouterr().err.splitlines()
+    assert told[-3:] == [f"{name}: finished, 1 minutes and the call trees of 1 hours" for name in names]
 
 
 @pytest.mark.parametrize(
