@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{problem['loc'][0]} {what}", EXIT_USAGE)
     try:
         asyncio.run(_run(parsed, settings))
+    except roll_up_command.WrongArguments as problem:
+        return _fail(str(problem), EXIT_USAGE)
     except project_commands.Refused as refused:
         return _fail(str(refused), EXIT_REFUSED)
     except StoreError as problem:

@@ -14,6 +14,7 @@ from typing import Any
 
 from profile_store.contracts import Store, StoreError
 from profile_store.model import Project
+from profile_store.project_commands import Refused
 from profile_store.rollups.loop import keep_rolled_up
 
 DEFAULT_WINDOW = timedelta(days=30)
@@ -23,8 +24,12 @@ _SETTLE_POLL_SECONDS = 1.0
 _PROGRESS_EVERY_SECONDS = 5.0
 
 
+class WrongArguments(Exception):
+    """They make no sense together. One line."""
+
+
 class CannotRollUp(StoreError):
-    """An argument makes no sense, or some statistics cannot be computed. One line with the remedy."""
+    """Some statistics cannot be computed now. One line with the remedy."""
 
 
 def add_to(commands: Any) -> None:
@@ -58,7 +63,7 @@ async def roll_up(store: Store, arguments: argparse.Namespace) -> None:
     """Progress on stderr.
 
     Raises:
-        CannotRollUp, StoreUnavailable: a line for the user.
+        WrongArguments, Refused, CannotRollUp, StoreUnavailable: a line for the user.
     """
     if arguments.follow:
         await _follow(store)
@@ -66,13 +71,13 @@ async def roll_up(store: Store, arguments: argparse.Namespace) -> None:
     end = arguments.end or datetime.now(UTC)
     start = arguments.start or end - DEFAULT_WINDOW
     if start >= end:
-        raise CannotRollUp(f"--from {start:%Y-%m-%dT%H:%M} is not before --to {end:%Y-%m-%dT%H:%M}")
+        raise WrongArguments(f"--from {start:%Y-%m-%dT%H:%M} is not before --to {end:%Y-%m-%dT%H:%M}")
     # All before the first one is computed, so that they settle together instead of one after the other.
     back_fills = [
         await _requested(store, project, start, end) async for project in _projects(store, arguments.project)
     ]
     if arguments.project is not None and not back_fills:
-        raise CannotRollUp(f"--project {arguments.project[:80]!r}: no project has this name or id")
+        raise Refused(f"--project {arguments.project[:80]!r}: no project has this name or id")
     await _work_off(store, [back_fill for back_fill in back_fills if back_fill.requested])
     if failed := sum(len(back_fill.failed) for back_fill in back_fills):
         raise CannotRollUp(
