@@ -22,11 +22,24 @@ from profile_store.embedded_mongodb import EmbeddedMongoDBError
 CANNOT_BEGIN = 2
 NO_DEMO = "none"
 
+DESCRIPTION = """\
+Run the whole platform on this machine until Ctrl-C: the receiver, the API, the pages and, unless MONGODB_URL
+names another one, a MongoDB of its own.
+
+Settings come from the environment, the most important ones:
+  MONGODB_URL                                 a database of yours instead of the embedded one
+  OTLP_GRPC_PORT, OTLP_HTTP_PORT, HTTP_PORT   the ports of the receiver and of API and pages
+  DATA_DIR                                    where data and logs stay
+
+docs/quick-start.md, docs/receiver.md and docs/api.md have all of them with their defaults."""
+
 
 def main() -> int:
     """Run until a stop signal; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m all_in_one", description="Run the whole platform on this machine until Ctrl-C."
+        prog="python -m all_in_one",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--data", metavar="DIR", help="where data and logs stay (default: DATA_DIR or ./data)"

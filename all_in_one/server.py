@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import errno
 import logging
@@ -38,6 +39,17 @@ from web.app import create_app as create_pages
 from web.settings import WebSettings
 
 EXIT_CANNOT_START = 2
+
+DESCRIPTION = """\
+Serve the API and the pages of the platform on one port, until SIGTERM or Ctrl-C.
+
+Settings come from the environment, the most important ones:
+  MONGODB_URL, MONGODB_DATABASE   the database, such as mongodb://127.0.0.1:27017, and its name there
+  BIND_HOST, HTTP_PORT            the address and the port to listen on
+  ADMIN_TOKEN                     what API and pages ask for; needed unless BIND_HOST is this machine alone
+  ROLL_UP                         false where python -m profile_store roll-up --follow computes the statistics
+
+docs/api.md has all of them with their defaults."""
 
 _GRACEFUL_STOP_SECONDS = 5
 # Measured on answers of 1 and 2 MiB: 4 to 9 percent larger than level 9, in a sixth of its time or less.
@@ -120,6 +132,11 @@ class _Server(uvicorn.Server):
 
 def main() -> int:
     """Run the server; returns its exit code: 0 after a signal, 2 when it cannot start."""
+    argparse.ArgumentParser(
+        prog="python -m all_in_one.server",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     try:
         settings, store_settings = _read_settings()
         logging.basicConfig(

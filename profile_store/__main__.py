@@ -49,7 +49,8 @@ async def _run(parsed: argparse.Namespace, settings: StoreSettings) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m profile_store",
-        description="Projects, keys and data in the database that MONGODB_URL and MONGODB_DATABASE name.",
+        description="Projects, keys and data in the database that the environment variables MONGODB_URL and "
+        "MONGODB_DATABASE name. See docs/projects.md.",
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -7,9 +7,10 @@ ours has. Running it again is harmless: it changes only what MONGODB_URL says ot
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError
@@ -25,6 +26,17 @@ LIMIT_SECONDS = 120.0
 
 # The default of 10 s stalls writes for 11 s when a primary is killed, 2 s for 3 (docs/operations.md).
 ELECTION_TIMEOUT_MS = 2_000
+
+DESCRIPTION = """\
+Start the replica set that MONGODB_URL names, and make its user, who may read and write one database. Running
+it again is harmless.
+
+Settings come from the environment:
+  MONGODB_URL         what every service has: mongodb://user:password@host/?replicaSet=rs0&authSource=admin
+  MONGODB_DATABASE    the database that the user may read and write
+  MONGODB_ADMIN_URL   an administrator on one of the members
+
+See docs/operations.md."""
 
 _POLL_SECONDS = 0.5
 _DEFAULT_PORT = 27017
@@ -138,8 +150,13 @@ def _grant(client: Client, user: str, password: str, database: str) -> bool:
     return True
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Set up what the environment names; returns the exit code: 1 it did not work, 2 a setting is wrong."""
+    argparse.ArgumentParser(
+        prog="python -m profile_store.mongodb.set_up",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(arguments)
     try:
         settings = SetUpSettings()  # pyright: ignore[reportCallIssue] - the environment gives the address
         set_up(settings)

@@ -6,6 +6,7 @@ to nothing: the commands need rights that no service of ours should have.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,11 @@ def commands(database: str) -> Iterator[str]:
 
 def main() -> int:
     """Print the commands for MONGODB_DATABASE; returns the exit code."""
+    argparse.ArgumentParser(
+        prog="python -m profile_store.mongodb.sharding",
+        description="Print what an administrator types into mongosh to shard the database that the "
+        "environment variable MONGODB_DATABASE names. Connects to nothing. See docs/operations.md.",
+    ).parse_args()
     try:
         database = StoreSettings().mongodb_database
     except ValidationError as raised:

@@ -32,7 +32,7 @@ def test_the_variable_that_is_wrong_is_named_and_no_password_shown(
     for name, value in ({"MONGODB_ADMIN_URL": ADMIN, "MONGODB_URL": URL} | variables).items():
         monkeypatch.setenv(name, value)
 
-    assert main() == exit_code
+    assert main([]) == exit_code
 
     output = capsys.readouterr()
     assert output.out == ""
