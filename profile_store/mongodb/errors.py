@@ -33,5 +33,7 @@ def describe(error: PyMongoError) -> str:
         code_name = (error.details or {}).get("codeName", "")
         return f"{name} {error.code or ''} {code_name}".strip()
     if isinstance(error, (ConnectionFailure, ConfigurationError)):
-        return f"{name}: {str(error)[:_MAX_DETAIL_CHARACTERS]}"
+        # What follows is all that the driver knows of each server.
+        text = str(error).partition(", Timeout: ")[0]
+        return f"{name}: {text[:_MAX_DETAIL_CHARACTERS]}"
     return name

@@ -1,4 +1,4 @@
-"""Whether somebody's MongoDB can be used at all, asked once before anything else starts."""
+"""Whether the MongoDB can be used at all, asked once before anything else starts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from profile_store.contracts import StoreError, StoreUnavailable
+from profile_store.mongodb.client import Client
 from profile_store.mongodb.errors import describe
 from profile_store.settings import StoreSettings
 
@@ -32,20 +33,37 @@ def check_mongodb(settings: StoreSettings) -> None:
     with client:
         try:
             client.admin.command("ping")
-        except OperationFailure as error:
-            raise StoreUnavailable(
-                f"MONGODB_URL: MongoDB at {_hosts(client)} refuses us: {describe(error)}."
-                " Correct user, password and authSource in it."
-            ) from None
         except PyMongoError as error:
-            raise StoreUnavailable(
-                f"MONGODB_URL: no MongoDB that accepts writes answers at {_hosts(client)} within"
-                f" {_LIMIT_SECONDS} s ({type(error).__name__}). Start it or correct the address,"
-                " or unset MONGODB_URL to use an embedded one."
+            raise _unusable(
+                client, error, _LIMIT_SECONDS, ", or unset MONGODB_URL to use an embedded one"
             ) from None
 
 
-def _hosts(client: MongoClient[dict[str, Any]]) -> str:
-    """Host and port of each server that the driver knows of: none before the name of mongodb+srv resolved."""
+async def wait_for_mongodb(client: Client) -> None:
+    """Return when the database takes writes: before the first work, so that nobody is told of that instead.
+
+    Raises:
+        StoreUnavailable: naming host and port, never user and password, and the remedy.
+    """
+    try:
+        await client.admin.command("ping")
+    except PyMongoError as error:
+        raise _unusable(client, error, client.options.timeout or 0.0) from None
+
+
+def _unusable(
+    client: Client | MongoClient[dict[str, Any]], error: PyMongoError, seconds: float, otherwise: str = ""
+) -> StoreUnavailable:
+    """The cause is cut off on purpose: the driver's text tells all that it knows of each server."""
     servers = client.topology_description.server_descriptions()
-    return ", ".join(sorted(f"{host}:{port}" for host, port in servers)) or "its name"
+    # A name of mongodb+srv that did not resolve has no port, or is not there.
+    hosts = ", ".join(sorted(f"{host}:{port}" if port else host for host, port in servers)) or "its name"
+    if isinstance(error, OperationFailure) and not error.timeout:
+        return StoreUnavailable(
+            f"MONGODB_URL: MongoDB at {hosts} refuses us: {describe(error)}."
+            " Correct user, password and authSource in it."
+        )
+    return StoreUnavailable(
+        f"MONGODB_URL: no MongoDB that accepts writes answers at {hosts} within {seconds:g} s"
+        f" ({type(error).__name__}). Start it or correct the address{otherwise}."
+    )

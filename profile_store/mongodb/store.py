@@ -16,6 +16,7 @@ from profile_store.mongodb.indexes import ensure_indexes
 from profile_store.mongodb.migration import migrate
 from profile_store.mongodb.project_keys import ProjectKeys
 from profile_store.mongodb.projects import Projects
+from profile_store.mongodb.reachability import wait_for_mongodb
 from profile_store.mongodb.reader import RecordReader
 from profile_store.mongodb.rollup_tree_reader import CallTreeReader
 from profile_store.mongodb.rollups import Rollups
@@ -62,6 +63,7 @@ async def open_mongodb_store(
     client = connect(settings)
     try:
         database = database_of(client, settings)
+        await wait_for_mongodb(client)
         await migrate(database)
         await ensure_indexes(database)
         yield MongoDBStore(database, clock)

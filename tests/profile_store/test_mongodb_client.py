@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from profile_store import StoreSettings
+from profile_store import StoreSettings, open_store
+from profile_store.contracts import StoreError, StoreUnavailable
+from profile_store.mongodb import client as mongodb_client
 from profile_store.mongodb.client import connect
 
 pytestmark = pytest.mark.anyio
@@ -20,3 +24,40 @@ async def test_a_silent_server_is_noticed_within_half_of_an_operations_time(
         assert client.options.pool_options.connect_timeout == connect_seconds
         assert client.options.heartbeat_frequency == heartbeat_seconds
         assert client.options.timeout == 8
+
+
+async def problem_with(url: str) -> str:
+    """What somebody is told who opens a store there."""
+    with pytest.raises(StoreError) as problem:
+        async with open_store(StoreSettings(MONGODB_URL=url)):
+            pass
+    assert isinstance(problem.value, StoreUnavailable)
+    return str(problem.value)
+
+
+async def test_a_database_that_is_away_is_named_with_the_remedy(monkeypatch):
+    # Given two addresses where nothing listens
+    monkeypatch.setattr(mongodb_client, "_OPERATION_TIMEOUT_MS", 200)
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        hosts = sorted(f"127.0.0.1:{nobody.getsockname()[1]}" for nobody in (one, other))
+
+    # When a store is opened there
+    told = await problem_with(f"mongodb://root:hunter2@{','.join(hosts)}/?replicaSet=rs0")
+
+    # Then a line names them and what to do, and not what would have been done first
+    assert told == (
+        f"MONGODB_URL: no MongoDB that accepts writes answers at {', '.join(hosts)} within 0.2 s "
+        "(ServerSelectionTimeoutError). Start it or correct the address."
+    )
+
+
+@pytest.mark.integration
+async def test_a_refused_password_is_told_and_not_shown(mongodb_url):
+    host = mongodb_url.removeprefix("mongodb://").partition("/")[0].rpartition("@")[2]
+
+    told = await problem_with(f"mongodb://root:hunter2@{host}/")
+
+    assert told == (
+        f"MONGODB_URL: MongoDB at {host} refuses us: OperationFailure 18 AuthenticationFailed. "
+        "Correct user, password and authSource in it."
+    )

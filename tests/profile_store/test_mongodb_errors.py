@@ -3,7 +3,14 @@ from __future__ import annotations
 import traceback
 
 import pytest
-from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    DuplicateKeyError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 
 from profile_store.contracts import StoreUnavailable
 from profile_store.mongodb.errors import unavailable_on_failure
@@ -36,6 +43,15 @@ def test_a_lost_connection_names_the_server():
         unavailable_on_failure("store a batch"),
     ):
         raise AutoReconnect("db-1:27017 closed")
+
+
+def test_a_server_that_is_away_is_named_without_what_the_driver_knows_of_it():
+    with (
+        pytest.raises(StoreUnavailable) as caught,
+        unavailable_on_failure("roll up"),
+    ):
+        raise ServerSelectionTimeoutError("db-1:27017: refused, Timeout: 7.9s, Topology Description: <...>")
+    assert str(caught.value) == "MongoDB could not roll up: ServerSelectionTimeoutError: db-1:27017: refused"
 
 
 def test_other_errors_pass():
