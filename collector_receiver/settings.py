@@ -16,6 +16,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 _ORIGIN = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII)
+_ALL_ADDRESSES = {"0.0.0.0", "::"}  # noqa: S104 - recognised here, not bound
 
 
 class InvalidSettings(Exception):
@@ -81,6 +82,16 @@ class ReceiverSettings(BaseSettings):
         return tuple(origin.lower() for origin in origins)
 
     @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.otlp_http_port and self.otlp_http_port == self.otlp_grpc_port:
+            raise ValueError(_same_port("OTLP_HTTP_PORT", self.otlp_http_port, "OTLP_GRPC_PORT"))
+        if self.status_port and _may_overlap(self.status_host, self.bind_host):
+            for name in ("otlp_grpc_port", "otlp_http_port"):
+                if self.status_port == getattr(self, name):
+                    raise ValueError(_same_port("STATUS_PORT", self.status_port, name.upper()))
+        return self
+
+    @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if (self.otlp_tls_certificate is None) != (self.otlp_tls_key is None):
             set_one, missing = ("OTLP_TLS_CERTIFICATE", "OTLP_TLS_KEY")
@@ -112,6 +123,15 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _same_port(variable: str, port: int, other: str) -> str:
+    return f"{variable}={port}: {other} is the same port; give one of the two another (0: any free port)"
+
+
+def _may_overlap(one: str, other: str) -> bool:
+    """Whether a port of one address is taken by the other; two of one machine have their own ports."""
+    return one == other or not {one, other}.isdisjoint(_ALL_ADDRESSES)
 
 
 def load(kind: type[Settings]) -> Settings:

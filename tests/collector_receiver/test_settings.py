@@ -110,6 +110,44 @@ def test_half_of_tls_is_refused_and_the_other_half_named(monkeypatch, set_ones, 
         load(ReceiverSettings)
 
 
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"OTLP_GRPC_PORT": "4318"}, "OTLP_HTTP_PORT=4318: OTLP_GRPC_PORT is the same port"),
+        ({"STATUS_PORT": "4317"}, "STATUS_PORT=4317: OTLP_GRPC_PORT is the same port"),
+        ({"STATUS_PORT": "4318"}, "STATUS_PORT=4318: OTLP_HTTP_PORT is the same port"),
+        (
+            {"STATUS_PORT": "4318", "BIND_HOST": "0.0.0.0", "INGEST_MODE": "key"},
+            "STATUS_PORT=4318: OTLP_HTTP_PORT is the same port",
+        ),
+    ],
+    ids=str,
+)
+def test_a_port_that_is_wanted_twice_is_refused_with_both_names(monkeypatch, variables, told):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(InvalidSettings) as problem:
+        load(ReceiverSettings)
+
+    assert str(problem.value) == f"{told}; give one of the two another (0: any free port)"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OTLP_GRPC_PORT": "0", "OTLP_HTTP_PORT": "0", "STATUS_PORT": "0"},
+        {"STATUS_PORT": "4318", "STATUS_HOST": "127.0.0.2"},
+    ],
+    ids=str,
+)
+def test_free_ports_and_ports_of_other_addresses_are_not_the_same(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert load(ReceiverSettings).status_port == int(variables["STATUS_PORT"])
+
+
 def test_origins_are_separated_by_commas(monkeypatch):
     monkeypatch.setenv("CORS_ORIGINS", " https://Shop.example , http://localhost:3000,")
 
