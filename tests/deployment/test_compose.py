@@ -27,6 +27,13 @@ NO_SHELL = {"collector"}
 """Images without any program for a health check; docs/operations.md says how to ask instead."""
 
 
+def test_the_manual_makes_a_project_key_in_a_service_that_reaches_the_data(compose) -> None:
+    command = r"^\$ docker compose exec (\S+) python -m profile_store create-project \S+$"
+    (service,) = re.findall(command, (ROOT / "docs" / "operations.md").read_text("utf-8"), re.MULTILINE)
+
+    assert "MONGODB_URL" in compose["services"][service]["environment"]
+
+
 def test_it_follows_the_compose_specification() -> None:
     checked = subprocess.run(
         [
