@@ -69,11 +69,12 @@ def _begin_hop() -> Hop | None:
     return request.guard.call("hop", request.begin_hop, patched)
 
 
-def _patch_anyio(module: Any) -> Callable[[], None]:
-    original = module.run_sync
+def _patch_call(name: str, module: Any) -> Callable[[], None]:
+    """A coroutine function whose first argument is what a thread is to call."""
+    original = getattr(module, name)
 
     @wraps(original)
-    async def run_sync(*arguments: Any, **options: Any) -> Any:
+    async def in_thread(*arguments: Any, **options: Any) -> Any:
         hop = _begin_hop() if arguments else None
         if hop is None:
             return await original(*arguments, **options)
@@ -83,7 +84,7 @@ def _patch_anyio(module: Any) -> Callable[[], None]:
         finally:
             hop.end()
 
-    return _replace(module, "run_sync", run_sync)
+    return _replace(module, name, in_thread)
 
 
 def _patch_asgiref(module: Any) -> Callable[[], None]:
@@ -151,6 +152,7 @@ def _replace(owner: Any, name: str, replacement: Any) -> Callable[[], None]:
 
 
 _PATCHES: dict[str, Callable[[Any], Callable[[], None]]] = {
-    "anyio.to_thread": _patch_anyio,
+    "anyio.to_thread": partial(_patch_call, "run_sync"),
+    "asyncio": partial(_patch_call, "to_thread"),
     "asgiref.sync": _patch_asgiref,
 }

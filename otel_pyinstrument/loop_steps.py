@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import Context
-from functools import partial
+from functools import cache, partial
 from logging import getLogger
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 from weakref import ref
 
 from opentelemetry.trace import Span, get_current_span
@@ -44,8 +44,52 @@ class _Followed(NamedTuple):
 
 
 def can_be_followed(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether attributes of `loop` can be set as usual; there may be loops without."""
-    return hasattr(loop, "__dict__") and type(loop).__setattr__ is object.__setattr__
+    """Whether attributes of `loop` can be set as usual, and tasks say whose step they ask for."""
+    return (
+        hasattr(loop, "__dict__")
+        and type(loop).__setattr__ is object.__setattr__
+        and steps_can_be_told_apart()
+    )
+
+
+@cache
+def steps_can_be_told_apart() -> bool:
+    """Whether tasks say whose step they ask for, as CPython's do without a promise. Warns once if not."""
+    asked = _AskedLoop()
+    work = _nothing()
+    try:
+        task: object = asyncio.Task(work, loop=cast("asyncio.AbstractEventLoop", asked))
+        if [getattr(step, "__self__", None) for step in asked.steps] == [task]:
+            return True
+        problem = "its tasks do not tell whose step they ask for"
+    except Exception as error:
+        if came_from_signal_handler(error):
+            raise
+        problem = f"{type(error).__name__}: {error}"
+    finally:
+        work.close()  # its step is never made
+    _logger.warning("Requests on event loops are not profiled: asyncio is not as known, %s", problem)
+    return False
+
+
+async def _nothing() -> None:
+    pass
+
+
+class _AskedLoop:
+    """As much of an event loop as a task needs that never runs."""
+
+    def __init__(self) -> None:
+        self.steps: list[object] = []
+
+    def call_soon(self, callback: object, *_arguments: object, context: Context | None = None) -> None:
+        self.steps.append(callback)
+
+    def get_debug(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: object) -> None:
+        """That the task was not made to its end is no news."""
 
 
 def is_followed(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> bool:

@@ -138,6 +138,9 @@ class Segment:
                 return None
             ran_to_the_end = self._open
             paused = self._open and not self._hooked
+            if paused and native.thread_id() == self._owner and self._classifier.is_running():
+                # Nobody has told of this turn, nor of who knows how many before.
+                self._interrupted, paused = True, False
             self._open = False  # from here on a sample takes the hook away
             self._closed = True
             end = self._end_now(span_ended_ns, paused=paused)

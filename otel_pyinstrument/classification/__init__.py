@@ -11,6 +11,8 @@ from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
+from otel_pyinstrument.guard import came_from_signal_handler
+
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
@@ -92,6 +94,8 @@ def load_strategies() -> None:
 
 def classifier_of_running_unit(same_request: SameRequest) -> Classifier | None:
     """The strategy for what is running now; None when it is no unit that could be told from others."""
+    if "trio" in sys.modules and _is_in_trio():
+        return None
     if "asyncio" in sys.modules:
         from otel_pyinstrument.classification.tasks import TaskClassifier, running_loop
 
@@ -105,3 +109,14 @@ def classifier_of_running_unit(same_request: SameRequest) -> Classifier | None:
     from otel_pyinstrument.classification.threads import ThreadClassifier
 
     return ThreadClassifier()
+
+
+def _is_in_trio() -> bool:
+    """Whether this thread runs tasks of trio: they take turns as asyncio's do, and nobody tells of these."""
+    try:
+        sys.modules["trio"].lowlevel.current_task()
+    except (AttributeError, RuntimeError) as error:  # it is being imported, or it does not run here
+        if came_from_signal_handler(error):
+            raise
+        return False
+    return True

@@ -19,17 +19,18 @@ assert not {"anyio", "asgiref", "greenlet", "gevent"} & set(sys.modules), sorted
 # When they are loaded later, then they are followed
 import anyio.to_thread
 import asgiref.sync
-places = [(anyio.to_thread, "run_sync"), (asgiref.sync.SyncToAsync, "__call__"),
+import asyncio
+places = [(anyio.to_thread, "run_sync"), (asyncio, "to_thread"), (asgiref.sync.SyncToAsync, "__call__"),
           (asgiref.sync.AsyncToSync, "__call__")]
 def patched():
     return [getattr(owner, name).__code__.co_filename.endswith("hop_patches.py") for owner, name in places]
-assert patched() == [True] * 3, patched()
+assert patched() == [True] * 4, patched()
 
 # When profiling goes off and on again, then they are restored and followed again
 PyinstrumentInstrumentor().uninstrument()
-assert patched() == [False] * 3, patched()
+assert patched() == [False] * 4, patched()
 PyinstrumentInstrumentor().instrument()
-assert patched() == [True] * 3, patched()
+assert patched() == [True] * 4, patched()
 print("done")
 """
 

@@ -96,6 +96,24 @@ def test_work_in_a_thread_stands_below_the_await(run_traced, time_in, burn) -> N
     assert left_us - 15_000 - lost_us <= waited <= left_us
 
 
+def test_so_does_work_that_asyncio_hands_to_a_thread(run_traced, time_in, burn) -> None:
+    def in_thread(seconds: float, *, then: float) -> str:
+        burn(seconds)
+        burn(then)
+        return "done"
+
+    async def view() -> None:
+        answers.append(await asyncio.to_thread(in_thread, 0.02, then=0.02))
+
+    answers: list[str] = []
+
+    tree = run_traced(view)
+
+    assert answers == ["done"]
+    assert paths(tree, "in_thread") == {("view", "in_thread")}
+    assert time_in(tree, "in_thread") > 35_000
+
+
 def test_a_hop_shorter_than_the_interval_keeps_its_time(make_traced, tree_of, time_in) -> None:
     # Given work too short for a sample
     traced = make_traced(interval=1000.0)

@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 import pytest
+import trio
 import uvloop
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind
 
+from otel_pyinstrument import loop_steps
 from otel_pyinstrument.segment import MAX_TURNS
 
 LOOPS = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.Loop}
@@ -39,6 +41,17 @@ def serve(traced):
             await work()
 
     return run
+
+
+@pytest.fixture
+def untold_steps(monkeypatch: pytest.MonkeyPatch):
+    """What a task hands to its loop does not tell which task it is."""
+    call = loop_steps._LoopSteps.__call__
+
+    def untold(self, callback, *arguments, context=None):
+        return call(self, lambda *given: callback(*given), *arguments, context=context)
+
+    monkeypatch.setattr(loop_steps._LoopSteps, "__call__", untold)
 
 
 def is_replaced(loop: asyncio.AbstractEventLoop) -> bool:
@@ -579,3 +592,84 @@ def test_a_fork_while_another_thread_ends_a_request_does_not_block_the_child() -
 
     # Then the child profiles its own requests, and the parent's is as it was
     assert run.stdout.splitlines() == ["[1]", "0 [1]"], run.stderr
+
+
+def test_a_request_whose_steps_nobody_told_of_is_marked_and_blames_nothing(
+    loop, traced, serve, burn, untold_steps, profile_of
+) -> None:
+    # Given steps that cannot be told from those of others
+    async def work() -> None:
+        burn(0.01)
+        for _ in range(3):
+            await asyncio.sleep(0)
+            burn(0.01)
+
+    # When a request has been served
+    loop.run_until_complete(serve(work))
+
+    # Then its profile says that it is not whole, and ends before what it did not see
+    (span,) = traced.exporter.get_finished_spans()
+    attributes = profile_of(span).attributes
+    assert attributes["pyinstrument.interrupted"]
+    assert attributes["pyinstrument.duration"] < 0.75 * (span.end_time - span.start_time) / 1e9
+    assert not is_replaced(loop)
+
+
+@pytest.mark.parametrize("how", ["untold", "failing"])
+def test_where_tasks_do_not_tell_whose_step_it_is_nothing_is_profiled_and_one_warning_says_so(
+    how, loop, traced, serve, monkeypatch, caplog, profile_of
+) -> None:
+    # Given tasks that hand something else to their loop
+    class Untold(asyncio.Task):
+        def __init__(self, coroutine, *, loop, **options) -> None:
+            if how == "failing":
+                raise TypeError("no tasks today")
+            super().__init__(coroutine, loop=_Wrapping(loop), **options)
+
+    class _Wrapping:
+        def __init__(self, loop) -> None:
+            self._loop = loop
+
+        def __getattr__(self, name):
+            return getattr(self._loop, name)
+
+        def call_soon(self, callback, *arguments, context=None):
+            return self._loop.call_soon(lambda: callback(*arguments), context=context)
+
+    loop_steps.steps_can_be_told_apart.cache_clear()
+    with monkeypatch.context() as changed:
+        changed.setattr(loop_steps.asyncio, "Task", Untold)
+        assert not loop_steps.steps_can_be_told_apart()
+
+    # When requests are served
+    for _ in range(2):
+        loop.run_until_complete(serve(lambda: asyncio.sleep(0)))
+
+    # Then none has a profile, and that is said once
+    assert [profile_of(span) for span in traced.exporter.get_finished_spans()] == [None, None]
+    assert [record.getMessage()[:44] for record in caplog.records if record.levelname == "WARNING"] == [
+        "Requests on event loops are not profiled: as"
+    ]
+    assert not is_replaced(loop)
+    loop_steps.steps_can_be_told_apart.cache_clear()
+
+
+def test_tasks_of_trio_are_not_profiled(traced, burn, profile_of) -> None:
+    """They take turns on one thread, and nobody tells of these: trees would mix requests."""
+
+    async def serve_request(name: str) -> None:
+        with traced.tracer.start_as_current_span(name, kind=SpanKind.SERVER):
+            for _ in range(3):
+                burn(0.002)
+                await trio.sleep(0)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_request, "GET /a")
+            nursery.start_soon(serve_request, "GET /b")
+
+    trio.run(main)
+
+    assert [profile_of(span) for span in traced.exporter.get_finished_spans()] == [None, None]
+    assert sys.getprofile() is None
+    assert profile_of(traced.request(lambda: burn(0.01))) is not None
