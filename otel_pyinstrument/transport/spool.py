@@ -13,6 +13,7 @@ from pathlib import Path
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from otel_pyinstrument import native
 from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.transport.losses import Losses
 from otel_pyinstrument.transport.senders import Answer, OpenSender, Send
@@ -61,7 +62,9 @@ class Spool:
         _reset_after_fork()
 
     def _renew(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler or finalizer may export a span while another is being kept. Of the real
+        # thread: where gevent has replaced threads, a new one runs on ours before its `start` returns.
+        self._lock = native.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._away = False
@@ -117,10 +120,13 @@ class Spool:
     def _start(self, *, away: bool) -> None:
         if self._thread is not None or self._stop.is_set():
             return
+        thread = threading.Thread(target=self._run, name="otel-pyinstrument-spool", daemon=True)
+        if self._thread is not None:
+            return  # a signal handler has been here meanwhile
         self._away = away
-        self._thread = threading.Thread(target=self._run, name="otel-pyinstrument-spool", daemon=True)
+        self._thread = thread
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError as error:
             # No more threads, or the interpreter ends: what waits is safe on disk until the next put or look.
             if came_from_signal_handler(error):
@@ -151,7 +157,9 @@ class Spool:
 
     def _finish(self) -> bool:
         with self._lock:
-            if self._directory.waiting():
+            newest = self._newest
+            # A finalizer may keep another in the middle of looking, and starts no thread: this one is there.
+            if self._directory.waiting() or self._newest is not newest:
                 return False
             self._thread = None
             return True

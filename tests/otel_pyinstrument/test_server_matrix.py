@@ -138,7 +138,7 @@ def served(site: Path, grpc_sink, wait_until) -> Callable[..., AbstractContextMa
     """Runs a server under `opentelemetry-instrument`, ends it by SIGTERM, and gives its port."""
 
     @contextmanager
-    def run(server: Server, *, profiles: bool = True) -> Iterator[int]:
+    def run(server: Server, *, profiles: bool = True, **variables: str) -> Iterator[int]:
         (port,) = find_free_ports(1)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         environment |= {
@@ -155,6 +155,7 @@ def served(site: Path, grpc_sink, wait_until) -> Callable[..., AbstractContextMa
             "OTEL_PYINSTRUMENT_CPU_BUDGET": "1",
             "OTEL_PYINSTRUMENT_MAX_CONCURRENT": "100",
             "OTEL_PYINSTRUMENT_INTERVAL": "4",
+            **variables,
         }
         log = site / "log"
         with log.open("wb") as output:
@@ -164,6 +165,7 @@ def served(site: Path, grpc_sink, wait_until) -> Callable[..., AbstractContextMa
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
         def listens() -> bool:
@@ -178,7 +180,7 @@ def served(site: Path, grpc_sink, wait_until) -> Callable[..., AbstractContextMa
             assert process.wait(60) == server.code, log.read_text()
         finally:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # a worker that hangs would outlive its master
                 process.wait()
         text = log.read_text()
         assert str(ROOT / "otel_pyinstrument") not in text, text  # in no traceback
@@ -297,3 +299,30 @@ def test_workers_that_uwsgi_forks_without_telling_python_serve_unprofiled(
             all_answer(port, server.workers, answered)
     assert len(answered) == server.workers
     assert not list(profiles(grpc_sink))
+
+
+def test_a_gevent_worker_sends_what_the_last_one_left_in_the_spool(
+    served, grpc_sink, site, wait_until, assert_profiled
+) -> None:
+    # Given a worker that ended while the backend took nothing. gunicorn lets gevent patch after it has forked
+    spool = site / "spool"
+    server = Server(("gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", "gevent", "wsgi_app:app"), 1)
+    answered: Counter[int] = Counter()
+    grpc_sink.refuse_next = 1_000
+    with served(server, OTEL_PYINSTRUMENT_SPOOL_DIR=str(spool), OTEL_EXPORTER_OTLP_TIMEOUT="1") as port:
+        answered[pid_that_answers(port)] += 1
+    assert list(spool.rglob("*.otlp"))
+    grpc_sink.requests.clear()
+    grpc_sink.refuse_next = 0
+
+    # When the next one serves, and is ended
+    with served(server, OTEL_PYINSTRUMENT_SPOOL_DIR=str(spool), OTEL_BSP_SCHEDULE_DELAY="200") as port:
+        answered[pid_that_answers(port)] += 1
+        wait_until(lambda: len(list(profiles(grpc_sink))) == answered.total())
+        answered[pid_that_answers(port)] += 1
+        begun = time.monotonic()
+
+    # Then all have arrived, nothing waits, and gunicorn had to kill nobody, as it does after 30 seconds
+    assert time.monotonic() - begun < 25
+    assert_profiled(server, answered)
+    assert not list(spool.rglob("*.otlp"))

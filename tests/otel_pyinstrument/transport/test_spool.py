@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from otel_pyinstrument.transport import install, spool
 from otel_pyinstrument.transport.losses import Losses
 from otel_pyinstrument.transport.spool_directory import SpoolDirectory
+from tests.free_ports import find_free_ports
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -982,3 +983,84 @@ def test_what_a_signal_handler_raises_meanwhile_passes_and_makes_no_second_threa
     go_on.set()
     assert names.count("otel-pyinstrument-spool") == 1
     wait_until(lambda: line.delivered == [b"first", b"second"])
+
+
+END_A_SPAN_IN_A_SIGNAL_HANDLER = """
+import os, signal, sys, threading
+from pathlib import Path
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from otel_pyinstrument.settings import Settings
+from otel_pyinstrument.transport.install import Transport
+
+endpoint, folder, moment = sys.argv[1:]
+provider = TracerProvider(shutdown_on_exit=False)
+provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=0.3)))
+Transport(provider, Settings(spool_dir=folder)).install()
+tracer = provider.get_tracer("test")
+owner, name = {
+    "its file is written": (os, "fsync"),
+    "the thread is made": (threading.Thread, "__init__"),
+    "the thread is started": (threading.Thread, "start"),
+}[moment]
+original = getattr(owner, name)
+
+def interrupted(*arguments, **named):
+    result = original(*arguments, **named)
+    setattr(owner, name, original)
+    signal.raise_signal(signal.SIGUSR1)
+    return result
+
+signal.signal(signal.SIGUSR1, lambda *_: tracer.start_span("of the handler").end())
+setattr(owner, name, interrupted)
+tracer.start_span("of the application").end()
+threads = [thread.name for thread in threading.enumerate()].count("otel-pyinstrument-spool")
+print(getattr(owner, name) is original, len(list(Path(folder).rglob("*.otlp"))), threads, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs POSIX signals")
+@pytest.mark.parametrize("moment", ["its file is written", "the thread is made", "the thread is started"])
+def test_a_span_that_a_signal_handler_ends_while_another_is_kept_is_kept_too(
+    moment: str, tmp_path: Path
+) -> None:
+    # Given an application whose backend is away
+    (port,) = find_free_ports(1)
+    arguments = [f"http://127.0.0.1:{port}/v1/traces", str(tmp_path / "spool"), moment]
+
+    # When a signal comes while it keeps a request, and the handler makes a span
+    run = subprocess.run(
+        [sys.executable, "-c", END_A_SPAN_IN_A_SIGNAL_HANDLER, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    # Then both are on disk, and one thread cares for them
+    assert run.stdout == "True 2 1\n", run.stderr
+
+
+def test_what_a_finalizer_keeps_while_the_thread_looks_whether_it_may_end_is_sent(
+    folder, tmp_path, wait_until, monkeypatch
+) -> None:
+    # Given a finalizer of the application that exports a span, just when nothing waits any more
+    directory, line = folder(), Line()
+    look = directory.waiting
+
+    def waiting() -> list[Path]:
+        found = look()
+        if not found and line.delivered == [b"first"]:
+            assert kept.put(b"of the finalizer")
+        return found
+
+    monkeypatch.setattr(directory, "waiting", waiting)
+    kept = spool.Spool(directory, line, losses=Losses())
+
+    # When
+    assert kept.put(b"first")
+
+    # Then it does not stay until the next look
+    wait_until(lambda: line.delivered == [b"first", b"of the finalizer"])
+    wait_until(lambda: kept._thread is None and not files(tmp_path))
