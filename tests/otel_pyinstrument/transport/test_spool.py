@@ -340,6 +340,29 @@ def test_a_file_that_was_never_finished_is_not_sent(backend, app, spans, tmp_pat
     assert backend.numbers == [0]
 
 
+def test_a_request_waits_only_when_all_of_it_has_reached_the_disk(folder, monkeypatch) -> None:
+    # Given what others would find, and a power cut leave, when the system is told to write
+    directory = folder()
+    synced = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        about = os.fstat(descriptor)
+        synced.append((about.st_ino, about.st_size, directory.waiting()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+
+    # When a request is kept
+    path = directory.put(b"x" * KIB)
+
+    # Then its file was whole by then, and took its name later
+    kept = path.stat()
+    assert synced == [(kept.st_ino, kept.st_size, [])]
+    assert directory.waiting() == [path]
+    assert directory.read(path) == b"x" * KIB
+
+
 @pytest.mark.parametrize(
     ("grpc_code", "status"),
     [(grpc.StatusCode.INVALID_ARGUMENT, 400), (grpc.StatusCode.UNAUTHENTICATED, 401)],
