@@ -453,6 +453,23 @@ def test_a_request_of_very_many_steps_is_cut(loop, serve, traced, profile_of) ->
     assert profile_of(span).attributes["pyinstrument.truncated"] is True
 
 
+def test_a_request_that_waits_in_silence_is_cut_at_the_limit(loop, make_traced, profile_of) -> None:
+    # Given a connection on which nothing happens, for many times the maximum duration
+    traced = make_traced(max_duration=0.1)
+
+    async def connection() -> None:
+        with traced.tracer.start_as_current_span("HTTP /ws", kind=SpanKind.SERVER):
+            await asyncio.sleep(1.5)
+
+    loop.run_until_complete(connection())
+
+    # Then its profile has ended there, and not with its next step
+    (span,) = traced.exporter.get_finished_spans()
+    attributes = profile_of(span).attributes
+    assert attributes["pyinstrument.truncated"] is True
+    assert 0.1 <= attributes["pyinstrument.duration"] < 0.8
+
+
 def test_an_awaitable_that_answers_everything_is_no_problem(loop, serve, traced) -> None:
     # Given an object that the application awaits, with any attribute one asks for
     class Anything:
