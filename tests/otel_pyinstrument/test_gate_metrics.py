@@ -7,9 +7,13 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
 from otel_pyinstrument import PyinstrumentInstrumentor
+from otel_pyinstrument.private_names import processors_of
+from otel_pyinstrument.span_processor import ProfilingSpanProcessor
 
 
 @pytest.fixture
@@ -65,6 +69,37 @@ def test_decisions_and_costs_are_reported(reader, burn, caplog: pytest.LogCaptur
     assert [
         record.getMessage() for record in caplog.records if "instrument with name" in record.getMessage()
     ] == []
+    meter_provider.shutdown()
+
+
+def test_costs_are_those_of_the_gate(reader, burn) -> None:
+    # Given profiling with a meter provider, and a request whose profile somebody has read
+    meter_provider = MeterProvider([reader], resource=Resource.get_empty(), shutdown_on_exit=False)
+    tracer_provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
+    PyinstrumentInstrumentor().instrument(
+        tracer_provider=tracer_provider, meter_provider=meter_provider, rate=1, cpu_budget=1
+    )
+    exporter = InMemorySpanExporter()
+    tracer_provider.add_span_processor(SimpleSpanProcessor(exporter))
+    gc.collect()
+    with tracer_provider.get_tracer("test").start_as_current_span("GET /", kind=SpanKind.SERVER):
+        burn(0.02)
+    (span,) = exporter.get_finished_spans()
+    (event,) = span.events
+    assert event.attributes["pyinstrument.payload"]
+    (processor,) = (
+        each for each in processors_of(tracer_provider) if isinstance(each, ProfilingSpanProcessor)
+    )
+    gate = processor.gate
+
+    # When the metrics are read
+    before, seen, after = gate.costs(), points(reader), gate.costs()
+
+    # Then both parts are what the gate was charged, and the share is theirs in the time that the process used
+    assert seen["otel_pyinstrument.gate.cpu.cost", "hook"] == before.hook > 0
+    assert seen["otel_pyinstrument.gate.cpu.cost", "encoding"] == before.encoding > 0
+    cost = before.hook + before.encoding
+    assert cost / after.process <= seen[("otel_pyinstrument.gate.cpu.share",)] <= cost / before.process
     meter_provider.shutdown()
 
 
