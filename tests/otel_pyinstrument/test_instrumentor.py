@@ -90,12 +90,15 @@ def test_what_cannot_profile_anything_installs_nothing(
     assert caplog.records == []
 
 
-def test_a_disabled_sdk_installs_nothing(provider: TracerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disabled_sdk_installs_nothing_and_needs_no_warning(
+    provider: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "TRUE")
 
     PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1)
 
     assert ours(provider) == []
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_the_environment_decides_without_arguments(
