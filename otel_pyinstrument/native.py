@@ -19,6 +19,7 @@ def original(module: str, name: str) -> Any:
 
 
 RLock = original("_thread", "RLock")
+"""Written in C: no signal handler finds it half taken, as it may `threading.RLock` under gevent."""
 thread_id = original("_thread", "get_ident")
 """The identity of the running thread, not of the running greenlet."""
 local = original("_thread", "_local")

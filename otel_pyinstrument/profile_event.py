@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from opentelemetry.sdk.trace import Event, EventBase
 
+from otel_pyinstrument import native
 from otel_pyinstrument.call_tree import FORMAT_VERSION, encode, summary
 from otel_pyinstrument.frames import current_describer
 from otel_pyinstrument.guard import came_from_signal_handler
@@ -20,12 +20,12 @@ from otel_pyinstrument.recording import Recording
 EVENT_NAME: Final = "pyinstrument.profile"
 
 _ERROR_CHARACTERS = 200
-_encoding_lock = threading.RLock()
+_encoding_lock = native.RLock()
 
 
 def _renew_lock() -> None:
     global _encoding_lock
-    _encoding_lock = threading.RLock()
+    _encoding_lock = native.RLock()
 
 
 if hasattr(os, "register_at_fork"):

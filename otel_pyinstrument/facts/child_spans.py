@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from opentelemetry.sdk.trace import Span
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
-from otel_pyinstrument import private_names
+from otel_pyinstrument import native, private_names
 from otel_pyinstrument.endpoint import attributes_of
 from otel_pyinstrument.facts.callers import Caller, nearest_caller
 from otel_pyinstrument.guard import came_from_signal_handler
@@ -111,7 +110,7 @@ class ChildSpans:
 
     def __init__(self) -> None:
         # Reentrant: a finalizer may end a span while another is being counted on the same thread.
-        self._lock = threading.RLock()
+        self._lock = native.RLock()
         self._groups: dict[Kind, Group] = {}
         self._groups_by_text: dict[tuple[str, str], Group] = {}
         self._recent: deque[_Recent] = deque(maxlen=_RECENT_SPANS)

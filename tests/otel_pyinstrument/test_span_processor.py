@@ -7,6 +7,7 @@ import base64
 import gc
 import json
 import logging
+import subprocess
 import sys
 import threading
 import time
@@ -848,3 +849,63 @@ def test_a_request_loses_no_turn_to_another_thread_by_being_profiled(
     # Then all are profiled, and the other thread never had a turn in one of them
     assert all(profile_of(span) for span in traced.exporter.get_finished_spans() if span.name == "GET /")
     assert lost == 0
+
+
+INTERRUPTED_UNDER_GEVENT = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import sys, threading
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from otel_pyinstrument import PyinstrumentInstrumentor
+
+provider, exporter = TracerProvider(), InMemorySpanExporter()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, cpu_budget=1)
+tracer = provider.get_tracer("test")
+
+def query():
+    attributes = {"db.system": "sqlite", "db.statement": "SELECT 1"}
+    tracer.start_span("SELECT", kind=SpanKind.CLIENT, attributes=attributes).end()
+
+def serve():
+    with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+        query()
+
+def profiles():
+    return [event for span in exporter.get_finished_spans() for event in span.events]
+
+for _ in range(50):
+    serve()
+unread, busy = iter(profiles()), False
+
+def interrupt(frame, event, _argument):
+    # As a signal handler may, at every line of a lock that is written in Python and that we have asked for.
+    global busy
+    if not busy and frame.f_code.co_filename == threading.__file__:
+        if "otel_pyinstrument" in frame.f_back.f_code.co_filename and event in ("line", "return"):
+            busy = True
+            query()
+            next(unread).attributes
+            busy = False
+    return interrupt
+
+sys.settrace(interrupt)
+serve()
+next(unread).attributes
+sys.settrace(None)
+print(sum("pyinstrument.payload" in event.attributes for event in profiles()), sys.getprofile())
+"""
+
+
+def test_spans_that_a_signal_handler_ends_under_gevent_wait_for_nobody() -> None:
+    # Given that gevent makes locks of the standard library wait for another greenlet, which is never to come
+    # When requests are counted, and profiles encoded, while others are
+    run = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_UNDER_GEVENT], capture_output=True, text=True, timeout=60
+    )
+
+    # Then nothing fails or hangs
+    assert (run.stdout, run.stderr) == ("51 None\n", "")
