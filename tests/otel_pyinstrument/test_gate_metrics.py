@@ -11,9 +11,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from otel_pyinstrument import PyinstrumentInstrumentor
+from otel_pyinstrument import PyinstrumentInstrumentor, gate_metrics
 from otel_pyinstrument.private_names import processors_of
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
+
+
+@pytest.fixture(autouse=True)
+def gates_that_other_tests_have_left_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_metrics, "_gates", [])
 
 
 @pytest.fixture
