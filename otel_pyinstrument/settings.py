@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Mapping
 from logging import getLogger
 from typing import Any, NamedTuple, cast
-from urllib.parse import urlsplit
 
-from otel_pyinstrument import environment_variables
+from otel_pyinstrument import environment_variables, setting_readers
 from otel_pyinstrument.configuration_file import BadConfigurationFile, read_configuration_file
-from otel_pyinstrument.endpoint_rates import read_endpoint_rate
 from otel_pyinstrument.masking import MASK, masked_url
-from otel_pyinstrument.path_patterns import PathPatterns
 
 _logger = getLogger(__name__)
 
@@ -123,7 +118,7 @@ def resolve_settings(
             try:
                 values[name] = read(given)
                 origins[name] = origin
-            except _PartlyBad as error:
+            except setting_readers.PartlyBad as error:
                 values[name] = error.usable
                 origins[name] = f"{origin}, without what is bad"
                 _logger.warning("%s%s: %s; the others hold", label, _shown_given(error.bad, name), error)
@@ -197,144 +192,28 @@ def _file_options(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> _
     return _File(path, {name: value for name, value in options.items() if name not in unknown})
 
 
-class _PartlyBad(ValueError):
-    """The message says what was expected instead of `bad`; `usable` is the rest of the value."""
-
-    def __init__(self, message: str, *, bad: str, usable: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.bad = bad
-        self.usable = usable
-
-
-def _boolean(given: Any) -> bool:
-    text = str(given).strip().lower()
-    if text in {"true", "1", "yes", "on"}:
-        return True
-    if text in {"false", "0", "no", "off"}:
-        return False
-    raise ValueError("expected true or false")
-
-
-def _number(lowest: float, highest: float) -> Callable[[Any], float]:
-    def read(given: Any) -> float:
-        try:
-            number = float(given)
-        except (TypeError, ValueError):
-            raise ValueError("expected a number") from None
-        if math.isnan(number) or not lowest <= number <= highest:
-            raise ValueError(f"expected a number from {lowest:g} to {highest:g}")
-        return number
-
-    return read
-
-
-def _whole_number(lowest: int, highest: int) -> Callable[[Any], int]:
-    def read(given: Any) -> int:
-        try:
-            number = int(given)
-        except (TypeError, ValueError, OverflowError):
-            raise ValueError("expected a whole number") from None
-        if not lowest <= number <= highest:
-            raise ValueError(f"expected a whole number from {lowest} to {highest}")
-        return number
-
-    return read
-
-
-def _names(given: Any) -> tuple[str, ...]:
-    parts = given.split(",") if isinstance(given, str) else given
-    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):  # pyright: ignore[reportUnknownVariableType] - anything
-        raise ValueError("expected names separated by commas")
-    return tuple(name for part in cast("list[str]", parts) if (name := part.strip().lower()))
-
-
-def _one_of(*known: str) -> Callable[[Any], str]:
-    def read(given: Any) -> str:
-        text = str(given).strip().lower()
-        if text not in known:
-            raise ValueError(f"expected {' or '.join(known)}")
-        return text
-
-    return read
-
-
-def _path(given: Any) -> str:
-    return os.path.abspath(os.path.expanduser(str(given).strip()))
-
-
-def _patterns(given: Any) -> tuple[str, ...]:
-    items: list[Any] = given.split(",") if isinstance(given, str) else list(given)
-    if not all(isinstance(item, str) for item in items):
-        raise ValueError("expected patterns separated by commas, or a list of them")
-    patterns = tuple(item.strip() for item in cast("list[str]", items) if item.strip())
-    try:
-        PathPatterns(patterns)
-    except ValueError as error:
-        raise ValueError(f"expected patterns like /orders/* or GET /orders/*, but {error}") from None
-    return patterns
-
-
-def _endpoint_rates(given: Any) -> tuple[str, ...]:
-    expected = "expected entries like GET /orders/{id}=0.5 or /health=0, without *, with rates from 0 to 1"
-    if isinstance(given, Mapping):
-        rates = cast("Mapping[object, object]", given)
-        entries = [f"{endpoint}={rate}" for endpoint, rate in rates.items()]
-    elif isinstance(given, (str, list, tuple)):
-        entries = given.split(",") if isinstance(given, str) else cast("list[object]", given)
-    else:
-        raise ValueError(expected)
-    usable: list[str] = []
-    bad: list[str] = []
-    for entry in (str(each).strip() for each in entries):
-        try:
-            if entry:
-                read_endpoint_rate(entry)
-                usable.append(entry)
-        except ValueError:
-            bad.append(entry)
-    if bad:
-        raise _PartlyBad(expected, bad=", ".join(bad), usable=tuple(usable))
-    return tuple(usable)
-
-
-def _text(given: Any) -> str:
-    text = str(given).strip()
-    if not text.isprintable():
-        raise ValueError("expected text without control characters")
-    return text
-
-
-def _web_address(given: Any) -> str:
-    text = _text(given)
-    parts = urlsplit(text)
-    # Reading the port raises ValueError when it is none.
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.port == 0:
-        raise ValueError("expected an address like http://127.0.0.1:8000")
-    return text.rstrip("/")
-
-
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "enabled": _boolean,
-    "rate": _number(0, 1),
-    "endpoint_rates": _endpoint_rates,
-    "cpu_budget": _number(0, 1),
-    "max_concurrent": _whole_number(0, 1000),
-    "interval": _number(1, 1000),
-    "max_duration": _number(0.1, 3600),
-    "mask": _names,
-    "event": _one_of("span", "log"),
-    "max_request_bytes": _whole_number(65_536, 1 << 30),
-    "spool_dir": _path,
-    "spool_max_bytes": _whole_number(1 << 20, 1 << 50),
-    "spool_max_age": _number(1, 365 * 86_400),
-    "slow_threshold": _number(0, 3600),
-    "slow_rate": _number(0, 1),
-    "error_rate": _number(0, 1),
-    "include": _patterns,
-    "exclude": _patterns,
-    "config_file": _text,
-    "platform_url": _web_address,
-    "project_key": _text,
+    "enabled": setting_readers.boolean,
+    "rate": setting_readers.number(0, 1),
+    "endpoint_rates": setting_readers.endpoint_rates,
+    "cpu_budget": setting_readers.number(0, 1),
+    "max_concurrent": setting_readers.whole_number(0, 1000),
+    "interval": setting_readers.number(1, 1000),
+    "max_duration": setting_readers.number(0.1, 3600),
+    "mask": setting_readers.names,
+    "event": setting_readers.one_of("span", "log"),
+    "max_request_bytes": setting_readers.whole_number(65_536, 1 << 30),
+    "spool_dir": setting_readers.path,
+    "spool_max_bytes": setting_readers.whole_number(1 << 20, 1 << 50),
+    "spool_max_age": setting_readers.number(1, 365 * 86_400),
+    "slow_threshold": setting_readers.number(0, 3600),
+    "slow_rate": setting_readers.number(0, 1),
+    "error_rate": setting_readers.number(0, 1),
+    "include": setting_readers.patterns,
+    "exclude": setting_readers.patterns,
+    "config_file": setting_readers.text,
+    "platform_url": setting_readers.web_address,
+    "project_key": setting_readers.text,
 }
 
 FIELD_NAMES = Settings._fields
