@@ -32,6 +32,8 @@ def boolean(given: Any) -> bool:
 
 def number(lowest: float, highest: float) -> Callable[[Any], float]:
     def read(given: Any) -> float:
+        if isinstance(given, bool):  # as YAML reads `yes`; float() makes 1 of it
+            raise ValueError("expected a number")
         try:
             value = float(given)
         except (TypeError, ValueError):
@@ -49,6 +51,9 @@ def whole_number(lowest: int, highest: int) -> Callable[[Any], int]:
             value = int(given)
         except (TypeError, ValueError, OverflowError):
             raise ValueError("expected a whole number") from None
+        # int() makes 1 of True, and 2 of 2.7.
+        if isinstance(given, bool) or (not isinstance(given, str) and value != given):
+            raise ValueError("expected a whole number")
         if not lowest <= value <= highest:
             raise ValueError(f"expected a whole number from {lowest} to {highest}")
         return value
@@ -74,12 +79,23 @@ def one_of(*known: str) -> Callable[[Any], str]:
 
 
 def path(given: Any) -> str:
-    return os.path.abspath(os.path.expanduser(str(given).strip()))
+    return os.path.abspath(os.path.expanduser(_file_name(given)))
+
+
+def configuration_file(given: Any) -> str:
+    return text(_file_name(given))
+
+
+def _file_name(given: Any) -> str:
+    name: object = os.fspath(cast("os.PathLike[Any]", given)) if isinstance(given, os.PathLike) else given
+    if not isinstance(name, str):
+        raise ValueError("expected a path")
+    return name.strip()
 
 
 def patterns(given: Any) -> tuple[str, ...]:
-    items: list[Any] = given.split(",") if isinstance(given, str) else list(given)
-    if not all(isinstance(item, str) for item in items):
+    items = given.split(",") if isinstance(given, str) else given
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):  # pyright: ignore[reportUnknownVariableType] - anything
         raise ValueError("expected patterns separated by commas, or a list of them")
     usable = tuple(item.strip() for item in cast("list[str]", items) if item.strip())
     try:
@@ -113,10 +129,17 @@ def endpoint_rates(given: Any) -> tuple[str, ...]:
 
 
 def text(given: Any) -> str:
-    stripped = str(given).strip()
+    if not isinstance(given, str):
+        raise ValueError("expected text")
+    stripped = given.strip()
     if not stripped.isprintable():
         raise ValueError("expected text without control characters")
     return stripped
+
+
+def key(given: Any) -> str:
+    # A file gives one of digits as a number.
+    return text(str(given) if type(given) is int else given)
 
 
 def web_address(given: Any) -> str:

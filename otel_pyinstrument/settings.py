@@ -113,7 +113,7 @@ def resolve_settings(
             (environ.get(variable_of(name)), f"{variable_of(name)}=", f"environment ({variable_of(name)})"),
             (from_file.options.get(name), f"{from_file.path}: {name}=", f"file ({from_file.path})"),
         ):
-            if given is None or (isinstance(given, str) and not given.strip()):
+            if not _is_given(given):
                 continue
             try:
                 values[name] = read(given)
@@ -166,13 +166,22 @@ def _shown_given(given: object, name: str) -> str:
     return (masked_url(text) if name == "platform_url" else text)[:_SHOWN_CHARACTERS]
 
 
+def _is_given(value: object) -> bool:
+    return value is not None and not (isinstance(value, str) and not value.strip())
+
+
 class _File(NamedTuple):
     path: str
     options: Mapping[str, Any]
 
 
 def _file_options(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> _File:
-    path = str(arguments.get("config_file") or environ.get(variable_of("config_file")) or "").strip()
+    in_code = arguments.get("config_file")
+    given = in_code if _is_given(in_code) else environ.get(variable_of("config_file"), "")
+    try:
+        path = setting_readers.configuration_file(given)
+    except ValueError:  # said where all settings are read
+        path = ""
     if not path:
         return _File("", {})
     try:
@@ -211,9 +220,9 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "error_rate": setting_readers.number(0, 1),
     "include": setting_readers.patterns,
     "exclude": setting_readers.patterns,
-    "config_file": setting_readers.text,
+    "config_file": setting_readers.configuration_file,
     "platform_url": setting_readers.web_address,
-    "project_key": setting_readers.text,
+    "project_key": setting_readers.key,
 }
 
 FIELD_NAMES = Settings._fields

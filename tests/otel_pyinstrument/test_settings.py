@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from pathlib import Path
 
@@ -139,6 +140,75 @@ def test_a_bad_value_warns_once_with_name_value_and_default(
 
 
 @pytest.mark.parametrize(
+    ("name", "bad", "expected"),
+    [
+        ("enabled", 1.0, "expected true or false"),
+        ("enabled", ["true"], "expected true or false"),
+        ("rate", True, "expected a number"),
+        ("rate", [1], "expected a number"),
+        ("cpu_budget", True, "expected a number"),
+        ("interval", True, "expected a number"),
+        ("interval", {"ms": 5}, "expected a number"),
+        ("max_concurrent", True, "expected a whole number"),
+        ("max_concurrent", 2.7, "expected a whole number"),
+        ("max_concurrent", math.inf, "expected a whole number"),
+        ("max_concurrent", [2], "expected a whole number"),
+        ("spool_max_bytes", 5e6 + 0.5, "expected a whole number"),
+        ("event", True, "expected span or log"),
+        ("spool_dir", True, "expected a path"),
+        ("spool_dir", 7, "expected a path"),
+        ("spool_dir", ["/var/spool"], "expected a path"),
+        ("config_file", True, "expected a path"),
+        ("config_file", False, "expected a path"),
+        ("config_file", b"settings.yaml", "expected a path"),
+        ("mask", {"session": 1}, "expected names"),
+        ("mask", True, "expected names"),
+        ("exclude", {"/health": 1}, "expected patterns"),
+        ("exclude", True, "expected patterns"),
+        ("exclude", 5, "expected patterns"),
+        ("platform_url", ["http://127.0.0.1:8000"], "expected text"),
+        ("platform_url", True, "expected text"),
+        ("project_key", ["a", "b"], "expected text"),
+        ("project_key", True, "expected text"),
+        ("project_key", 1.5, "expected text"),
+    ],
+)
+def test_a_value_of_another_type_warns_once_and_the_default_holds(
+    name: str, bad: object, expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # When code or a file gives what only looks like a value
+    settings, origins = resolve_settings({}, {name: bad})
+
+    # Then it is not taken for one
+    assert settings == Settings()
+    assert origins[name] == "default, because the value in code is bad"
+    (record,) = caplog.records
+    shown = "***" if name == "project_key" else str(bad)
+    assert record.getMessage().startswith(f"{name}={shown}: {expected}")
+    assert record.getMessage().endswith(f"using the default {shown_value(Settings()._asdict()[name])}")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "read"),
+    [
+        ("rate", 1, 1.0),
+        ("rate", "1", 1.0),
+        ("max_concurrent", 2.0, 2),
+        ("max_concurrent", "2", 2),
+        ("spool_dir", Path("/var/spool"), "/var/spool"),
+        ("mask", ("Session", "ssn"), ("session", "ssn")),
+        ("exclude", ("/health",), ("/health",)),
+        ("project_key", 123, "123"),
+    ],
+)
+def test_a_value_may_have_each_type_that_says_the_same(
+    name: str, given: object, read: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert resolve_settings({}, {name: given}).settings == Settings()._replace(**{name: read})
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         "/a",
@@ -250,6 +320,35 @@ def test_code_wins_over_environment_over_file_over_default(config_file: Path) ->
 
 def test_the_file_may_be_named_in_code(config_file: Path) -> None:
     assert read_settings({}, {"config_file": str(config_file)}).rate == 0.1
+
+
+@pytest.mark.parametrize("path", [True, 5, ["pyinstrument.yaml"]])
+def test_what_is_no_path_in_code_does_not_fall_back_to_the_file_of_the_variable(
+    path: object, config_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # When code names no file, and a variable one
+    settings = read_settings({"OTEL_PYINSTRUMENT_CONFIG_FILE": str(config_file)}, {"config_file": path})
+
+    # Then, as of any other setting, the bad value in code does not fall back to the variable
+    assert settings == Settings()
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"config_file={path}: expected a path")
+
+
+def test_yaml_that_looks_right_and_has_another_type_is_refused(
+    config_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config_file.write_text(
+        "rate: yes\ninterval: true\nmax_concurrent: 2.7\nspool_dir: true\nexclude: {/health: 1}\n"
+        "project_key: [a, b]\n",
+        "utf-8",
+    )
+
+    assert read_settings({}, {"config_file": str(config_file)}) == Settings(config_file=str(config_file))
+
+    said = [record.getMessage() for record in caplog.records]
+    names = [text.removeprefix(f"{config_file}: ").partition("=")[0] for text in said]
+    assert sorted(names) == ["exclude", "interval", "max_concurrent", "project_key", "rate", "spool_dir"]
 
 
 def test_an_explicit_zero_in_a_file_survives(config_file: Path) -> None:
