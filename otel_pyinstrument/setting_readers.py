@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from otel_pyinstrument.endpoint_rates import read_endpoint_rate
-from otel_pyinstrument.path_patterns import PathPatterns
+from otel_pyinstrument.path_patterns import MAX_CHARACTERS, MAX_PATTERNS, PathPatterns
+
+_NOTHING = "NOTHING"
+"""A pattern for a method that no request has."""
 
 
 class PartlyBad(ValueError):
-    """The message says what was expected instead of `bad`; `usable` is the rest of the value."""
+    """The message says what was expected instead of `bad`, and what holds: `usable`."""
 
     def __init__(self, message: str, *, bad: str, usable: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -62,10 +66,7 @@ def whole_number(lowest: int, highest: int) -> Callable[[Any], int]:
 
 
 def names(given: Any) -> tuple[str, ...]:
-    parts = given.split(",") if isinstance(given, str) else given
-    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):  # pyright: ignore[reportUnknownVariableType] - anything
-        raise ValueError("expected names separated by commas")
-    return tuple(name for part in cast("list[str]", parts) if (name := part.strip().lower()))
+    return _entries(given, str.lower, "expected names separated by commas, or a list of them")
 
 
 def one_of(*known: str) -> Callable[[Any], str]:
@@ -94,38 +95,71 @@ def _file_name(given: Any) -> str:
 
 
 def patterns(given: Any) -> tuple[str, ...]:
-    items = given.split(",") if isinstance(given, str) else given
-    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):  # pyright: ignore[reportUnknownVariableType] - anything
-        raise ValueError("expected patterns separated by commas, or a list of them")
-    usable = tuple(item.strip() for item in cast("list[str]", items) if item.strip())
+    expected = (
+        "expected patterns like /orders/*, GET /orders/* or OPTIONS, separated by commas or in a list, "
+        f"at most {MAX_PATTERNS} of {MAX_CHARACTERS} characters each"
+    )
+    return _entries(given, _pattern, expected, most=MAX_PATTERNS)
+
+
+def inclusive_patterns(given: Any) -> tuple[str, ...]:
+    """As `patterns`, but one that matches nothing where none is good: without any, everything would match."""
     try:
-        PathPatterns(usable)
+        return patterns(given)
+    except PartlyBad:
+        raise
     except ValueError as error:
-        raise ValueError(f"expected patterns like /orders/* or GET /orders/*, but {error}") from None
-    return usable
+        raise PartlyBad(
+            f"{error}; no request is profiled until one is right", bad=str(given), usable=(_NOTHING,)
+        ) from None
 
 
 def endpoint_rates(given: Any) -> tuple[str, ...]:
-    expected = "expected entries like GET /orders/{id}=0.5 or /health=0, without *, with rates from 0 to 1"
     if isinstance(given, Mapping):
         rates = cast("Mapping[object, object]", given)
-        entries = [f"{endpoint}={rate}" for endpoint, rate in rates.items()]
-    elif isinstance(given, (str, list, tuple)):
-        entries = given.split(",") if isinstance(given, str) else cast("list[object]", given)
-    else:
+        given = [f"{endpoint}={rate}" for endpoint, rate in rates.items()]
+    expected = "expected entries like GET /orders/{id}=0.5 or /health=0, without *, with rates from 0 to 1"
+    return _entries(given, _endpoint_rate, expected)
+
+
+def _entries(
+    given: Any, read: Callable[[str], str], expected: str, *, most: int = sys.maxsize
+) -> tuple[str, ...]:
+    """What `read` makes of the entries of a text or a list; it raises ValueError for a bad one.
+
+    Raises:
+        PartlyBad: some are bad, or more than `most`.
+        ValueError: all are bad, or it is no list.
+    """
+    entries = given.split(",") if isinstance(given, str) else given
+    if not isinstance(entries, (list, tuple)):
         raise ValueError(expected)
     usable: list[str] = []
     bad: list[str] = []
-    for entry in (str(each).strip() for each in entries):
+    for entry in cast("Sequence[object]", entries):
+        if entry is None or (isinstance(entry, str) and not entry.strip()):
+            continue
         try:
-            if entry:
-                read_endpoint_rate(entry)
-                usable.append(entry)
+            if not isinstance(entry, str) or len(usable) == most:
+                raise ValueError
+            usable.append(read(entry.strip()))
         except ValueError:
-            bad.append(entry)
+            bad.append(str(entry).strip())
+    if bad and not usable:
+        raise ValueError(expected)
     if bad:
-        raise PartlyBad(expected, bad=", ".join(bad), usable=tuple(usable))
+        raise PartlyBad(f"{expected}; the others hold", bad=", ".join(bad), usable=tuple(usable))
     return tuple(usable)
+
+
+def _pattern(entry: str) -> str:
+    PathPatterns([entry])
+    return entry
+
+
+def _endpoint_rate(entry: str) -> str:
+    read_endpoint_rate(entry)
+    return entry
 
 
 def text(given: Any) -> str:

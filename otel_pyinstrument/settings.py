@@ -91,8 +91,8 @@ def resolve_settings(
 ) -> Resolved:
     """Settings from `arguments` (named like the fields), else `environ`, else the file, else the defaults.
 
-    Never raises: a bad value is logged once with its name and the default that is used instead; of rates for
-    endpoints only the bad ones are left out. A name that is not known is logged too. An argument that is None
+    Never raises: a bad value is logged once with its name and the default that is used instead; of a list
+    only the bad entries are left out. A name that is not known is logged too. An argument that is None
     and a text that is empty count as not given. `arguments_origin` says where `arguments` come from.
     """
     defaults = Settings()
@@ -121,7 +121,7 @@ def resolve_settings(
             except setting_readers.PartlyBad as error:
                 values[name] = error.usable
                 origins[name] = f"{origin}, without what is bad"
-                _logger.warning("%s%s: %s; the others hold", label, _shown_given(error.bad, name), error)
+                _logger.warning("%s%s: %s", label, _shown_given(error.bad, name), error)
             except (TypeError, ValueError, OverflowError) as error:
                 shown = _shown_given(given, name)
                 default = getattr(defaults, name)
@@ -218,7 +218,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "slow_threshold": setting_readers.number(0, 3600),
     "slow_rate": setting_readers.number(0, 1),
     "error_rate": setting_readers.number(0, 1),
-    "include": setting_readers.patterns,
+    "include": setting_readers.inclusive_patterns,
     "exclude": setting_readers.patterns,
     "config_file": setting_readers.configuration_file,
     "platform_url": setting_readers.web_address,

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from otel_pyinstrument import environment_variables
+from otel_pyinstrument.http_methods import METHODS, OTHER_METHOD
+from otel_pyinstrument.path_patterns import PathPatterns
 from otel_pyinstrument.settings import Settings, read_settings, resolve_settings, shown_value, variable_of
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -119,7 +121,6 @@ def test_an_empty_variable_counts_as_not_set(empty: str, caplog: pytest.LogCaptu
         ("CPU_BUDGET", "2"),
         ("SLOW_THRESHOLD", "1s"),
         ("EXCLUDE", "health"),
-        ("INCLUDE", "/a,get /b"),
         ("PLATFORM_URL", "127.0.0.1:8000"),
         ("PLATFORM_URL", "file:///etc/passwd"),
     ],
@@ -240,6 +241,67 @@ def test_a_bad_endpoint_rate_is_named_with_the_remedy_and_the_others_hold(
         f"OTEL_PYINSTRUMENT_ENDPOINT_RATES={bad}: expected entries like GET /orders/{{id}}=0.5 or /health=0, "
         "without *, with rates from 0 to 1; the others hold"
     )
+
+
+@pytest.mark.parametrize("name", ["include", "exclude"])
+@pytest.mark.parametrize("bad", ["health", "get /a", "/" + "a" * 500])
+def test_a_bad_pattern_is_named_with_the_remedy_and_the_others_hold(
+    name: str, bad: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # When one entry of several is nonsense
+    settings, origins = resolve_settings({variable_of(name): f"/health, {bad},OPTIONS"}, {})
+
+    # Then one line says which and what is expected, and the rest is used
+    assert settings == Settings()._replace(**{name: ("/health", "OPTIONS")})
+    assert origins[name] == f"environment ({variable_of(name)}), without what is bad"
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith(f"{variable_of(name)}={bad[:80]}: expected patterns like /orders/*")
+    assert record.getMessage().endswith("; the others hold")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "bad", "good"),
+    [
+        ("exclude", ["/health", 7, {"/a": 1}], "7, {'/a': 1}", ("/health",)),
+        ("mask", ["Session", 7], "7", ("session",)),
+        ("endpoint_rates", ["/a=1", 7], "7", ("/a=1",)),
+        ("exclude", ["/a"] * 200 + ["/b"], "/b", ("/a",) * 200),
+    ],
+)
+def test_an_entry_of_another_type_and_one_too_many_cost_only_themselves(
+    name: str, given: object, bad: str, good: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read_settings({}, {name: given}) == Settings()._replace(**{name: good})
+
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{name}={bad}: expected ")
+
+
+@pytest.mark.parametrize("bad", ["health", "get /a,b", [5], {"/a": 1}, True])
+def test_an_include_without_a_good_pattern_includes_nothing(
+    bad: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    # When nothing that somebody wants to include can be read
+    settings, origins = resolve_settings({}, {"include": bad})
+
+    # Then that does not widen what is profiled to everything
+    included = PathPatterns(settings.include)
+    assert included
+    assert not any(included.match(method, "/a") for method in {*METHODS, OTHER_METHOD, "HTTP", ""})
+    assert settings == Settings(include=settings.include)
+    assert origins["include"] == "code, without what is bad"
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"include={bad}: expected patterns")
+    assert record.getMessage().endswith("; no request is profiled until one is right")
+
+
+@pytest.mark.parametrize("empty", [",", [], ["", None]])
+def test_a_list_of_nothing_is_no_limit_and_no_warning(
+    empty: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read_settings({}, {"include": empty, "exclude": empty, "mask": empty}) == Settings()
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("bad", [5, True, object()])
