@@ -57,6 +57,20 @@ def resolve_service_settings() -> Resolved:
     return without
 
 
+def declared_in() -> str:
+    """OpenTelemetry's own configuration file; "" when there is none, or when the installed SDK reads none."""
+    from opentelemetry.sdk import environment_variables as known
+
+    return os.environ.get(CONFIG_FILE_VARIABLE, "") if hasattr(known, CONFIG_FILE_VARIABLE) else ""
+
+
+def tracing_is_disabled() -> bool:
+    """Whether `OTEL_SDK_DISABLED` is true."""
+    from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
+
+    return os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
+
+
 def disabled_by_name() -> bool:
     """Whether `opentelemetry-instrument` is told to leave this instrumentation out."""
     disabled = {name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",")}
@@ -69,9 +83,7 @@ def _declared_options(path: str) -> dict[str, Any]:
     Raises:
         _Unusable: then it sets nothing up at all.
     """
-    from opentelemetry.sdk import environment_variables as known
-
-    if not hasattr(known, CONFIG_FILE_VARIABLE):
+    if not declared_in():
         _logger.warning(
             "%s=%s: the installed OpenTelemetry SDK is too old to read it", CONFIG_FILE_VARIABLE, path
         )

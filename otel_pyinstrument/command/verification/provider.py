@@ -14,8 +14,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from otel_pyinstrument.command.service_settings import (
     DISABLED_VARIABLE,
     ENTRY_POINT,
+    declared_in,
     disabled_by_name,
     resolve_service_settings,
+    tracing_is_disabled,
 )
 from otel_pyinstrument.command.verification.captured_log import CapturedLog
 from otel_pyinstrument.command.verification.destination import Destination, destination_of
@@ -67,7 +69,7 @@ def _why_nothing_is_profiled(settings: Settings) -> str:
 
 def check_provider(report: Report, log: CapturedLog) -> TracerProvider | None:
     """The global tracer provider, made as `opentelemetry-instrument` makes it if there is none yet."""
-    if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
+    if tracing_is_disabled():
         report.problem("provider", f"{OTEL_SDK_DISABLED} is true, so nothing is traced", "Unset it.")
         return None
     log.take()
@@ -132,11 +134,12 @@ def check_processor(
         if isinstance(processor, ProfilingSpanProcessor):
             report.ok("processor", "ours is on the provider")
             return processor
+    if not settings.profiles_anything:
+        report.note("processor", "not installed, because the settings profile nothing")
+        return None
     if disabled_by_name():
         finding = f"{DISABLED_VARIABLE} switches profiling off"
         remedy = f"Take {ENTRY_POINT} or * out of it."
-    elif not settings.profiles_anything:
-        finding, remedy = "not installed, because the settings profile nothing", "See the line above."
     else:
         finding = "; ".join(["ours is not on the provider", *log.take()])
         remedy = "See the lines above; a reinstallation of otel-pyinstrument registers its entry point again."
@@ -155,9 +158,12 @@ def check_exporters(report: Report, provider: TracerProvider, settings: Settings
         if destination_of(exporter) is None:
             report.note("exporter", f"{type(exporter).__name__}, which is not OTLP: delivery is not checked")
     if not exporters:
+        chosen = (
+            "" if declared_in() else f" (OTEL_TRACES_EXPORTER={os.environ.get('OTEL_TRACES_EXPORTER', '')})"
+        )
         report.problem(
             "exporter",
-            f"spans are not exported (OTEL_TRACES_EXPORTER={os.environ.get('OTEL_TRACES_EXPORTER', '')})",
+            f"spans are not exported{chosen}",
             "Set OTEL_TRACES_EXPORTER=otlp and OTEL_EXPORTER_OTLP_ENDPOINT; pip install "
             "opentelemetry-exporter-otlp.",
         )

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TextIO
 
+from otel_pyinstrument.command.verification.declared_remedies import as_declared
+
 _COLORS = {"ok": "32", "problem": "31", "note": "33"}
 _TITLE_CHARACTERS = 15
 _PROGRESS_SECONDS = 5.0
@@ -33,9 +35,9 @@ class Report:
         self._line("ok", title, finding)
 
     def problem(self, title: str, finding: str, remedy: str) -> None:
-        """The check found something wrong; `remedy` is what to do about it."""
+        """The check found something wrong; `remedy` is what to do about it, in terms of variables."""
         self.problems += 1
-        self._line("problem", title, f"{_sentence(finding)} {remedy}")
+        self._line("problem", title, f"{_sentence(finding)} {as_declared(remedy)}")
 
     def note(self, title: str, finding: str) -> None:
         """Worth knowing, and not wrong."""

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,18 +15,39 @@ import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
+import grpc
 import pytest
+from opentelemetry.sdk import environment_variables as sdk_variables
 from packaging.requirements import Requirement
 
 from otel_pyinstrument.command import verify
 from otel_pyinstrument.command.__main__ import main
 from otel_pyinstrument.command.verification import delivery, installation
 from otel_pyinstrument.command.verification.captured_log import CapturedLog
+from otel_pyinstrument.command.verification.declared_remedies import as_declared
+from otel_pyinstrument.command.verification.destination import INVALID_METADATA, Answer, Destination
+from otel_pyinstrument.command.verification.listener import Listener, Speaks
 from otel_pyinstrument.command.verification.platform import Platform, PlatformFailed, clock_offset_seconds
 from otel_pyinstrument.command.verification.provider import check_settings
+from otel_pyinstrument.command.verification.remedies import advice
 from otel_pyinstrument.command.verification.report import Report, printable
+
+with_declarative_configuration = pytest.mark.skipif(
+    find_spec("opentelemetry.configuration") is None,
+    reason="opentelemetry-configuration needs a newer SDK",
+)
+
+FILE = """
+file_format: "1.0"
+tracer_provider:
+  processors:
+    - simple: {{exporter: {{{exporter}}}}}
+"""
+NAMED = "resource: {attributes: [{name: service.name, value: shop}]}\n"
 
 
 @pytest.fixture
@@ -91,6 +113,10 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def problems_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in done.stdout.splitlines() if line.startswith("problem")]
+
+
 # --- The whole command -----------------------------------------------------------------------------------
 
 
@@ -101,7 +127,7 @@ def test_a_dead_endpoint_is_one_problem_with_a_remedy_and_what_was_not_checked_i
 
         done = run(OTEL_SERVICE_NAME="shop", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
 
-    problems = [line for line in done.stdout.splitlines() if line.startswith("problem")]
+    problems = problems_of(done)
     assert (done.returncode, done.stderr) == (1, "")
     assert len(problems) == 1
     assert "nobody listens on 127.0.0.1" in problems[0]
@@ -140,6 +166,7 @@ def test_a_file_of_opentelemetry_that_cannot_be_used_is_one_problem(report, out,
     ("variables", "finding"),
     [
         ({"OTEL_SDK_DISABLED": "true"}, "OTEL_SDK_DISABLED is true"),
+        ({"OTEL_SDK_DISABLED": "True"}, "OTEL_SDK_DISABLED is true"),
         ({"OTEL_PYINSTRUMENT_ENABLED": "false"}, "OTEL_PYINSTRUMENT_ENABLED is false"),
         ({"OTEL_PYINSTRUMENT_RATE": "0"}, "OTEL_PYINSTRUMENT_RATE is 0"),
         ({"OTEL_PYINSTRUMENT_RATE": "often"}, "expected a number"),
@@ -153,13 +180,95 @@ def test_a_file_of_opentelemetry_that_cannot_be_used_is_one_problem(report, out,
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
-def test_each_variable_that_keeps_profiles_from_arriving_is_named(variables, finding) -> None:
+def test_each_variable_that_keeps_profiles_from_arriving_is_the_one_problem(variables, finding) -> None:
     # Given an exporter that needs no receiver, so that nothing else is wrong
     done = run(**{"OTEL_SERVICE_NAME": "shop", "OTEL_TRACES_EXPORTER": "console", **variables})
 
-    problems = "\n".join(line for line in done.stdout.splitlines() if line.startswith("problem"))
+    problems = problems_of(done)
     assert done.returncode == 1, done.stdout
-    assert finding in problems, done.stdout
+    assert len(problems) == 1, done.stdout
+    assert finding in problems[0], done.stdout
+
+
+@with_declarative_configuration
+def test_in_a_file_of_opentelemetry_its_fields_are_named_instead_of_variables(tmp_path: Path) -> None:
+    # Given a file without a service's name and with a dead endpoint, and variables that it makes void
+    path = tmp_path / "otel.yaml"
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        path.write_text(FILE.format(exporter=f"otlp_grpc: {{endpoint: 'http://127.0.0.1:{port}'}}"), "utf-8")
+
+        done = run(
+            OTEL_CONFIG_FILE=str(path),
+            OTEL_SERVICE_NAME="shop",
+            OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317",
+        )
+
+    # Then both problems say what to correct in it
+    service, endpoint = problems_of(done)
+    assert "Set `service.name` in `resource.attributes`." in service
+    assert (
+        f"correct the exporter's `endpoint`; the usual port is 4317 for gRPC. That belongs in {path}"
+        in endpoint
+    )
+    assert "OTEL_SERVICE_NAME" not in done.stdout
+    assert "OTEL_EXPORTER" not in done.stdout
+
+
+@with_declarative_configuration
+@pytest.mark.parametrize(
+    ("more", "remedy"),
+    [
+        ("  sampler: {always_off: }", "correct the `sampler` of `tracer_provider`."),
+        (
+            "  limits: {event_count_limit: 0}",
+            "An `event_count_limit` of 0 in the `limits` of `tracer_provider` or an earlier failure",
+        ),
+        (
+            "instrumentation/development: {python: {pyinstrument: {event: log}}}",
+            "Add a processor with an OTLP exporter to `logger_provider`.",
+        ),
+    ],
+)
+def test_each_field_there_that_keeps_profiles_from_arriving_is_the_one_problem(
+    more: str, remedy: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "otel.yaml"
+    path.write_text(f"{NAMED}{FILE.format(exporter='console: ')}{more}\n", "utf-8")
+
+    done = run(OTEL_CONFIG_FILE=str(path))
+
+    problems = problems_of(done)
+    assert len(problems) == 1, done.stdout
+    assert remedy in problems[0]
+
+
+def test_every_remedy_for_an_exporter_can_be_said_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given all that is said about what may listen, and about what it may answer
+    monkeypatch.setattr(sdk_variables, "OTEL_CONFIG_FILE", "OTEL_CONFIG_FILE", raising=False)
+    monkeypatch.setenv("OTEL_CONFIG_FILE", "otel.yaml")
+    answers = [
+        Answer(False, code, detail)
+        for code in ("", "UNAUTHENTICATED", "PERMISSION_DENIED", *map(str, range(400, 505)))
+        for detail in ("", INVALID_METADATA)
+    ]
+    answers += [Answer(False, status.name) for status in grpc.StatusCode]
+    destinations = [
+        Destination(None, protocol, "shop", "shop", 4317, has_tls)
+        for protocol in ("grpc", "http")
+        for has_tls in (True, False)
+    ]
+    listeners = [None, *(Listener(speaks, detail) for speaks in Speaks for detail in ("", "expired"))]
+    remedies = {
+        as_declared(advice(destination, answer, listener).remedy)
+        for destination, answer, listener in product(destinations, answers, listeners)
+    }
+
+    # Then none of it names a variable that the file makes void
+    assert len(remedies) > 20
+    assert not [text for text in remedies if re.search("OTEL_(?!PYINSTRUMENT|CONFIG_FILE)", text)]
+    assert any("otel.yaml" in text for text in remedies)
 
 
 @pytest.mark.parametrize(
