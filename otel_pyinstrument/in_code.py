@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import wraps
+from functools import partial, wraps
 from logging import getLogger
 from types import TracebackType
 from typing import ParamSpec, TypeVar, cast, overload
@@ -26,6 +26,11 @@ _R = TypeVar("_R")
 
 _UNNAMED = "profile"
 _MEMORY_DELTA = "pyinstrument.memory_delta"
+# It cannot wait: the coroutine may be awaited in another task, where the span is not current, or never.
+_RUNS_LATER = (
+    "@profile: %s returns a coroutine, and its profile ends before that runs; put @profile on the "
+    "`async def` itself, or `async with profile(...):` around the await"
+)
 
 
 @overload
@@ -99,10 +104,11 @@ class Profile:
     def __call__(self, function: Callable[_P, _R], /) -> Callable[_P, _R]:
         """`function`, profiled at each call; a coroutine function from its first step to its result."""
         _refuse_what_has_no_single_run(function)
-        name = self._name or getattr(function, "__qualname__", _UNNAMED)
-        tags = {"code.function.name": _full_name(function), **(self._tags or {})}
+        body = _body_of(function)
+        name = self._name or getattr(body, "__qualname__", _UNNAMED)
+        tags = {"code.function.name": _full_name(body), **(self._tags or {})}
         memory = self._memory
-        if inspect.iscoroutinefunction(function):
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(body):
             asynchronous = cast("Callable[_P, Awaitable[object]]", function)
 
             @wraps(function)
@@ -112,10 +118,17 @@ class Profile:
 
             return cast("Callable[_P, _R]", coroutine)
 
+        said = False
+
         @wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            with Profile(name, tags, memory=memory):
-                return function(*args, **kwargs)
+            nonlocal said
+            with Profile(name, tags, memory=memory) as span:
+                result = function(*args, **kwargs)
+                if not said and inspect.iscoroutine(result) and span.is_recording():
+                    said = True
+                    _logger.warning(_RUNS_LATER, name)
+            return result
 
         return call
 
@@ -161,8 +174,18 @@ class _Run:
             current.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
 
+def _body_of(function: object) -> object:
+    """What runs when `function` is called: the function of a partial, `__call__` of an object."""
+    while isinstance(function, partial):
+        function = cast("partial[object]", function).func
+    if hasattr(function, "__qualname__") or not callable(function):
+        return function
+    return type(function).__call__
+
+
 def _refuse_what_has_no_single_run(function: object) -> None:
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    body = _body_of(function)
+    if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
         raise TypeError(
             f"profile: {function!r} is a generator, which runs in parts between others' work; "
             "put `with profile(...):` around the work inside it, or around the loop that uses it"

@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -79,6 +80,26 @@ def test_tags_of_the_decorator_win_over_ours(scripted) -> None:
     profile(tags={"code.function.name": "mine"})(lambda: None)()
 
     assert finished(scripted)[0].attributes["code.function.name"] == "mine"
+
+
+class Job:
+    def __call__(self) -> int:
+        return 5
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(partial(add, 2, b=3), "add"), (partial(partial(add, 2), 3), "add"), (Job(), "Job.__call__")],
+)
+def test_a_partial_and_an_object_have_the_name_of_what_they_call(function, name: str, scripted) -> None:
+    assert profile(function)() == 5
+
+    (span,) = finished(scripted)
+    assert (span.name, span.attributes["code.function.name"]) == (name, f"{__name__}.{name}")
 
 
 def test_methods_static_methods_and_recursion_work(scripted) -> None:
@@ -269,6 +290,63 @@ def test_a_coroutine_is_one_span_from_its_first_step_to_its_result(scripted) -> 
     assert sys.getprofile() is None
 
 
+class AsyncJob:
+    async def __call__(self) -> str:
+        await asyncio.sleep(0.01)
+        return "done"
+
+
+async def job(result: str) -> str:
+    await asyncio.sleep(0.01)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (AsyncJob(), "AsyncJob.__call__"),
+        (partial(AsyncJob()), "AsyncJob.__call__"),
+        (partial(partial(job), "done"), "job"),
+    ],
+)
+def test_what_calls_a_coroutine_function_is_profiled_as_one(
+    function: Callable[[], Awaitable[str]], name: str, scripted
+) -> None:
+    decorated = profile(function)
+    assert finished(scripted) == []
+
+    async def main() -> str:
+        return await decorated()
+
+    assert asyncio.run(main()) == "done"
+
+    (span,) = finished(scripted)
+    assert (span.name, span.attributes["code.function.name"]) == (name, f"{__name__}.{name}")
+    assert span.end_time - span.start_time >= 10_000_000
+
+
+def test_a_plain_function_that_returns_a_coroutine_says_once_that_it_is_not_covered(
+    scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given what only its call tells to be a coroutine
+    @profile("wrapped")
+    def wrapped() -> Awaitable[str]:
+        return job("done")
+
+    # When it is called and awaited
+    async def main() -> str:
+        await wrapped()
+        return await wrapped()
+
+    assert asyncio.run(main()) == "done"
+
+    # Then each call has its span without the time of awaiting, and one line says what to do
+    assert [span.name for span in finished(scripted)] == ["wrapped", "wrapped"]
+    (record,) = caplog.records
+    assert "wrapped returns a coroutine" in record.getMessage()
+    assert "put @profile on the `async def`" in record.getMessage()
+
+
 @pytest.mark.parametrize("way", ["decorated", "block"])
 def test_coroutines_at_the_same_time_have_their_own_work_and_waits(
     way: str, scripted, tree_of, time_in, worked
@@ -394,8 +472,17 @@ async def an_asynchronous_generator():
     yield 1
 
 
+class GeneratingJob:
+    def __call__(self):
+        yield 1
+
+
 @pytest.mark.parametrize(
-    "wrong", [a_generator, an_asynchronous_generator, int, classmethod(len), staticmethod(len), 5]
+    "wrong",
+    [
+        *(a_generator, an_asynchronous_generator, partial(a_generator), GeneratingJob()),
+        *(int, classmethod(len), staticmethod(len), 5),
+    ],
 )
 def test_what_has_no_single_run_is_refused_where_it_is_defined(wrong) -> None:
     with pytest.raises(TypeError, match="profile: "):
