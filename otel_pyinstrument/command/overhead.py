@@ -212,7 +212,9 @@ def _notes(
     ours = next(row for row in rows if row.name == "ours")
     if not ours.profiled_share:
         notes.append(
-            "no request was chosen to be profiled with these settings; `otel-pyinstrument config` prints them"
+            "none of the measured requests was profiled: the first profiles of an endpoint fall into the "
+            "warm-up, and after that a low rate needs more --requests; `otel-pyinstrument config` prints "
+            "these settings"
         )
     else:
         notes.append(

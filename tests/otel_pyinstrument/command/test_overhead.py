@@ -302,7 +302,11 @@ def test_the_effective_settings_come_from_environment_and_file(profiled, directo
     monkeypatch.setenv("OTEL_PYINSTRUMENT_ENABLED", "false")
 
     # Then "these settings" profile nothing, and "every request" every one
-    assert profiled()[:2] == (0.0, 1.0)
+    ours, every_request, notes = profiled()
+    assert (ours, every_request) == (0.0, 1.0)
+    (note,) = [note for note in notes if "none of the measured requests was profiled" in note]
+    assert "the warm-up" in note
+    assert "needs more --requests" in note
 
 
 def test_the_rate_of_an_endpoint_is_among_them_and_every_request_has_none(plan) -> None:
