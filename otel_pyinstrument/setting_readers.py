@@ -132,7 +132,7 @@ def _entries(
         ValueError: all are bad, or it is no list.
     """
     entries = given.split(",") if isinstance(given, str) else given
-    if not isinstance(entries, (list, tuple)):
+    if not isinstance(entries, (list, tuple, set, frozenset)):
         raise ValueError(expected)
     usable: list[str] = []
     bad: list[str] = []

@@ -199,6 +199,8 @@ def test_a_value_of_another_type_warns_once_and_the_default_holds(
         ("spool_dir", Path("/var/spool"), "/var/spool"),
         ("mask", ("Session", "ssn"), ("session", "ssn")),
         ("exclude", ("/health",), ("/health",)),
+        ("exclude", {"/health"}, ("/health",)),
+        ("exclude", frozenset({"/health"}), ("/health",)),
         ("project_key", 123, "123"),
     ],
 )
