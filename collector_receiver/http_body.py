@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from collector_receiver.admission import Place
-from collector_receiver.inflating import INFLATE_BYTES, Inflater, too_large
+from collector_receiver.inflating import Inflater, too_large
 
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -65,17 +64,21 @@ async def read_body(
     body = bytearray()
     inflater = Inflater() if gzip else None
     received = 0
+
+    def take(part: bytes) -> None:
+        body.extend(part)
+        if len(body) > max_bytes:
+            raise too_large(max_bytes)
+        place.grow(len(body))
+
     async for chunk in incoming.chunks():
         received += len(chunk)
         if received > max_bytes:
             raise too_large(max_bytes)
-        for part in (chunk,) if inflater is None else inflater.parts(chunk):
-            body += part
-            if len(body) > max_bytes:
-                raise too_large(max_bytes)
-            place.grow(len(body))
-            if inflater is not None and len(part) >= INFLATE_BYTES:
-                await asyncio.sleep(0)
+        if inflater is None:
+            take(chunk)
+        else:
+            await inflater.inflate(chunk, take)
     if inflater is not None:
         inflater.finish()
     return bytes(body)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from collector_receiver.admission import Place
 from collector_receiver.refusals import TooLarge, Undecodable
 
 MAX_GZIP_MEMBERS = 64
-INFLATE_BYTES = 262_144  # at a time; then other requests have their turn
+INFLATE_BYTES = 262_144  # of output at a time; then other requests have their turn
+SLICE_BYTES = 16_384  # of input, for the same reason: at worst it takes a millisecond
 
 _GZIP_BITS = 31  # zlib's window bits for gzip with a header
+_ANY_BITS = 47  # of gzip or zlib
 _GZIP_MAGIC = b"\x1f\x8b"  # RFC 1952; no protobuf message begins so: there is no wire type 7
 _ZLIB_FIRST = 0x78
 _SMALL_BYTES = 4_096
@@ -27,8 +29,21 @@ class Inflater:
         self._members = 1
         self._begun = False
 
-    def parts(self, chunk: bytes) -> Generator[bytes]:
-        """What `chunk` inflates to, in pieces of at most `INFLATE_BYTES`."""
+    async def inflate(self, chunk: bytes, take: Callable[[bytes], None]) -> None:
+        """Hand what `chunk` inflates to over to `take`, in pieces of at most `INFLATE_BYTES`.
+
+        Between them, and after each `SLICE_BYTES` of input, others have their turn: blocks that inflate to
+        nothing take as long as those that inflate to much.
+        """
+        for start in range(0, len(chunk), SLICE_BYTES):
+            if start:
+                await asyncio.sleep(0)
+            for part in self._parts(chunk[start : start + SLICE_BYTES]):
+                take(part)
+                if len(part) >= INFLATE_BYTES:
+                    await asyncio.sleep(0)
+
+    def _parts(self, chunk: bytes) -> Generator[bytes]:
         while chunk:
             if self._inflater.eof:
                 self._members += 1
@@ -49,7 +64,7 @@ class Inflater:
 
 
 async def inflated(body: bytes, *, max_bytes: int, place: Place) -> bytes:
-    """A protobuf message, or what is compressed by gzip or zlib in its place; `place` grows with it.
+    """A protobuf message, or what is compressed by gzip or zlib in its place; `place` grows with both.
 
     gRPC can inflate by itself, but calls damage INTERNAL, and does it before anything is admitted. It does
     not hand over the name of the compression; what the bytes begin with tells.
@@ -57,37 +72,37 @@ async def inflated(body: bytes, *, max_bytes: int, place: Place) -> bytes:
     Raises:
         TooLarge, Undecodable, TryAgain: see there.
     """
-    if body.startswith(_GZIP_MAGIC):
-        return await _all_parts(Inflater(), body, max_bytes, place)
-    if _is_zlib(body):
-        try:
-            return await _all_parts(Inflater(zlib.MAX_WBITS), body, max_bytes, place)
-        except Undecodable:
-            return body  # a message may begin with a field that looks like it
-    return body
+    is_gzip = body.startswith(_GZIP_MAGIC)
+    if not is_gzip and not _is_zlib(body):
+        return body
+    inflater = Inflater(_GZIP_BITS if is_gzip else zlib.MAX_WBITS)
+    whole = bytearray()
+    place.grow(len(body))
+
+    def take(part: bytes) -> None:
+        whole.extend(part)
+        if len(whole) > max_bytes:
+            raise too_large(max_bytes)
+        place.grow(len(body) + len(whole))
+
+    try:
+        await inflater.inflate(body, take)
+        inflater.finish()
+    except Undecodable:
+        if is_gzip or whole:
+            raise
+        return body  # a message may begin with a field that looks like zlib
+    return bytes(whole)
 
 
 def inflated_if_small(body: bytes) -> bytes:
-    """The same for a message of some bytes, without a room of its own; what is longer is cut off."""
-    if not body.startswith(_GZIP_MAGIC):
+    """The same for a message of some bytes at most, without a room of its own. Others stay as they are."""
+    if len(body) > _SMALL_BYTES or not (body.startswith(_GZIP_MAGIC) or _is_zlib(body)):
         return body
     try:
-        return zlib.decompressobj(_GZIP_BITS).decompress(body, _SMALL_BYTES)
+        return zlib.decompressobj(_ANY_BITS).decompress(body, _SMALL_BYTES)
     except zlib.error:
         return body
-
-
-async def _all_parts(inflater: Inflater, body: bytes, max_bytes: int, place: Place) -> bytes:
-    whole = bytearray()
-    for part in inflater.parts(body):
-        whole += part
-        if len(whole) > max_bytes:
-            raise too_large(max_bytes)
-        place.grow(len(whole))
-        if len(part) >= INFLATE_BYTES:
-            await asyncio.sleep(0)
-    inflater.finish()
-    return bytes(whole)
 
 
 def _is_zlib(body: bytes) -> bool:

@@ -73,6 +73,7 @@ def to_protobuf(kind: type[Message], body: bytes, *, keep_readable: bool = False
     document = _document(body)
     names = _list_names(kind.DESCRIPTOR)
     if _may_have_lost_a_list(names, body, document):
+        del document  # else there are two of them in memory
         document = _document(body, object_pairs_hook=_each_once(names))
     plan = _plan(kind.DESCRIPTOR)
     try:
@@ -131,7 +132,7 @@ def _each_once(names: Sequence[str]) -> Callable[[list[tuple[str, Any]]], dict[s
         found = dict(members)
         if len(found) < len(members):
             for name in names:
-                if sum(member == name for member, _ in members) > 1:
+                if name in found and sum(member == name for member, _ in members) > 1:
                     raise NotOtlpJson(f"an object has {name} twice", name)
         return found
 

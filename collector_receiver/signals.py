@@ -119,7 +119,7 @@ def _parse_traces(body: bytes, *, on_loop: bool = False) -> Traces:
 
 
 def _parse_traces_json(body: bytes, *, on_loop: bool = False) -> ReadTraces:
-    written = _from_json(ExportTraceServiceRequest, body)
+    written = _from_json(ExportTraceServiceRequest, body, on_loop=on_loop)
     request = _checked_traces(ExportTraceServiceRequest.FromString(written), on_loop=on_loop)
     return ReadTraces(request, spans_as_written(written))
 
@@ -133,7 +133,7 @@ def _parse_logs(body: bytes, *, on_loop: bool = False) -> ExportLogsServiceReque
 
 
 def _parse_logs_json(body: bytes, *, on_loop: bool = False) -> ExportLogsServiceRequest:
-    request = ExportLogsServiceRequest.FromString(_from_json(ExportLogsServiceRequest, body))
+    request = ExportLogsServiceRequest.FromString(_from_json(ExportLogsServiceRequest, body, on_loop=on_loop))
     return _only_profiles(request, on_loop=on_loop)
 
 
@@ -146,7 +146,7 @@ def _parse_metrics(body: bytes, *, on_loop: bool = False) -> ExportMetricsServic
 
 
 def _parse_metrics_json(body: bytes, *, on_loop: bool = False) -> ExportMetricsServiceRequest:
-    _from_json(ExportMetricsServiceRequest, body)
+    _from_json(ExportMetricsServiceRequest, body, on_loop=on_loop)
     return ExportMetricsServiceRequest()
 
 
@@ -176,11 +176,14 @@ def _refusing(kind: type[Message]) -> Generator[None]:
         raise Undecodable("undecodable", f"the body is not an {kind.DESCRIPTOR.name} in protobuf") from None
 
 
-def _from_json(kind: type[Message], body: bytes) -> bytes:
+def _from_json(kind: type[Message], body: bytes, *, on_loop: bool) -> bytes:
     """The request as protobuf."""
+    salvage_elsewhere = on_loop and len(body) > SALVAGED_ON_LOOP_BYTES
     try:
-        return to_protobuf(kind, body, keep_readable=True)
+        return to_protobuf(kind, body, keep_readable=not salvage_elsewhere)
     except NotOtlpJson as problem:
+        if salvage_elsewhere:
+            raise TooCostlyHere from None
         raise Undecodable(
             "undecodable", f"the body is not an {kind.DESCRIPTOR.name}: {problem}", field=problem.field
         ) from None

@@ -60,7 +60,9 @@ def endpoint_of(span: Span, routes: LearnedRoutes | None = None, *, with_path: b
     if not isinstance(route, str) or not route:
         route = rest[:_MAX_CHARACTERS] if first in _FIRST_WORDS and rest != path else ""
     if route:
-        return Endpoint(endpoint_key(method, route), method, path or route)
+        # Where it begins with a slash it may be the path in other letters, as anybody has sent it.
+        is_route = not route.startswith("/") or isinstance(attributes.get("http.route"), str)
+        return Endpoint(endpoint_key(method, route), method, path or route, is_route)
     learned = routes.find(method, path) if routes is not None else ""
     shown = learned or path_template(path or span.name[:_MAX_CHARACTERS])
     return Endpoint(f"{method} {shown}", method, path, is_route=bool(learned))

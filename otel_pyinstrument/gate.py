@@ -220,7 +220,9 @@ class Gate:
             cpu = thread_seconds - visit.cpu
             history = visit.history
             self._endpoints.ended(history, seconds, slow=seconds >= threshold, failed=failed)
-            history.is_route = history.is_route or visit.is_route
+            if visit.is_route and not history.is_route:
+                history.is_route = True
+                self._profiled_paths -= history.profiles > 0
             history.answered = history.answered or not refused
             if slot is not None:
                 history.child_spans = child_spans
@@ -369,7 +371,9 @@ class Gate:
 
     def _is_endpoint(self, history: EndpointHistory) -> bool:
         """A path without a route of the application is one when it was answered, and not one too many."""
-        return history.is_route or (history.answered and self._profiled_paths < MAX_NEW_PATHS)
+        if history.is_route or not history.answered:
+            return history.is_route
+        return history.profiles > 0 or self._profiled_paths < MAX_NEW_PATHS
 
     def _happens(self, chance: float) -> bool:
         return chance >= 1 or self._random.random() < chance

@@ -32,7 +32,7 @@ class Hop:
         self._close_segment = close_segment
         self._end = end
 
-    def run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def run(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
         """`function(...)`, sampled, on the thread that works for the caller."""
         segment = self._guard.call("hop", self._open, sys._getframe(), function)  # pyright: ignore[reportPrivateUsage] - documented, CPython
         try:
@@ -41,7 +41,7 @@ class Hop:
             if segment is not None:
                 self._guard.call("hop", self._close_segment, segment)
 
-    def run_async(self, function: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
+    def run_async(self, function: Callable[..., Awaitable[Any]], /, *arguments: Any, **options: Any) -> Any:
         """An awaitable of `function(...)`, sampled, for the task that works for the caller."""
         return self._await(function, function(*arguments, **options))
 

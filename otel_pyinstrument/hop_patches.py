@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial, update_wrapper, wraps
 from logging import getLogger
 from types import ModuleType
 from typing import Any
@@ -80,7 +80,7 @@ def _patch_call(name: str, module: Any) -> Callable[[], None]:
             return await original(*arguments, **options)
         function, *others = arguments
         try:
-            return await original(partial(hop.run, function), *others, **options)
+            return await original(_named_like(function, partial(hop.run, function)), *others, **options)
         finally:
             hop.end()
 
@@ -125,13 +125,24 @@ def _copy_with(callable_: Any, attribute: str, run: Callable[..., Any]) -> Any:
     """`callable_` for one call, with `run` around the function that it calls; itself if that cannot be."""
     try:
         copied = copy.copy(callable_)
-        setattr(copied, attribute, partial(run, getattr(callable_, attribute)))
+        moved = getattr(callable_, attribute)
+        setattr(copied, attribute, _named_like(moved, partial(run, moved)))
         return copied
     except Exception as error:
         if came_from_signal_handler(error):
             raise
         _warn_once(type(callable_).__module__, error)
         return callable_
+
+
+def _named_like(function: Any, moved: Any) -> Any:
+    """`moved`, for those who ask what is handed to a thread by its name."""
+    try:
+        return update_wrapper(moved, function)
+    except Exception as error:
+        if came_from_signal_handler(error):
+            raise
+        return moved
 
 
 def _warn_once(name: str, error: Exception) -> None:

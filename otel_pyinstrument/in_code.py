@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial, wraps
 from logging import getLogger
-from types import TracebackType
+from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType, TracebackType
 from typing import ParamSpec, TypeVar, cast, overload
 
 from opentelemetry import trace
@@ -105,8 +105,11 @@ class Profile:
         """`function`, profiled at each call; a coroutine function from its first step to its result."""
         _refuse_what_has_no_single_run(function)
         body = _body_of(function)
-        name = self._name or getattr(body, "__qualname__", _UNNAMED)
-        tags = {"code.function.name": _full_name(body), **(self._tags or {})}
+        named = _without_partials(function)
+        if not hasattr(named, "__qualname__"):
+            named = body
+        name = self._name or getattr(named, "__qualname__", _UNNAMED)
+        tags = {"code.function.name": _full_name(named), **(self._tags or {})}
         memory = self._memory
         if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(body):
             asynchronous = cast("Callable[_P, Awaitable[object]]", function)
@@ -125,7 +128,8 @@ class Profile:
             nonlocal said
             with Profile(name, tags, memory=memory) as span:
                 result = function(*args, **kwargs)
-                if not said and inspect.iscoroutine(result) and span.is_recording():
+                # By its own type: to ask some lazy objects for their class is to ask for their value.
+                if not said and issubclass(type(result), CoroutineType) and span.is_recording():
                     said = True
                     _logger.warning(_RUNS_LATER, name)
             return result
@@ -176,11 +180,16 @@ class _Run:
 
 def _body_of(function: object) -> object:
     """What runs when `function` is called: the function of a partial, `__call__` of an object."""
-    while isinstance(function, partial):
-        function = cast("partial[object]", function).func
-    if hasattr(function, "__qualname__") or not callable(function):
+    function = _without_partials(function)
+    if isinstance(function, (FunctionType, MethodType, BuiltinFunctionType, type)) or not callable(function):
         return function
     return type(function).__call__
+
+
+def _without_partials(function: object) -> object:
+    while isinstance(function, partial):
+        function = cast("partial[object]", function).func
+    return function
 
 
 def _refuse_what_has_no_single_run(function: object) -> None:

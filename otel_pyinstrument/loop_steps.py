@@ -68,6 +68,7 @@ def steps_can_be_told_apart() -> bool:
         problem = f"{type(error).__name__}: {error}"
     finally:
         work.close()  # its step is never made
+        asked.steps.clear()
     _logger.warning("Requests on event loops are not profiled: asyncio is not as known, %s", problem)
     return False
 

@@ -359,21 +359,22 @@ class Segment:
                     self._end_early(None)
                 return
             self._turn_is_ours = ours
-            if self._first_turn and not ours:
+            over = self._first_turn and not ours and not self._classifier.is_in_turn()
+            if over:
                 self._add_end_of_first_turn(place.stack, now)
             else:
                 self._set_pending(place.stack, now)
                 self._count_cpu(ours=ours)
             self._seen_in_first_turn = None
         else:
-            ours = self._classifier.is_running()
+            over = self._first_turn and not self._classifier.is_running()
             self._add_waiting(now, samples=1)
             self._count_cpu(ours=False)
         self._sample_count += 1
         asked_early = self._asked_interval_seconds < _NEARLY * self._interval_seconds
         if now - self._start >= self._max_duration_seconds or self.builder.node_count >= MAX_NODES:
             self._end_early(None)
-        elif self._first_turn and not ours:
+        elif over:
             self.pause()
         elif self._hooked and not self._first_turn and asked_early:
             self._hook()  # after what was left, the whole interval; never inside `_unhook`

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -132,11 +132,11 @@ def _entries(
         ValueError: all are bad, or it is no list.
     """
     entries = given.split(",") if isinstance(given, str) else given
-    if not isinstance(entries, (list, tuple, set, frozenset)):
+    if isinstance(entries, (bytes, Mapping)) or not isinstance(entries, Iterable):
         raise ValueError(expected)
     usable: list[str] = []
     bad: list[str] = []
-    for entry in cast("Sequence[object]", entries):
+    for entry in cast("Iterable[object]", entries):
         if entry is None or (isinstance(entry, str) and not entry.strip()):
             continue
         try:
@@ -163,17 +163,13 @@ def _endpoint_rate(entry: str) -> str:
 
 
 def text(given: Any) -> str:
-    if not isinstance(given, str):
+    # In code an address or a key may be an object that is written as one.
+    if isinstance(given, (bool, float, bytes, Iterable)) and not isinstance(given, str):
         raise ValueError("expected text")
-    stripped = given.strip()
+    stripped = str(given).strip()
     if not stripped.isprintable():
         raise ValueError("expected text without control characters")
     return stripped
-
-
-def key(given: Any) -> str:
-    # A file gives one of digits as a number.
-    return text(str(given) if type(given) is int else given)
 
 
 def web_address(given: Any) -> str:

@@ -222,7 +222,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "exclude": setting_readers.patterns,
     "config_file": setting_readers.configuration_file,
     "platform_url": setting_readers.web_address,
-    "project_key": setting_readers.key,
+    "project_key": setting_readers.text,
 }
 
 FIELD_NAMES = Settings._fields

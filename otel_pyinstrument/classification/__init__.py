@@ -55,6 +55,10 @@ class Classifier(Protocol):
         """Whether it is this unit that is running on its thread now."""
         ...
 
+    def is_in_turn(self) -> bool:
+        """Whether a turn of this unit goes on, even if another one runs inside it, as eager tasks do."""
+        ...
+
     @property
     def shares_thread(self) -> bool:
         """Whether other requests take turns on the same thread."""
@@ -80,6 +84,9 @@ class AlwaysItsTurn:
 
     knows_turns = False
     is_gone = False
+
+    def is_in_turn(self) -> bool:
+        return True
 
     def follow(self, stepped: Stepped, max_duration_seconds: float) -> Callable[[], None]:
         return lambda: None
@@ -115,7 +122,7 @@ def _is_in_trio() -> bool:
     """Whether this thread runs tasks of trio: they take turns as asyncio's do, and nobody tells of these."""
     try:
         sys.modules["trio"].lowlevel.current_task()
-    except (AttributeError, RuntimeError) as error:  # it is being imported, or it does not run here
+    except Exception as error:  # it does not run here, or is being imported
         if came_from_signal_handler(error):
             raise
         return False

@@ -106,6 +106,9 @@ class TaskClassifier:
     def is_running(self) -> bool:
         return running_loop() is self._loop and asyncio.current_task(self._loop) is self._task
 
+    def is_in_turn(self) -> bool:
+        return getattr(self._task.get_coro(), "cr_running", False) is True
+
     def _from_coroutine(self, task: asyncio.Task[Any], stack: list[str]) -> list[str]:
         frame = frame_of(task.get_coro())
         if frame is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import zlib
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from collector_receiver import inflating
 from profile_store.contracts import StoreUnavailable
 from profile_store.model import RecordQuery
 from tests.collector_receiver.raw_calls import RawCall, message
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.anyio
 
 LOGS = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+HEALTH = "/grpc.health.v1.Health/Check"
 TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
 
 
@@ -360,16 +363,75 @@ async def test_health_says_serving(receiver, service):
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_health_answers_who_compresses_everything(receiver):
-    request = message(
-        gzip.compress(health_pb2.HealthCheckRequest(service="").SerializeToString()), compressed=True
-    )
+@pytest.mark.parametrize(
+    ("compress", "encoding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate")], ids=["gzip", "deflate"]
+)
+async def test_health_answers_who_compresses_everything(receiver, compress, encoding):
+    request = compress(health_pb2.HealthCheckRequest(service=TRACES).SerializeToString())
     call = await RawCall.begin(
-        receiver.client.address, request, method="/grpc.health.v1.Health/Check", grpc_encoding="gzip"
+        receiver.client.address, message(request, compressed=True), method=HEALTH, grpc_encoding=encoding
     )
 
     assert (await asyncio.wait_for(call.status(), 20))["grpc-status"] == "0"
     call.close()
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff", b"\x1f\x8b no gzip", gzip.compress(bytes(3_000_000))], ids=["junk", "no gzip", "bomb"]
+)
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+async def test_what_asks_for_no_health_is_refused_for_good(receiver, body, method):
+    call = await RawCall.begin(
+        receiver.client.address,
+        message(body, compressed=True),
+        method=f"/grpc.health.v1.Health/{method}",
+        grpc_encoding="gzip",
+    )
+
+    assert (await asyncio.wait_for(call.status(), 20))["grpc-status"] == "3"
+    call.close()
+
+
+def slow_gzip(size):
+    """About `size` bytes of gzip that inflate to nothing: blocks of which each makes a table."""
+    compressor = zlib.compressobj(wbits=31)
+    data = compressor.compress(b"") + compressor.flush(zlib.Z_FULL_FLUSH)
+    empty = compressor.flush(zlib.Z_FULL_FLUSH) or b"\x00\x00\x00\xff\xff"
+    return data + empty * (size // len(empty)) + compressor.flush()
+
+
+async def test_what_inflates_to_nothing_counts_while_it_is_inflated(start_receiver):
+    # Given a receiver with room for less than a compressed body takes
+    receiver = await start_receiver()
+    receiver.ingest.admission.enter(receiver.ingest.admission.max_bytes - 500_000)
+
+    # When one comes that inflates to nothing
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await receiver.client.call("/" + TRACES + "/Export", slow_gzip(1_000_000))
+
+    # Then it may come again, when there is room for it as it is
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_others_have_their_turn_while_a_body_is_inflated(receiver, monkeypatch):
+    # Given a body of many blocks that inflate to nothing
+    body = slow_gzip(20 * inflating.SLICE_BYTES)
+    turns = []
+
+    async def count():
+        while True:
+            turns.append(None)
+            await asyncio.sleep(0)
+
+    # When it is inflated beside somebody who counts turns
+    place = receiver.ingest.admission.enter(1)
+    counting = asyncio.create_task(count())
+    assert await inflating.inflated(body, max_bytes=1_000, place=place) == b""
+    counting.cancel()
+    place.leave()
+
+    # Then there was one for each slice
+    assert len(turns) >= 20
 
 
 async def test_overload_is_unavailable_with_the_time_to_wait(receiver, make, monkeypatch):

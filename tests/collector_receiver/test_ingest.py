@@ -485,3 +485,23 @@ async def test_small_requests_of_many_parts_do_not_hold_up_the_loop(make_ingest,
         len(scope.spans) for element in parse_protobuf(body).resource_spans for scope in element.scope_spans
     )
     assert answer.partial_success.rejected_spans == spans
+
+
+@pytest.mark.parametrize(("zeros", "on_loop"), [(100, True), (SALVAGED_ON_LOOP_BYTES, False)])
+async def test_json_is_not_salvaged_on_the_loop_where_that_takes_long(make_ingest, zeros, on_loop):
+    # Given few objects, among scopes that are none
+    body = b'{"resourceSpans":[{"scopeSpans":[{"spans":[{}]}' + b",0" * zeros + b"]}]}"
+    threads = []
+
+    def parse(body, *, on_loop=False):
+        request = TRACES.parse["json"](body, on_loop=on_loop)
+        threads.append(threading.current_thread())
+        return request
+
+    # When they come
+    signal = dataclasses.replace(TRACES, parse={"json": parse})
+    answer = await make_ingest().export(body, project_key=None, signal=signal, encoding="json")
+
+    # Then each is told of, and they were read on the loop when that is short
+    assert [thread is threading.current_thread() for thread in threads] == [on_loop]
+    assert answer.partial_success.rejected_spans == 1 + zeros

@@ -50,7 +50,13 @@ def span_with(name: str, **attributes: object):
             Endpoint("_OTHER /a", "_OTHER", "/a", is_route=False),
         ),
         # Nothing but a name
-        ("POST /a", {}, Endpoint("POST /a", "POST", "/a")),
+        ("POST /a", {}, Endpoint("POST /a", "POST", "/a", is_route=False)),
+        # It is that of the path, which WSGI has in other letters
+        (
+            "GET /a b",
+            {"http__method": "GET", "http__target": "/a%20b"},
+            Endpoint("GET /a b", "GET", "/a%20b", is_route=False),
+        ),
         ("handle message", {}, Endpoint(" /handle message", "", "", is_route=False)),
         (
             "GET",

@@ -176,6 +176,29 @@ def test_whatever_answers_every_path_does_not_take_all_profiles(make) -> None:
     assert [service.serve(endpoint("/orders")) for _ in range(2)] == [None, "rate"]
 
 
+def test_answered_paths_that_turn_out_to_be_routes_do_not_count_as_paths(make) -> None:
+    service = make(rate=1.0)
+    for number in range(2 * MAX_NEW_PATHS):
+        assert service.serve(path(f"/{number}"), is_route=True) == "rate"
+
+    service.rules('{"sampling_rate": 0.000001}')
+    assert [service.serve(path("/more")) for _ in range(2)] == [None, "rate"]
+
+
+def test_paths_that_had_their_profile_stay_endpoints_when_there_are_too_many(make) -> None:
+    # Given a slow path that had its first profile, and then too many others
+    service = make(rate=0.000_001)
+    assert [service.serve(path("/slow"), seconds=5.0) for _ in range(2)] == [None, "rate"]
+    for number in range(MAX_NEW_PATHS):
+        for _ in range(2):
+            service.serve(path(f"/{number}"), seconds=0.001)
+
+    # When the rate allows one in ten, then the slow one has more than its share as before
+    service.rules('{"sampling_rate": 0.1}')
+    chosen = sum(service.serve(path("/slow"), seconds=5.0) is not None for _ in range(100))
+    assert chosen > 20
+
+
 def test_who_asks_for_random_paths_leaves_the_profiles_to_others(make) -> None:
     # Given default settings, and ten endpoints
     def profiles(scans: int) -> int:

@@ -114,6 +114,47 @@ def test_so_does_work_that_asyncio_hands_to_a_thread(run_traced, time_in, burn) 
     assert time_in(tree, "in_thread") > 35_000
 
 
+def test_names_of_arguments_are_the_applications(run_traced) -> None:
+    async def in_loop(**named: int) -> dict[str, int]:
+        return named
+
+    async def view() -> None:
+        assert await asyncio.to_thread(lambda **named: named, self=2) == {"self": 2}
+        for names in ({"function": 1}, {"arguments": 3, "options": 4}):
+            assert await asyncio.to_thread(lambda **named: named, **names) == names
+            assert await sync_to_async(lambda **named: named)(**names) == names
+            assert await sync_to_async(lambda names=names: async_to_sync(in_loop)(**names))() == names
+
+    run_traced(view)
+
+
+def test_what_is_moved_keeps_its_name_for_others(run_traced, monkeypatch) -> None:
+    # Given somebody who asked before us what is handed to a thread
+    def work() -> None:
+        pass
+
+    asked: list[str] = []
+    original = asyncio.to_thread
+
+    async def asking(function: Callable[..., object], *arguments: object) -> object:
+        asked.append(function.__name__)
+        return await original(function, *arguments)
+
+    hop_patches.uninstall()
+    monkeypatch.setattr(asyncio, "to_thread", asking)
+    hop_patches.install()
+
+    async def view() -> None:
+        await asyncio.to_thread(work)
+
+    run_traced(view)
+
+    assert asked == ["work"]
+    hop_patches.uninstall()
+    monkeypatch.undo()
+    hop_patches.install()
+
+
 def test_a_hop_shorter_than_the_interval_keeps_its_time(make_traced, tree_of, time_in) -> None:
     # Given work too short for a sample
     traced = make_traced(interval=1000.0)

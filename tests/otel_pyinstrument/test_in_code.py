@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import partial, update_wrapper
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -301,9 +301,20 @@ async def job(result: str) -> str:
     return result
 
 
+class Decorated:
+    """What a decorator that is a class makes of `job`."""
+
+    def __init__(self) -> None:
+        update_wrapper(self, job)
+
+    async def __call__(self) -> str:
+        return await job("done")
+
+
 @pytest.mark.parametrize(
     ("function", "name"),
     [
+        (Decorated(), "job"),
         (AsyncJob(), "AsyncJob.__call__"),
         (partial(AsyncJob()), "AsyncJob.__call__"),
         (partial(partial(job), "done"), "job"),
@@ -323,6 +334,20 @@ def test_what_calls_a_coroutine_function_is_profiled_as_one(
     (span,) = finished(scripted)
     assert (span.name, span.attributes["code.function.name"]) == (name, f"{__name__}.{name}")
     assert span.end_time - span.start_time >= 10_000_000
+
+
+def test_what_a_function_returns_is_not_asked_for_its_class(scripted) -> None:
+    # Given a function that returns an object which does its work when somebody looks at it
+    class Lazy:
+        @property
+        def __class__(self) -> type:
+            raise AssertionError("evaluated")
+
+    lazy = Lazy()
+
+    # Then the caller has it as it is
+    assert profile(lambda: lazy)() is lazy
+    assert len(finished(scripted)) == 1
 
 
 def test_a_plain_function_that_returns_a_coroutine_says_once_that_it_is_not_covered(

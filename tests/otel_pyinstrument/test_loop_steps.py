@@ -16,6 +16,7 @@ from statistics import median
 import pytest
 import trio
 import uvloop
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind
 
@@ -324,6 +325,41 @@ def test_tasks_that_start_eagerly_are_seen(factory, serve, traced, tree_of, time
     # Then both parts of the child are in the tree
     (span,) = traced.exporter.get_finished_spans()
     assert time_in(tree_of(span), "planted") > 30_000
+
+
+@pytest.mark.parametrize("factory", [asyncio.eager_task_factory] if sys.version_info >= (3, 12) else [None])
+def test_an_eager_task_of_another_trace_does_not_end_the_first_step(
+    factory, serve, traced, tree_of, time_in, burn, profile_of
+) -> None:
+    # Given a request whose first step makes a task that belongs to nobody, and then goes on
+    def planted() -> None:
+        burn(0.03)
+
+    async def job() -> None:
+        with traced.tracer.start_as_current_span("job", context=Context(), kind=SpanKind.CONSUMER):
+            burn(0.02)
+
+    jobs: list[asyncio.Future[None]] = []
+
+    async def work() -> None:
+        jobs.append(asyncio.ensure_future(job()))
+        planted()
+
+    async def main() -> None:
+        await serve(work)
+        await asyncio.gather(*jobs)
+
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(factory)
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+
+    # Then what the request does afterwards is in its tree
+    (span,) = [span for span in traced.exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
+    assert not profile_of(span).attributes["pyinstrument.interrupted"]
+    assert time_in(tree_of(span), "planted") > 25_000
 
 
 def test_loops_in_several_threads_do_not_meet(make_traced) -> None:

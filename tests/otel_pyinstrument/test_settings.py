@@ -4,6 +4,7 @@ import logging
 import math
 import re
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -201,6 +202,9 @@ def test_a_value_of_another_type_warns_once_and_the_default_holds(
         ("exclude", ("/health",), ("/health",)),
         ("exclude", {"/health"}, ("/health",)),
         ("exclude", frozenset({"/health"}), ("/health",)),
+        ("include", {"/api/*": 1}.keys(), ("/api/*",)),
+        ("include", set(), ()),
+        ("project_key", UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         ("project_key", 123, "123"),
     ],
 )
