@@ -19,14 +19,15 @@ pytestmark = [
 
 def test_a_quick_run_prints_each_protocol_beside_raw_and_the_goal() -> None:
     # When the benchmark runs with few spans; fewer might take no tick of the clock of CPU time
-    command = [sys.executable, "benchmarks/ingest.py", "--spans", "2000", "--sizes", "10", "--receivers", "1"]
+    command = [sys.executable, "benchmarks/ingest.py", "--spans", "2000", "--sizes", "10"]
+    command += ["--receivers", "1", "--in-flight", "8"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
 
     # Then each protocol has a line in which every figure was measured and both ratios are judged
     assert done.returncode == 0, done.stderr
     table = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
     titles, _, *lines = table
-    assert [line[:3] for line in lines] == [[name, "10", "1"] for name in ("grpc", "http", "json")]
+    assert [line[:4] for line in lines] == [[name, "10", "8", "1"] for name in ("grpc", "http", "json")]
     for line in lines:
         figures = dict(zip(titles, line, strict=True))
         for title in titles[1:-2]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
 import threading
@@ -11,7 +12,8 @@ import pytest
 from collector_receiver import http_server
 from collector_receiver.admission import MIN_WEIGHT_BYTES
 from collector_receiver.ingest import Ingest
-from collector_receiver.signals import parse_protobuf
+from collector_receiver.profile_event import TooCostlyHere
+from collector_receiver.signals import TRACES, parse_protobuf
 from collector_receiver.status_pages import PLAIN_TEXT, StatusPages
 
 pytestmark = pytest.mark.anyio
@@ -203,7 +205,9 @@ class Held:
     def __init__(self):
         self._begun, self._may_end = threading.Semaphore(0), threading.Semaphore(0)
 
-    def parse(self, body):
+    def parse(self, body, *, on_loop=False):
+        if on_loop:
+            raise TooCostlyHere
         self._begun.release()
         assert self._may_end.acquire(timeout=20)
         return parse_protobuf(body)
@@ -219,8 +223,9 @@ class Held:
 def held(monkeypatch):
     """Holds up every export."""
     held, real = Held(), Ingest.export
+    signal = dataclasses.replace(TRACES, parse={"protobuf": held.parse, "json": held.parse})
     monkeypatch.setattr(
-        Ingest, "export", lambda self, body, **options: real(self, b"", **(options | {"parse": held.parse}))
+        Ingest, "export", lambda self, _body, **options: real(self, b"", **(options | {"signal": signal}))
     )
     yield held
     held.let_go(100)

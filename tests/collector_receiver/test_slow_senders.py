@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 import time
 
@@ -9,7 +10,8 @@ import pytest
 
 from collector_receiver import arrivals, grpc_services, http_server
 from collector_receiver.ingest import Ingest
-from collector_receiver.signals import parse_protobuf
+from collector_receiver.profile_event import TooCostlyHere
+from collector_receiver.signals import TRACES, parse_protobuf
 from tests.collector_receiver.raw_calls import RawCall, message
 
 pytestmark = pytest.mark.anyio
@@ -207,14 +209,17 @@ async def test_an_answer_is_given_before_the_next_request_is_given_up(receiver, 
     monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.2)
     entered, go_on = threading.Event(), threading.Event()
 
-    def hangs(body):
+    def hangs(body, *, on_loop=False):
+        if on_loop:
+            raise TooCostlyHere
         entered.set()
         assert go_on.wait(20)
         return parse_protobuf(body)
 
     real = Ingest.export
+    signal = dataclasses.replace(TRACES, parse={"protobuf": hangs, "json": hangs})
     monkeypatch.setattr(
-        Ingest, "export", lambda self, body, **options: real(self, b"", **(options | {"parse": hangs}))
+        Ingest, "export", lambda self, _body, **options: real(self, b"", **(options | {"signal": signal}))
     )
     reader, writer = await connect(receiver)
     writer.write(EMPTY + b"P")
