@@ -314,12 +314,16 @@ class CollectionStorage:
     index_bytes: Mapping[str, int]
 
     @property
+    def used_bytes(self) -> int:
+        """What the documents themselves take of `disk_bytes`."""
+        return self.disk_bytes - self.reusable_bytes
+
+    @property
     def bytes_per_document(self) -> float | None:
         """On disk with all indexes; None without documents."""
         if not self.documents:
             return None
-        used = self.disk_bytes - self.reusable_bytes + sum(self.index_bytes.values())
-        return used / self.documents
+        return (self.used_bytes + sum(self.index_bytes.values())) / self.documents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

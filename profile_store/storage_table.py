@@ -46,7 +46,7 @@ def _collection_row(storage: CollectionStorage) -> Sequence[str]:
         storage.name,
         f"{count:,}",
         _of_each(storage.content_bytes, count),
-        _of_each(storage.disk_bytes - storage.reusable_bytes, count),
+        _of_each(storage.used_bytes, count),
         _of_each(sum(storage.index_bytes.values()), count),
         _size(storage.disk_bytes + sum(storage.index_bytes.values())),
         _size(storage.reusable_bytes),

@@ -92,11 +92,12 @@ def _project_storage(
     project: str, storage: CollectionStorage, share_of_documents: float, share_of_bytes: float
 ) -> ProjectStorage:
     """Documents compress alike, and index entries are about equal in size."""
-    used = storage.disk_bytes - storage.reusable_bytes
     return ProjectStorage(
         project=project,
         collection=storage.name,
         documents=round(storage.documents * share_of_documents),
         content_bytes=round(storage.content_bytes * share_of_bytes),
-        bytes_on_disk=round(used * share_of_bytes + sum(storage.index_bytes.values()) * share_of_documents),
+        bytes_on_disk=round(
+            storage.used_bytes * share_of_bytes + sum(storage.index_bytes.values()) * share_of_documents
+        ),
     )
