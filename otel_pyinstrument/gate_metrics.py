@@ -53,20 +53,28 @@ def _is_alive(reference: weakref.ref[Any]) -> bool:
     return reference() is not None
 
 
-def _living_gates() -> list[Gate]:
-    return [gate for reference in list(_gates) if (gate := reference()) is not None]
+def _asked_gates() -> list[Gate]:
+    """Those that have decided something.
+
+    A process without requests reports nothing: where the backend is away, each has to wait at its end for an
+    export that fails.
+    """
+    living = [gate for reference in list(_gates) if (gate := reference()) is not None]
+    return [gate for gate in living if any(gate.decisions().values())]
 
 
 def _requests(_options: CallbackOptions) -> Iterable[Observation]:
     total: dict[str, int] = {}
-    for gate in _living_gates():
+    for gate in _asked_gates():
         for decision, count in gate.decisions().items():
             total[decision] = total.get(decision, 0) + count
     return [Observation(count, {"decision": decision}) for decision, count in total.items()]
 
 
 def _cost(_options: CallbackOptions) -> Iterable[Observation]:
-    costs = [gate.costs() for gate in _living_gates()]
+    costs = [gate.costs() for gate in _asked_gates()]
+    if not costs:
+        return []
     return [
         Observation(sum(cost.hook for cost in costs), {"part": "hook"}),
         Observation(sum(cost.encoding for cost in costs), {"part": "encoding"}),
@@ -75,7 +83,7 @@ def _cost(_options: CallbackOptions) -> Iterable[Observation]:
 
 
 def _share(_options: CallbackOptions) -> Iterable[Observation]:
-    costs = [gate.costs() for gate in _living_gates()]
+    costs = [gate.costs() for gate in _asked_gates()]
     process = max((cost.process for cost in costs), default=0.0)
     if process <= 0:
         return []
