@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (config, verify, overhead):
         command.add_to(commands)
     options = parser.parse_args(arguments)
+    stdout: object = sys.stdout
+    if isinstance(stdout, io.TextIOWrapper):
+        # As on stderr: what the terminal cannot show is escaped.
+        stdout.reconfigure(errors="backslashreplace")
     return options.run(options)
 
 

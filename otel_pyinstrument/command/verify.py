@@ -98,6 +98,7 @@ def verify(options: argparse.Namespace, log: CapturedLog) -> int:
     installation.check_private_names(report)
     installation.check_frameworks(report)
     settings, pipeline = _set_up(report, log)
+    installation.check_django(report)
     platform = _platform(options, settings)
     is_there = False
     if platform is None:
@@ -142,6 +143,7 @@ def _follow_a_request(
     platform: Platform | None,
 ) -> None:
     from otel_pyinstrument.command.verification import delivery
+    from otel_pyinstrument.command.verification.provider import service_name
 
     request = delivery.check_test_request(report, pipeline, settings)
     if request is None:
@@ -155,8 +157,11 @@ def _follow_a_request(
     _say_who_sends(report, pipeline)
     if not delivery.check_export(report, log, pipeline, settings) or platform is None:
         return
-    reference = options.project or _project_reference(settings, pipeline)
-    delivery.check_record(report, platform, reference, request, timeout_seconds=options.timeout)
+    key = "" if options.project else _project_key(settings, pipeline)
+    reference = options.project or key or service_name(pipeline.provider)
+    delivery.check_record(
+        report, platform, reference, request, is_key=bool(key), timeout_seconds=options.timeout
+    )
 
 
 def _say_who_sends(report: Report, pipeline: Pipeline) -> None:
@@ -185,12 +190,9 @@ def _keys(settings: Settings, pipeline: Pipeline | None) -> list[tuple[str, str]
     return list(keys.items())
 
 
-def _project_reference(settings: Settings, pipeline: Pipeline) -> str:
-    from otel_pyinstrument.command.verification.provider import service_name
-
-    # The header wins over the attribute at the receiver, and comes first.
-    sent = [*_sent_keys(pipeline).values(), settings.project_key]
-    return next(filter(None, sent), "") or service_name(pipeline.provider)
+def _project_key(settings: Settings, pipeline: Pipeline) -> str:
+    """The first one: the header wins over the attribute at the receiver, and comes first."""
+    return next(filter(None, [*_sent_keys(pipeline).values(), settings.project_key]), "")
 
 
 def _platform(options: argparse.Namespace, settings: Settings) -> Platform | None:

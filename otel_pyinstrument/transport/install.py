@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.private_names import processors_of
-from otel_pyinstrument.settings import Settings
+from otel_pyinstrument.settings import Settings, variable_of
 from otel_pyinstrument.transport import private_names
 from otel_pyinstrument.transport.export import SplittingExport
 from otel_pyinstrument.transport.losses import Losses
@@ -140,7 +140,7 @@ class Transport:
         except (AttributeError, OSError) as error:
             if came_from_signal_handler(error):
                 raise
-            self._warn_without_spool(str(error))
+            self._warn_without_spool(f"{error}; name a directory that the service's user may write to")
             return None
         return Spool(
             directory,
@@ -154,7 +154,8 @@ class Transport:
         self._warn("Profiles may be lost on their way: batches are not split by size, because %s", reason)
 
     def _warn_without_spool(self, reason: str) -> None:
-        self._warn(f"The spool {self._settings.spool_dir} is not used: %s", reason)
+        given = f"{variable_of('spool_dir')}={self._settings.spool_dir}"
+        self._warn(f"{given}: the spool is not used: %s", reason)
 
     def _warn(self, message: str, reason: str) -> None:
         if message not in self._warned:

@@ -160,9 +160,18 @@ def check_clock(report: Report, platform: Platform) -> None:
 
 
 def check_record(
-    report: Report, platform: Platform, reference: str, request: ProfiledRequest, *, timeout_seconds: float
+    report: Report,
+    platform: Platform,
+    reference: str,
+    request: ProfiledRequest,
+    *,
+    is_key: bool,
+    timeout_seconds: float,
 ) -> None:
-    """Wait until the platform shows the test request with its profile, and print the link to its page."""
+    """Wait until the platform shows the test request with its profile, and print the link to its page.
+
+    A project may come with the first request that names it, but not with a key.
+    """
     begun = time.monotonic()
     pause = _FIRST_PAUSE_SECONDS
     project: Project | None = None
@@ -170,6 +179,9 @@ def check_record(
     try:
         while True:
             project = project or platform.project(reference)
+            if project is None and is_key:
+                report.unchecked_because("record", "the platform does not know the project's key")
+                return
             record = platform.record(project, request.record_id) if project else None
             waited = time.monotonic() - begun
             if (record is not None and record.get("profile")) or waited >= timeout_seconds:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
@@ -16,6 +18,7 @@ PACKAGE = "otel-pyinstrument"
 NEWEST_TESTED_PYTHON = (3, 13)
 
 _FRAMEWORKS = ("flask", "django", "fastapi")
+_DJANGO_SETTINGS = "DJANGO_SETTINGS_MODULE"
 
 
 def check_versions(report: Report) -> None:
@@ -98,6 +101,30 @@ def check_frameworks(report: Report) -> None:
                 f"{name} is installed, but its requests have no spans and so no profiles: "
                 f"pip install 'otel-pyinstrument[{name}]', or wrap the application in code",
             )
+
+
+def check_django(report: Report) -> None:
+    """Whether the instrumentation of Django finds the settings, which it reads before the service does."""
+    if not (_is_installed("django") and _is_installed("opentelemetry-instrumentation-django")):
+        return
+    module = os.environ.get(_DJANGO_SETTINGS, "")
+    if not module:
+        report.note(
+            "framework",
+            f"{_DJANGO_SETTINGS} is not set: if this service is Django's, it answers 500 to every request "
+            "until that is exported (its instrumentation reads it before wsgi.py or asgi.py sets it)",
+        )
+        return
+    try:
+        reason = "" if find_spec(module) else "there is no such module"
+    except Exception as error:  # of the packages that it is in, which are imported for it
+        reason = f"{type(error).__name__}: {error}"
+    if reason:
+        report.problem(
+            "framework",
+            f"{_DJANGO_SETTINGS}={module} cannot be imported: {reason}",
+            "Start the service in the project's directory, or put that on PYTHONPATH.",
+        )
 
 
 def _is_installed(distribution: str) -> bool:

@@ -88,7 +88,10 @@ def check_provider(report: Report, log: CapturedLog) -> TracerProvider | None:
         else "auto-instrumentation makes one from these variables",
     )
     for message in said:
-        report.note("provider", f"auto-instrumentation says: {message}")
+        if message.startswith(variable_of("spool_dir")):
+            report.problem("spool", message, "Until then, what is sent while the backend is away is lost.")
+        else:
+            report.note("provider", f"auto-instrumentation says: {message}")
     service = service_name(provider)
     if service.startswith("unknown_service"):
         report.problem("service", "it has no name", "Set OTEL_SERVICE_NAME.")

@@ -32,6 +32,7 @@ from otel_pyinstrument.command.verification.declared_remedies import as_declared
 from otel_pyinstrument.command.verification.destination import INVALID_METADATA, Answer, Destination
 from otel_pyinstrument.command.verification.listener import Listener, Speaks
 from otel_pyinstrument.command.verification.platform import Platform, PlatformFailed, clock_offset_seconds
+from otel_pyinstrument.command.verification.profiled_request import ProfiledRequest
 from otel_pyinstrument.command.verification.provider import check_settings
 from otel_pyinstrument.command.verification.remedies import advice
 from otel_pyinstrument.command.verification.report import Report, printable
@@ -47,6 +48,7 @@ tracer_provider:
   processors:
     - simple: {{exporter: {{{exporter}}}}}
 """
+REQUEST = ProfiledRequest("0" * 32, "1" * 16, None, 8)
 NAMED = "resource: {attributes: [{name: service.name, value: shop}]}\n"
 
 
@@ -133,6 +135,23 @@ def test_a_dead_endpoint_is_one_problem_with_a_remedy_and_what_was_not_checked_i
     assert "nobody listens on 127.0.0.1" in problems[0]
     assert "Start the receiver" in problems[0]
     assert done.stdout.count("not checked: set OTEL_PYINSTRUMENT_PLATFORM_URL or --platform-url") == 3
+
+
+def test_a_spool_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
+    # Given a file in the place of the spool's directory
+    (tmp_path / "spool").write_text("")
+    # When
+    done = run(OTEL_SERVICE_NAME="shop", OTEL_PYINSTRUMENT_SPOOL_DIR=str(tmp_path / "spool"))
+    # Then the variable, the reason and the remedy are told
+    (problem,) = (line for line in problems_of(done) if "SPOOL_DIR" in line)
+    assert f"OTEL_PYINSTRUMENT_SPOOL_DIR={tmp_path / 'spool'}: the spool is not used" in problem
+    assert "name a directory that the service's user may write to" in problem
+
+
+def test_what_the_terminal_cannot_show_is_escaped() -> None:
+    done = run(OTEL_SERVICE_NAME="bücher", OTEL_TRACES_EXPORTER="none", PYTHONIOENCODING="ascii")
+    assert done.stderr == ""
+    assert "b\\xfccher" in done.stdout
 
 
 def test_what_exporters_complain_of_while_the_command_ends_stays_off_stderr(monkeypatch, caplog) -> None:
@@ -388,17 +407,32 @@ def test_a_project_is_found_by_name_on_a_later_page(fake) -> None:
     assert Platform(fake.url).project("shop4") is None
 
 
-def test_a_record_without_its_profile_is_a_problem_with_its_link(fake, report, out) -> None:
-    from otel_pyinstrument.command.verification.profiled_request import ProfiledRequest
+def test_a_record_is_not_waited_for_in_the_project_of_a_key_that_nobody_knows(fake, report, out) -> None:
+    # Given a platform without the project
+    asked: list[str] = []
 
+    def answer(path: str) -> tuple[int, bytes, dict[str, str]]:
+        asked.append(path)
+        return 404, enveloped(None, 1002, "there is no such project"), {}
+
+    fake.answer = answer
+    # When its record is looked for by the key
+    delivery.check_record(report, Platform(fake.url), "opk_wrong", REQUEST, is_key=True, timeout_seconds=60)
+    # Then that ends with the first answer, and is no second problem
+    assert {path.partition("?")[0] for path in asked} == {"/api/v1/projects/opk_wrong", "/api/v1/projects"}
+    assert len(asked) == 2
+    assert report.problems == 0
+    assert "record" in out.getvalue()
+
+
+def test_a_record_without_its_profile_is_a_problem_with_its_link(fake, report, out) -> None:
     fake.answer = lambda path: (
         200,
         enveloped({"id": "p1", "name": "shop"} if "/projects" in path else {"profile": None}),
         {},
     )
-    request = ProfiledRequest("0" * 32, "1" * 16, None, 8)
 
-    delivery.check_record(report, Platform(fake.url), "shop", request, timeout_seconds=0.1)
+    delivery.check_record(report, Platform(fake.url), "shop", REQUEST, is_key=False, timeout_seconds=0.1)
 
     assert "arrived without its profile" in out.getvalue()
     assert f"{fake.url}/projects/p1/records/{'0' * 32}{'1' * 16}" in out.getvalue()
@@ -424,6 +458,36 @@ def test_packages_out_of_range_and_missing_ones_come_with_the_command_that_insta
 
     assert "pip install 'pyinstrument<1'" in out.getvalue()
     assert "no-such-package-at-all is not installed" in out.getvalue()
+
+
+@pytest.fixture
+def django(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Django and its instrumentation are there, whatever is installed here."""
+    monkeypatch.setattr(installation, "_is_installed", lambda _name: True)
+    return monkeypatch
+
+
+def test_that_django_has_no_settings_is_told_with_what_comes_of_it(report, out, django) -> None:
+    django.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    installation.check_django(report)
+    assert report.problems == 0  # another service may have Django installed
+    assert "DJANGO_SETTINGS_MODULE is not set" in out.getvalue()
+    assert "500" in out.getvalue()
+
+
+@pytest.mark.parametrize("module", ["no_such_shop", "no_such_shop.settings", "json.settings", ".settings"])
+def test_settings_of_django_that_cannot_be_imported_are_a_problem(report, out, django, module) -> None:
+    django.setenv("DJANGO_SETTINGS_MODULE", module)
+    installation.check_django(report)
+    assert report.problems == 1
+    assert f"DJANGO_SETTINGS_MODULE={module} cannot be imported" in out.getvalue()
+    assert "PYTHONPATH" in out.getvalue()
+
+
+def test_settings_of_django_that_can_be_imported_are_no_line(report, out, django) -> None:
+    django.setenv("DJANGO_SETTINGS_MODULE", "json.decoder")
+    installation.check_django(report)
+    assert out.getvalue() == ""
 
 
 def test_a_changed_library_is_a_problem_and_not_a_traceback(report, out, monkeypatch) -> None:

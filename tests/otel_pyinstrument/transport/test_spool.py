@@ -443,7 +443,8 @@ def test_a_link_in_place_of_our_folder_is_not_followed(backend, app, spans, tmp_
     assert shop.spool is None
     assert result is SpanExportResult.SUCCESS
     assert [message for message in caplog.messages if "is not used" in message] == [
-        f"The spool {tmp_path / 'spool'} is not used: {folder} is not a directory"
+        f"OTEL_PYINSTRUMENT_SPOOL_DIR={tmp_path / 'spool'}: the spool is not used: {folder} is not a "
+        "directory; name a directory that the service's user may write to"
     ]
 
 
@@ -466,7 +467,7 @@ def test_an_exporter_of_another_version_works_without_the_spool(
     assert result is SpanExportResult.SUCCESS
     assert len(grpc_backend.bodies) == 2
     (warning,) = caplog.messages
-    assert warning.startswith(f"The spool {tmp_path / 'spool'} is not used: ")
+    assert warning.startswith(f"OTEL_PYINSTRUMENT_SPOOL_DIR={tmp_path / 'spool'}: the spool is not used: ")
 
 
 def test_a_disk_that_cannot_be_written_falls_back_to_the_exporter(
