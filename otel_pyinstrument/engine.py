@@ -9,7 +9,7 @@ from types import FrameType
 from otel_pyinstrument import native, private_names
 from otel_pyinstrument.call_tree import CallTreeBuilder
 from otel_pyinstrument.classification import SameRequest, classifier_of_running_unit
-from otel_pyinstrument.segment import Segment, never
+from otel_pyinstrument.segment import Segment, SpanEnded, never
 from otel_pyinstrument.settings import Settings
 
 MAX_REQUESTS_PER_SHARED_THREAD = 8
@@ -29,7 +29,7 @@ class Engine:
     def open(
         self,
         same_request: SameRequest,
-        span_ended: Callable[[], bool] = never,
+        span_ended: SpanEnded = never,
         ended_early: Callable[[float, float], None] | None = None,
     ) -> Segment | None:
         """Start sampling what is running; None when that would be wrong or disturb another profiler.
@@ -50,7 +50,7 @@ class Engine:
         same_request: SameRequest,
         entry: FrameType,
         builder: CallTreeBuilder,
-        span_ended: Callable[[], bool] = never,
+        span_ended: SpanEnded = never,
     ) -> Segment | None:
         """Sample what runs below `entry`, for a request that waits for it elsewhere, into `builder`."""
         segment = self._segment(same_request, span_ended, builder=builder, entry=entry)
@@ -74,7 +74,7 @@ class Engine:
     def _segment(
         self,
         same_request: SameRequest,
-        span_ended: Callable[[], bool],
+        span_ended: SpanEnded,
         *,
         builder: CallTreeBuilder | None = None,
         entry: FrameType | None = None,

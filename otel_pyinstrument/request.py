@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 
 from opentelemetry.sdk.trace import Span as RecordingSpan
@@ -21,7 +21,7 @@ from otel_pyinstrument.guard import Guard
 from otel_pyinstrument.hop import Hop
 from otel_pyinstrument.private_names import frame_identifiers
 from otel_pyinstrument.recording import HopTree, Recording, RecordingFacts
-from otel_pyinstrument.segment import MAX_NODES, Segment, new_builder
+from otel_pyinstrument.segment import MAX_NODES, Segment, SpanEnded, new_builder
 from otel_pyinstrument.slot import Reason, Slot
 
 MAX_HOPS = 200
@@ -187,12 +187,12 @@ class Request:
 
         return same_request
 
-    def _span_ended(self) -> Callable[[], bool]:
+    def _span_ended(self) -> SpanEnded:
         root = self._root
 
-        def span_ended() -> bool:
+        def span_ended() -> bool | None:
             span = root()
-            return span is not None and span.end_time is not None
+            return None if span is None else span.end_time is not None
 
         return span_ended
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
+from typing import TypeAlias
 
 from otel_pyinstrument import native, private_names
 from otel_pyinstrument.base import shared_calls
@@ -27,6 +28,9 @@ _NEARLY = 0.9
 _FIRST_TURN_INTERVAL_SECONDS = 1e-3
 """What was waiting for the thread when a segment began has its turns before the first `pause` comes."""
 
+SpanEnded: TypeAlias = Callable[[], bool | None]
+"""None: the span was dropped, so that nobody can end it any more."""
+
 
 def never() -> bool:
     return False
@@ -47,9 +51,9 @@ class Segment:
     is credited exactly where the unit waits, and the interval between samples is running time.
 
     `builder` may already hold the samples of earlier segments. Of the stacks only what is below `entry`
-    is recorded, and nothing once `span_ended` says so. When sampling stops before `close`, `ended_early` is
-    called, under the hook perhaps, with the CPU seconds under the hook and those of installing and removing
-    it around turns.
+    is recorded, and nothing once `span_ended` says so; where the span was dropped, sampling ends. When that
+    happens before `close`, `ended_early` is called, under the hook perhaps, with the CPU seconds under the
+    hook and those of installing and removing it around turns.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class Segment:
         classifier: Classifier | None = None,
         builder: CallTreeBuilder | None = None,
         entry: FrameType | None = None,
-        span_ended: Callable[[], bool] = never,
+        span_ended: SpanEnded = never,
         ended_early: Callable[[float, float], None] | None = None,
     ) -> None:
         self._interval_seconds = interval_seconds
@@ -341,7 +345,11 @@ class Segment:
             self._end_early(error)
 
     def _sample(self, stack: list[str], now: float) -> None:
-        if self._span_ended():
+        ended = self._span_ended()
+        if ended is None:
+            self._end_early(None)
+            return
+        if ended:
             # Until `close` other span processors run, or other threads.
             if now - self._start >= self._max_duration_seconds:
                 self._end_early(None)

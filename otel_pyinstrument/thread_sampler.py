@@ -1,9 +1,21 @@
-"""pyinstrument's sampler of one thread, with a cheaper hook while nobody there profiles an async context."""
+"""pyinstrument's sampler of one thread, with a cheaper hook and with samples that nobody notices."""
 
 from __future__ import annotations
 
+import time
+from types import FrameType
+from typing import Any
+
 from pyinstrument.low_level.stat_profile import setstatprofile, walltime_coarse_resolution
 from pyinstrument.stack_sampler import StackSampler
+
+from otel_pyinstrument.guard import came_from_signal_handler
+
+_CALLS_OF_A_SAMPLE = 24
+_SHARE = 0.1
+"""Of the interval that a sample may take. Of a stack of some thousand calls it would take all of it."""
+_CHEAP_SECONDS = 2e-4
+"""A sample of some hundred calls, which the shortest intervals that are asked for can bear."""
 
 
 class ThreadSampler(StackSampler):
@@ -15,6 +27,7 @@ class ThreadSampler(StackSampler):
     """
 
     _asks_for_context = False
+    _installed_interval = 0.0
 
     def _update(self) -> None:
         if not self._asks_for_context and self._needs_context():
@@ -29,6 +42,10 @@ class ThreadSampler(StackSampler):
         self.current_sampling_interval = interval
         if self.last_profile_time == 0.0:
             self.last_profile_time = self._timer()
+        self._install(interval)
+
+    def _install(self, interval: float) -> None:
+        self._installed_interval = interval
         resolution = walltime_coarse_resolution()
         coarse = resolution is not None and resolution <= interval
         setstatprofile(self._sample, interval, timer_type="walltime_coarse" if coarse else "walltime")
@@ -38,3 +55,37 @@ class ThreadSampler(StackSampler):
         return self.timer_func is not None or any(
             each.bound_to_async_context or each.use_timing_thread for each in self.subscribers
         )
+
+    def _sample(self, frame: FrameType, event: str, arg: Any) -> None:
+        """Called by the hook in the middle of the user's code, which must not feel it.
+
+        No sample where the recursion limit is so near that it would be reached, or where something of the
+        application raises that names a function or a thread: the time goes to the next one.
+        """
+        try:
+            _require_calls(_CALLS_OF_A_SAMPLE)
+        except RecursionError:
+            return
+        begun = time.thread_time()
+        try:
+            super()._sample(frame, event, arg)
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+        self._bound_cost(time.thread_time() - begun)
+
+    def _bound_cost(self, cost_seconds: float) -> None:
+        """Samples that cost more than their share come more rarely, until they cost less or sampling ends."""
+        if self._asks_for_context or self.current_sampling_interval is None:
+            return
+        interval = self.current_sampling_interval
+        if cost_seconds > _CHEAP_SECONDS:
+            interval = max(interval, cost_seconds / _SHARE)
+        if not self._installed_interval / 2 <= interval <= self._installed_interval * 2:
+            self._install(interval)
+
+
+def _require_calls(count: int) -> None:
+    """Raises RecursionError where fewer calls than that are left."""
+    if count:
+        _require_calls(count - 1)

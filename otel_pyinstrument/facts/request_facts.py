@@ -22,6 +22,7 @@ from otel_pyinstrument.facts.child_spans import (
 )
 from otel_pyinstrument.facts.usage import Usage, available_processors, usage
 from otel_pyinstrument.frames import current_place
+from otel_pyinstrument.guard import came_from_signal_handler
 
 MAX_BYTES = 16_384
 """Of the JSON text, which is ASCII."""
@@ -47,8 +48,18 @@ class RequestFacts:
             end=usage(),
             attributes=attributes_of(span),
             scope=span.instrumentation_scope.name if span.instrumentation_scope else "",
-            thread=threading.current_thread().name,
+            thread=_thread_name(),
         )
+
+
+def _thread_name() -> str:
+    """The application may have its own idea of a name."""
+    try:
+        return str(threading.current_thread().name)
+    except Exception as error:
+        if came_from_signal_handler(error):
+            raise
+        return ""
 
 
 class FinishedFacts:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyinstrument
 import pytest
@@ -605,21 +606,106 @@ def test_an_exception_of_a_signal_handler_passes_through_the_callback(make_trace
         gc.enable()
 
 
-def test_recursion_close_to_the_limit_is_no_problem(traced, burn) -> None:
-    # Given code that needs nearly all of the stack
-    def recurse(depth: int) -> None:
-        if depth:
-            recurse(depth - 1)
-        else:
-            burn(0.02)
+@pytest.mark.parametrize("left", [0, 1, 2, 3, 5, 8, 12, 20])
+def test_work_that_leaves_few_calls_to_the_recursion_limit_has_them_all(traced, left) -> None:
+    def work(calls: int) -> bool:
+        if calls:
+            return work(calls - 1)
+        end = time.perf_counter() + 0.015
+        while time.perf_counter() < end:
+            abs(1)
+        return True
 
-    depth = 0
-    frame = sys._getframe()
-    while frame is not None:
-        depth, frame = depth + 1, frame.f_back
+    def works(calls: int, kind: SpanKind) -> bool:
+        with traced.tracer.start_as_current_span("GET /", kind=kind):
+            try:
+                return work(calls)
+            except RecursionError:
+                return False
 
-    # Then profiling leaves it enough
-    traced.request(lambda: recurse(sys.getrecursionlimit() - depth - 20))
+    # Given the most calls that are possible here without a profile
+    possible = next(
+        calls for calls in range(sys.getrecursionlimit(), 0, -1) if works(calls, SpanKind.INTERNAL)
+    )
+    # When a request makes nearly as many
+    traced.exporter.clear()
+    # Then nothing is raised into it, and its profile is whole
+    assert works(possible - left, SpanKind.SERVER)
+    (span,) = traced.exporter.get_finished_spans()
+    assert span.events[0].attributes["pyinstrument.interrupted"] is False
+
+
+class NameRaises(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "__qualname__":
+            raise ValueError("no name")
+        return super().__getattribute__(name)
+
+
+class Nameless(dict[str, int], metaclass=NameRaises):
+    """Its methods have no name that could be asked for, which is asked for where a sample falls on them."""
+
+
+def test_what_raises_when_a_function_is_named_does_not_raise_into_the_request(traced) -> None:
+    # Given work of which some samples fall on methods without a name
+    found = Nameless(a=1)
+
+    def work() -> int:
+        end = time.perf_counter() + 0.05
+        count = 0
+        while time.perf_counter() < end:
+            for _ in range(100):
+                count += found.get("a", 0)
+        return count
+
+    # When it is profiled
+    counts: list[int] = []
+    span = traced.request(lambda: counts.append(work()))
+    # Then it works, and the profile has its time
+    assert counts[0] > 0
+    assert span.events[0].attributes["pyinstrument.duration"] >= 0.045
+
+
+def test_a_thread_whose_name_cannot_be_asked_for_is_profiled_without_it(traced, burn) -> None:
+    # Given a thread with its own idea of a name
+    class Worker(threading.Thread):
+        @property
+        def name(self) -> str:  # type: ignore[override]
+            raise RuntimeError("no name")
+
+        @name.setter
+        def name(self, value: str) -> None:
+            pass
+
+    problems: list[object] = []
+
+    def run() -> None:
+        try:
+            traced.request(lambda: burn(0.03))
+        except Exception as error:
+            problems.append(error)
+
+    # When it serves a request
+    worker = Worker(target=run)
+    worker.start()
+    worker.join()
+    # Then nothing is raised into it, and there is a profile
+    (span,) = traced.exporter.get_finished_spans()
+    assert problems == []
+    assert len(span.events) == 1
+
+
+def test_the_hook_of_a_span_that_was_dropped_ends_with_the_next_sample(traced, burn) -> None:
+    # Given a request whose span nobody holds any more, and that never ended
+    span = traced.tracer.start_span("GET /", kind=SpanKind.SERVER)
+    burn(0.01)
+    assert sys.getprofile() is not None
+    del span
+    gc.collect()
+    # When its thread goes on to work
+    burn(0.02)
+    # Then it does so without the hook
+    assert sys.getprofile() is None
 
 
 FORK = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -173,3 +174,36 @@ def test_a_timing_thread_that_the_user_asked_for_drives_the_hook(sampler: StackS
     assert ours.samples
     sampler.unsubscribe(theirs.take)
     private_names.unsubscribe(sampler, ours.take)
+
+
+def cost(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def test_samples_that_cost_much_come_rarely_until_they_are_cheap_again(sampler) -> None:
+    # Given a subscriber whose samples take a hundred intervals, as those of deep stacks may
+    taken: list[float] = []
+    price = 0.01
+
+    def take(_stack: list[str], _elapsed: float, _state: object) -> None:
+        cost(price)
+        taken.append(price)
+
+    private_names.subscribe(sampler, take, interval_seconds=INTERVAL_SECONDS)
+    # When its thread works
+    begun = time.perf_counter()
+    while len(taken) < 3:
+        work()
+    # Then samples have a share of the time, and not all of it
+    assert sum(taken) < 0.5 * (time.perf_counter() - begun)
+    # And once they are cheap, they come at the interval again
+    price = 0.0
+    while len(taken) < 5:
+        work()
+    begun = time.perf_counter()
+    while len(taken) < 15:
+        work()
+    assert time.perf_counter() - begun < 10 * 0.1
+    private_names.unsubscribe(sampler, take)
