@@ -11,7 +11,7 @@ from collector_receiver.group import ALONE, Member
 from collector_receiver.server import PortBusy, serve
 from collector_receiver.settings import InvalidSettings, ReceiverSettings
 from profile_store import StoreSettings, open_store
-from profile_store.contracts import StoreError
+from profile_store.contracts import InvalidStoreSettings, StoreError
 
 EXIT_SETTINGS = 2
 EXIT_PORT_BUSY = 3
@@ -25,7 +25,7 @@ def run(settings: ReceiverSettings, store_settings: StoreSettings, member: Membe
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(settings, store_settings, member))
-    except InvalidSettings as problem:
+    except (InvalidSettings, InvalidStoreSettings) as problem:
         return fail(str(problem), EXIT_SETTINGS)
     except PortBusy as problem:
         return fail(str(problem), EXIT_PORT_BUSY)

@@ -22,7 +22,8 @@ async def open_store(settings: StoreSettings) -> AsyncGenerator[Store]:
 
     Raises:
         StoreUnavailable: MongoDB did not answer within its time limit.
-        StoreError: `MONGODB_URL` is missing or unusable, or the indexes conflict with existing ones.
+        InvalidStoreSettings: `MONGODB_URL` is missing or unusable.
+        StoreError: the indexes conflict with existing ones.
     """
     from profile_store.mongodb.store import open_mongodb_store
 
@@ -35,7 +36,7 @@ def check_mongodb(settings: StoreSettings) -> None:
 
     Raises:
         StoreUnavailable: naming host and port, never user and password, and the remedy.
-        StoreError: `MONGODB_URL` is missing or unusable.
+        InvalidStoreSettings: `MONGODB_URL` is missing or unusable.
     """
     from profile_store.mongodb.reachability import check_mongodb
 

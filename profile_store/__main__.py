@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from profile_store import StoreSettings, open_store, project_commands, roll_up_command
-from profile_store.contracts import StoreError
+from profile_store.contracts import InvalidStoreSettings, StoreError
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{problem['loc'][0]} {what}", EXIT_USAGE)
     try:
         asyncio.run(_run(parsed, settings))
-    except roll_up_command.WrongArguments as problem:
+    except (roll_up_command.WrongArguments, InvalidStoreSettings) as problem:
         return _fail(str(problem), EXIT_USAGE)
     except project_commands.Refused as refused:
         return _fail(str(refused), EXIT_REFUSED)

@@ -42,6 +42,10 @@ class StoreError(Exception):
     """Anything the store raises on purpose. The message is safe to log; it holds no document."""
 
 
+class InvalidStoreSettings(StoreError):
+    """The settings name no database, or not in a way that can be used: waiting for it does not help."""
+
+
 class StoreUnavailable(StoreError):
     """Network, election, time-out, full disk: nothing is known about what was written. Try the call again."""
 

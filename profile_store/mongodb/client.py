@@ -11,11 +11,11 @@ from bson.codec_options import CodecOptions
 from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConfigurationError, InvalidURI
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from profile_store.contracts import StoreError
+from profile_store.contracts import InvalidStoreSettings
+from profile_store.mongodb.urls import readable
 from profile_store.settings import StoreSettings
 
 Document: TypeAlias = dict[str, Any]
@@ -37,17 +37,17 @@ def connect(settings: StoreSettings) -> Client:
     """A client for the running event loop; it connects at the first operation.
 
     Raises:
-        StoreError: `MONGODB_URL` is missing or the driver cannot read it.
+        InvalidStoreSettings: `MONGODB_URL` is missing, or the driver cannot read it or a file that it names.
     """
     if settings.mongodb_url is None:
-        raise StoreError(
+        raise InvalidStoreSettings(
             "MONGODB_URL is not set. Set it to a MongoDB 6.0 or newer, for example "
             "mongodb://127.0.0.1:27017/?replicaSet=rs0, or use `python -m all_in_one`, which starts one."
         )
     # At DEBUG the driver logs commands with their documents, and LOG_LEVEL may set the level of every logger.
     logging.getLogger("pymongo.command").setLevel(logging.INFO)
     url = settings.mongodb_url.get_secret_value()
-    try:
+    with readable("MONGODB_URL", settings.mongodb_url):
         return AsyncMongoClient(
             url,
             appname="otel-pyinstrument",
@@ -56,9 +56,6 @@ def connect(settings: StoreSettings) -> Client:
             timeoutMS=_OPERATION_TIMEOUT_MS,
             **_monitoring(url),
         )
-    except (ConfigurationError, InvalidURI, ValueError) as error:
-        # The message of the driver may repeat the address with its password.
-        raise StoreError(f"MONGODB_URL is not usable: the driver raised {type(error).__name__}.") from None
 
 
 def _monitoring(url: str) -> Document:

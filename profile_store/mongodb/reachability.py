@@ -7,9 +7,10 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-from profile_store.contracts import StoreError, StoreUnavailable
+from profile_store.contracts import InvalidStoreSettings, StoreUnavailable
 from profile_store.mongodb.client import Client
 from profile_store.mongodb.errors import describe
+from profile_store.mongodb.urls import readable
 from profile_store.settings import StoreSettings
 
 _LIMIT_SECONDS = 4
@@ -18,18 +19,12 @@ _LIMIT_SECONDS = 4
 def check_mongodb(settings: StoreSettings) -> None:
     """See `profile_store.check_mongodb`."""
     if settings.mongodb_url is None:
-        raise StoreError("MONGODB_URL is not set.")
+        raise InvalidStoreSettings("MONGODB_URL is not set.")
     limit_ms = _LIMIT_SECONDS * 1_000
-    try:
+    with readable("MONGODB_URL", settings.mongodb_url):
         client: MongoClient[dict[str, Any]] = MongoClient(
             settings.mongodb_url.get_secret_value(), serverSelectionTimeoutMS=limit_ms, timeoutMS=limit_ms
         )
-    except (PyMongoError, ValueError) as error:
-        # The message of the driver may repeat the address with its password.
-        raise StoreError(
-            f"MONGODB_URL is not usable: the driver raised {type(error).__name__}. It looks like"
-            " mongodb://user:password@host:27017/?replicaSet=rs0, with user and password percent-encoded."
-        ) from None
     with client:
         try:
             client.admin.command("ping")

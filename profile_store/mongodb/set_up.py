@@ -18,8 +18,9 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from profile_store.contracts import StoreError
+from profile_store.contracts import InvalidStoreSettings, StoreError
 from profile_store.mongodb.errors import describe
+from profile_store.mongodb.urls import FORM, readable
 from profile_store.settings import StoreSettings
 
 LIMIT_SECONDS = 120.0
@@ -63,15 +64,19 @@ def set_up(settings: SetUpSettings, *, limit_seconds: float = LIMIT_SECONDS) -> 
         StoreError: it cannot be; the message says what to correct and holds no password.
     """
     if settings.mongodb_url is None:
-        raise StoreError("MONGODB_URL is not set: it names the members, the replica set and the user")
+        raise InvalidStoreSettings(
+            "MONGODB_URL is not set: it names the members, the replica set and the user"
+        )
     wanted = _parsed("MONGODB_URL", settings.mongodb_url)
     name, user, password = wanted["options"].get("replicaSet"), wanted["username"], wanted["password"]
     if not name or not user or not password:
-        raise StoreError(
-            "MONGODB_URL must name user, password and replica set: mongodb://user:password@host/?replicaSet=rs0"
+        raise InvalidStoreSettings(
+            f"MONGODB_URL must name user, password and replica set. It looks like {FORM}"
         )
     if wanted["options"].get("authSource", wanted["database"]) not in (None, "admin"):
-        raise StoreError("MONGODB_URL: the user is made in the database admin, set authSource=admin")
+        raise InvalidStoreSettings(
+            "MONGODB_URL: the user is made in the database admin, set authSource=admin"
+        )
     _parsed("MONGODB_ADMIN_URL", settings.mongodb_admin_url)
     members = [f"{host}:{port or _DEFAULT_PORT}" for host, port in wanted["nodelist"]]
     deadline = time.monotonic() + limit_seconds
@@ -82,20 +87,18 @@ def set_up(settings: SetUpSettings, *, limit_seconds: float = LIMIT_SECONDS) -> 
 
 
 def _parsed(variable: str, url: SecretStr) -> Any:
-    try:
+    with readable(variable, url):
         return parse_uri(url.get_secret_value())
-    except (PyMongoError, ValueError) as error:
-        # The message of the driver may repeat the address with its password.
-        raise StoreError(f"{variable} is not usable: the driver raised {type(error).__name__}") from None
 
 
 def _client(settings: SetUpSettings, **options: Any) -> Client:
-    return MongoClient(
-        settings.mongodb_admin_url.get_secret_value(),
-        serverSelectionTimeoutMS=1_000,
-        socketTimeoutMS=10_000,
-        **options,
-    )
+    with readable("MONGODB_ADMIN_URL", settings.mongodb_admin_url):
+        return MongoClient(
+            settings.mongodb_admin_url.get_secret_value(),
+            serverSelectionTimeoutMS=1_000,
+            socketTimeoutMS=10_000,
+            **options,
+        )
 
 
 def _until_done(step: Callable[[], bool], deadline: float) -> None:
@@ -166,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except StoreError as problem:
         sys.stderr.write(f"{problem}\n")
-        return 1
+        return 2 if isinstance(problem, InvalidStoreSettings) else 1
     sys.stdout.write(f"the database {settings.mongodb_database} is ready\n")
     return 0
 

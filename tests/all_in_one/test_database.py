@@ -53,6 +53,33 @@ def test_a_refused_password_is_told_and_not_shown(console, interrupts, mongodb_u
     assert "hunter2" not in told
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (
+            "mongodb://u:hunter2@h:99999/",
+            "the driver raised ValueError. It looks like mongodb://user:password@host:27017/?replicaSet=rs0,"
+            " with user and password percent-encoded and a port of at most 65535.",
+        ),
+        (
+            "mongodb://u:hunter2@h/?tlsCAFile=/nowhere/ca",
+            "its file /nowhere/ca cannot be read (No such file or",
+        ),
+        (f"mongodb://u:hunter2@h/?tlsCAFile={__file__}", f"tlsCAFile={__file__} holds nothing usable in PEM"),
+        (
+            f"mongodb://u:hunter2@h/?tlscertificatekeyfile={__file__}",
+            f"tlscertificatekeyfile={__file__} holds nothing usable in PEM",
+        ),
+    ],
+    ids=["port", "no file", "no certificate", "no key"],
+)
+def test_what_cannot_be_used_of_an_address_is_told_with_the_remedy(console, interrupts, url, told) -> None:
+    problem = problem_with(url, console, interrupts)
+
+    assert problem.startswith(f"MONGODB_URL is not usable: {told}")
+    assert "hunter2" not in problem
+
+
 def test_an_address_that_the_driver_cannot_read_shows_no_password(console, interrupts) -> None:
     told = problem_with("mongodb://root:hun/ter2@127.0.0.1:27017/", console, interrupts)
 

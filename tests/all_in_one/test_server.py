@@ -305,6 +305,11 @@ def test_an_empty_variable_means_the_default(database: dict[str, str]) -> None:
         assert running.url.startswith("http://127.0.0.1:")
 
 
+def test_a_file_that_the_address_of_the_database_names_and_that_is_missing_is_named() -> None:
+    told = refuse_to_start(MONGODB_URL="mongodb://127.0.0.1/?tls=true&tlsCAFile=/nowhere/ca.pem")
+    assert "MONGODB_URL is not usable: its file /nowhere/ca.pem cannot be read" in told
+
+
 def test_without_a_database_the_server_does_not_start() -> None:
     assert "MONGODB_URL" in refuse_to_start()
 

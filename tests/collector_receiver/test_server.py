@@ -278,12 +278,23 @@ def test_the_standard_http_exporter_of_python_is_understood(start_process):
     assert "Traceback" not in process.stderr
 
 
-def test_a_missing_database_address_is_exit_code_4_without_a_traceback(run):
-    code, stderr = run()
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("", "is not set"),
+        ("mongodb://u:hun@ter2@h/", "is not usable: the driver raised InvalidURI"),
+        (
+            "mongodb://127.0.0.1/?tls=true&tlsCAFile=/nowhere/ca.pem",
+            "is not usable: its file /nowhere/ca.pem",
+        ),
+    ],
+)
+def test_a_database_address_that_cannot_be_used_is_exit_code_2_and_one_line(run, url, told):
+    code, stderr = run(MONGODB_URL=url)
 
-    assert code == 4
-    assert "MONGODB_URL" in stderr
-    assert "Traceback" not in stderr
+    assert code == 2
+    assert re.fullmatch(rf"collector_receiver: MONGODB_URL {told}.*\n", stderr)
+    assert "ter2" not in stderr
 
 
 def test_a_database_that_does_not_answer_is_exit_code_4(run):

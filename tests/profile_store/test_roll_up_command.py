@@ -218,3 +218,12 @@ def test_a_bad_address_is_named_without_its_password(address):
     assert done.returncode == 2
     assert "MONGODB_URL must begin with mongodb://" in done.stderr
     assert "password" not in done.stderr
+
+
+def test_an_address_whose_file_is_missing_is_exit_code_2_and_one_line():
+    done = roll_up(MONGODB_URL="mongodb://127.0.0.1/?tls=true&tlsCAFile=/nowhere/ca.pem")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "profile_store: MONGODB_URL is not usable: its file /nowhere/ca.pem cannot be"
+    )
+    assert done.stderr.count("\n") == 1

@@ -11,6 +11,14 @@ from profile_store.mongodb.set_up import SetUpSettings, main, set_up
 
 ADMIN = "mongodb://root:hunter2@127.0.0.1:1/?authSource=admin"
 URL = "mongodb://user:hunter2@127.0.0.1:1/?replicaSet=rs0"
+FORM = (
+    "It looks like mongodb://user:password@host:27017/?replicaSet=rs0, with user and password percent-encoded"
+)
+NO_FILE = "&tls=true&tlsCAFile=/nowhere/ca.pem"
+NO_FILE_TOLD = (
+    "is not usable: its file /nowhere/ca.pem cannot be read (No such file or directory). Correct the"
+)
+NO_PEM = f"&tls=true&tlsCAFile={__file__}"
 
 
 @pytest.mark.parametrize(
@@ -18,12 +26,24 @@ URL = "mongodb://user:hunter2@127.0.0.1:1/?replicaSet=rs0"
     [
         ({"MONGODB_ADMIN_URL": ""}, 2, "MONGODB_ADMIN_URL: Field required"),
         ({"MONGODB_DATABASE": "admin"}, 2, "MONGODB_DATABASE: is a system database"),
-        ({"MONGODB_ADMIN_URL": "mongodb://root:hun/ter2@host/"}, 1, "MONGODB_ADMIN_URL is not usable"),
-        ({"MONGODB_URL": ""}, 1, "MONGODB_URL is not set"),
-        ({"MONGODB_URL": "mongodb://u:hun/ter2@host/"}, 1, "MONGODB_URL is not usable"),
-        ({"MONGODB_URL": "mongodb://host/?replicaSet=rs0"}, 1, "MONGODB_URL must name user, password and"),
-        ({"MONGODB_URL": "mongodb://u:hunter2@host/"}, 1, "MONGODB_URL must name user, password and replica"),
-        ({"MONGODB_URL": f"{URL}&authSource=shop"}, 1, "MONGODB_URL: the user is made in the database admin"),
+        ({"MONGODB_ADMIN_URL": "mongodb://root:hun/ter2@host/"}, 2, "MONGODB_ADMIN_URL is not usable"),
+        (
+            {"MONGODB_ADMIN_URL": "foo"},
+            2,
+            f"MONGODB_ADMIN_URL is not usable: the driver raised InvalidURI. {FORM}",
+        ),
+        ({"MONGODB_ADMIN_URL": f"{ADMIN}{NO_FILE}"}, 2, f"MONGODB_ADMIN_URL {NO_FILE_TOLD}"),
+        (
+            {"MONGODB_ADMIN_URL": f"{ADMIN}{NO_PEM}"},
+            2,
+            f"MONGODB_ADMIN_URL is not usable: tlsCAFile={__file__} holds",
+        ),
+        ({"MONGODB_URL": ""}, 2, "MONGODB_URL is not set"),
+        ({"MONGODB_URL": "mongodb://u:hun/ter2@host/"}, 2, "MONGODB_URL is not usable"),
+        ({"MONGODB_URL": f"{URL}{NO_FILE}"}, 2, f"MONGODB_URL {NO_FILE_TOLD}"),
+        ({"MONGODB_URL": "mongodb://host/?replicaSet=rs0"}, 2, "MONGODB_URL must name user, password and"),
+        ({"MONGODB_URL": "mongodb://u:hunter2@host/"}, 2, "MONGODB_URL must name user, password and replica"),
+        ({"MONGODB_URL": f"{URL}&authSource=shop"}, 2, "MONGODB_URL: the user is made in the database admin"),
     ],
 )
 def test_the_variable_that_is_wrong_is_named_and_no_password_shown(
