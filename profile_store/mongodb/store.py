@@ -63,7 +63,7 @@ async def open_mongodb_store(
     client = connect(settings)
     try:
         database = database_of(client, settings)
-        await wait_for_mongodb(client)
+        await wait_for_mongodb(client, settings)
         await migrate(database)
         await ensure_indexes(database)
         yield MongoDBStore(database, clock)

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import SecretStr
 from pymongo.errors import PyMongoError
+from pymongo.uri_parser import parse_uri
 
 from profile_store.contracts import InvalidStoreSettings
 
@@ -30,6 +31,13 @@ def readable(variable: str, url: SecretStr) -> Generator[None]:
         raise InvalidStoreSettings(
             f"{variable} is not usable: {_problem(url.get_secret_value(), error)}"
         ) from None
+
+
+def hosts_of(url: str) -> list[tuple[str, int | None]]:
+    """The servers that a readable address names; none of mongodb+srv, which names a list of them."""
+    if url.startswith("mongodb+srv://"):
+        return []
+    return parse_uri(url, validate=False)["nodelist"]
 
 
 def _problem(url: str, error: Exception) -> str:

@@ -47,8 +47,34 @@ async def test_a_database_that_is_away_is_named_with_the_remedy(monkeypatch):
     # Then a line names them and what to do, and not what would have been done first
     assert told == (
         f"MONGODB_URL: no MongoDB that accepts writes answers at {', '.join(hosts)} within 0.2 s "
-        "(ServerSelectionTimeoutError). Start it or correct the address."
+        "(ServerSelectionTimeoutError). Start it or correct the address. "
+        "What it says of replicaSet must fit the server too."
     )
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("replicaSet=wrong", "replicaSet"),
+        ("tls=true", "tls"),
+        ("ssl=true&replicaSet=x", "ssl and replicaSet"),
+    ],
+)
+async def test_a_server_that_runs_otherwise_than_the_address_says_is_named_with_what_must_fit(
+    mongodb_url, options, named, monkeypatch
+):
+    # Given a server without TLS, in a replica set of another name
+    monkeypatch.setattr(mongodb_client, "_OPERATION_TIMEOUT_MS", 500)
+    host = mongodb_url.removeprefix("mongodb://").partition("/")[0].rpartition("@")[2]
+
+    # When a store is opened there
+    told = await problem_with(f"mongodb://root:hunter2@{host}/?{options}")
+
+    # Then the line names the server of the address, and what may be the reason
+    assert f"answers at {host} within 0.5 s" in told
+    assert told.endswith(f"What it says of {named} must fit the server too.")
+    assert "hunter2" not in told
 
 
 @pytest.mark.integration
