@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable
 
 from collector_receiver.group import ALONE, Member
-from collector_receiver.server import PortBusy, serve
+from collector_receiver.server import PortBusy, Stopping, serve
 from collector_receiver.settings import InvalidSettings, ReceiverSettings
 from profile_store import StoreSettings, open_store
 from profile_store.contracts import InvalidStoreSettings, StoreError
+from profile_store.ending import opened_unless
 
 EXIT_SETTINGS = 2
 EXIT_PORT_BUSY = 3
@@ -35,8 +36,10 @@ def run(settings: ReceiverSettings, store_settings: StoreSettings, member: Membe
 
 
 async def _run(settings: ReceiverSettings, store_settings: StoreSettings, member: Member) -> None:
-    async with open_store(store_settings) as store:
-        await serve(store, settings, member)
+    stopping = Stopping(member)
+    async with opened_unless(stopping.asked, open_store(store_settings)) as store:
+        if store is not None:
+            await serve(store, settings, member, stopping)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

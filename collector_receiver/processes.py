@@ -13,6 +13,7 @@ import signal
 import socket
 import tempfile
 import time
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -117,7 +118,8 @@ class _Group:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         codes = await asyncio.gather(*(process.start() for process in self._processes))
-        code = next((code for code in codes if code is not None), 0)
+        # Whoever was told to stop before it served has not failed.
+        code = 0 if self._stopping.is_set() else next((code for code in codes if code is not None), 0)
         if code == 0 and not self._stopping.is_set():
             announce(addresses, self._settings)
             logger.info("%d processes share the ports", len(self._processes))
@@ -177,7 +179,7 @@ class _Process:
         self._process = context.Process(
             target=_member_main, args=(*self._arguments, member), name=f"receiver-{self.number}"
         )
-        self._process.start()
+        _start_without_interrupts(self._process)
         theirs.close()
         # The pipe has an end when its process has.
         await _readable(self._orders.fileno())
@@ -223,6 +225,17 @@ class _Process:
 def _member_main(settings: ReceiverSettings, store_settings: StoreSettings, member: Member) -> None:
     configure_logging(settings)
     raise SystemExit(run_one(settings, store_settings, member))
+
+
+def _start_without_interrupts(process: SpawnProcess) -> None:
+    """Ctrl+C reaches the whole group; its first process passes it on. What is blocked here is so in the new
+    process from its first moment."""
+    resource_tracker.ensure_running()  # which `start` would do, and unblock the signal by it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 async def _readable(descriptor: int) -> None:

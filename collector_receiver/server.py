@@ -33,7 +33,7 @@ from collector_receiver.status_pages import StatusPages
 from collector_receiver.tls import load_tls
 from profile_store.contracts import Store
 
-__all__ = ["STOP_SECONDS", "Addresses", "PortBusy", "Receiver", "serve"]
+__all__ = ["STOP_SECONDS", "Addresses", "PortBusy", "Receiver", "Stopping", "serve"]
 
 STOP_SECONDS = 10.0
 LAST_BODY_SECONDS = 1.0  # for what is still on its way when the receiver stops
@@ -186,15 +186,13 @@ class Receiver:
         )
 
 
-async def serve(store: Store, settings: ReceiverSettings, member: Member = ALONE) -> None:
-    """Run until SIGTERM or SIGINT, or until the group is told to stop, then stop gracefully; a second signal
-    stops at once.
+async def serve(store: Store, settings: ReceiverSettings, member: Member, stopping: Stopping) -> None:
+    """Run until `stopping` asks for the end, then stop gracefully, or at once when it is in a hurry.
 
     Raises:
         PortBusy: see `Receiver.start`.
         InvalidSettings: a file for TLS cannot be used.
     """
-    stopping = _Stopping(member)
     _allow_connections()
     receiver = Receiver(store, settings, member)
     addresses = await receiver.start()
@@ -257,8 +255,8 @@ def announce(addresses: Addresses, settings: ReceiverSettings) -> None:
         )
 
 
-class _Stopping:
-    """Turns signals, and the orders of the group, into events."""
+class Stopping:
+    """Turns SIGTERM, SIGINT and the orders of the group into events, from the moment that it is made."""
 
     def __init__(self, member: Member) -> None:
         self.asked, self.in_a_hurry = asyncio.Event(), asyncio.Event()

@@ -16,6 +16,7 @@ from profile_store.contracts import InvalidStoreSettings, StoreError
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
 EXIT_NO_STORE = 4
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoreError as problem:
         return _fail(str(problem), EXIT_NO_STORE)
     except KeyboardInterrupt:
-        return _fail("interrupted; what is done is done, and it may be repeated", EXIT_NO_STORE)
+        return _fail("interrupted; what is done is done, and it may be repeated", EXIT_INTERRUPTED)
     return 0
 
 

@@ -154,7 +154,10 @@ def _grant(client: Client, user: str, password: str, database: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Set up what the environment names; returns the exit code: 1 it did not work, 2 a setting is wrong."""
+    """Set up what the environment names; returns the exit code.
+
+    1 it did not work, 2 a setting is wrong, 130 interrupted.
+    """
     argparse.ArgumentParser(
         prog="python -m profile_store.mongodb.set_up",
         description=DESCRIPTION,
@@ -170,6 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoreError as problem:
         sys.stderr.write(f"{problem}\n")
         return 2 if isinstance(problem, InvalidStoreSettings) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what is done is done, and it may be repeated\n")
+        return 130
     sys.stdout.write(f"the database {settings.mongodb_database} is ready\n")
     return 0
 

@@ -322,6 +322,22 @@ def test_a_database_that_does_not_answer_is_told_without_its_password() -> None:
     assert "hunter2" not in told
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_database_is_waited_for_ends_the_server_at_once(number: signal.Signals) -> None:
+    # Given a server that waits for the answer of its database, for 8 seconds
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = launch(MONGODB_URL=f"mongodb://127.0.0.1:{silent.getsockname()[1]}/")
+        silent.accept()
+        began = time.monotonic()
+
+        # When a signal comes
+        process.send_signal(number)
+
+        # Then it has stopped as asked, without noise
+        assert (*process.communicate(timeout=30), process.returncode) == ("", "", 0)
+        assert time.monotonic() - began < 6
+
+
 def test_while_the_database_is_away_requests_fail_temporarily_and_then_work_again(
     database: dict[str, str], mongodb_url: str
 ) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import sys
 import time
 import urllib.request
@@ -146,6 +147,24 @@ def test_ctrl_c_lets_every_process_finish_its_requests(start_process, mongod_exe
     assert not any(map(alive, members))
     assert len(re.findall(r"stopped: \d+ spans accepted", group.stderr)) == 2
     assert "Traceback" not in group.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_while_the_database_is_waited_for_ends_them_at_once(start_process, number):
+    # Given two processes of which one waits for the answer of the database already, for 8 seconds
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"mongodb://127.0.0.1:{silent.getsockname()[1]}/"
+        group = start_process(own_group=True, MONGODB_URL=url, RECEIVER_PROCESSES="2")
+        silent.accept()
+        started = time.monotonic()
+
+        # When a signal reaches all of them
+        os.killpg(group.pid, number)
+
+        # Then they have stopped as asked
+        assert group.wait() == 0
+    assert time.monotonic() - started < 6
+    assert re.fullmatch(r".* stopped all processes\n", group.stderr)
 
 
 def test_ports_are_shared_by_one_receiver_only_and_no_process_outlives_the_first(

@@ -116,6 +116,23 @@ def test_ctrl_c_stops_it_too(start_process):
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_database_is_waited_for_ends_it_at_once(start_process, number):
+    # Given a receiver that waits for the answer of its database, for 8 seconds
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = start_process(MONGODB_URL=f"mongodb://127.0.0.1:{silent.getsockname()[1]}/")
+        silent.accept()
+        started = time.monotonic()
+
+        # When a signal comes
+        process.signal(number)
+
+        # Then it has stopped as asked
+        assert process.wait() == 0
+    assert time.monotonic() - started < 6
+    assert process.stderr == ""
+
+
 def test_a_second_signal_does_not_wait_for_running_calls(start_process, mongod_executable, make, tmp_path):
     # Given a receiver that stops while a request waits for a frozen database
     with embedded_mongodb(tmp_path) as server:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -58,6 +62,26 @@ def test_the_variable_that_is_wrong_is_named_and_no_password_shown(
     assert output.out == ""
     assert output.err.startswith(told)
     assert "ter2" not in output.err
+
+
+def test_ctrl_c_ends_it_with_one_line() -> None:
+    # Given a setup that waits for the answer of a server
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        variables = {
+            "MONGODB_ADMIN_URL": f"mongodb://root:hunter2@{host}/",
+            "MONGODB_URL": f"mongodb://user:hunter2@{host}/?replicaSet=rs0",
+        }
+        command = [sys.executable, "-m", "profile_store.mongodb.set_up"]
+        process = subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
+        silent.accept()
+
+        # When it is interrupted
+        process.send_signal(signal.SIGINT)
+
+        # Then it says so
+        _, told = process.communicate(timeout=30)
+    assert (process.returncode, told) == (130, "interrupted; what is done is done, and it may be repeated\n")
 
 
 def test_servers_that_do_not_answer_are_given_up_and_the_reason_told() -> None:
