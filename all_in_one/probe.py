@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import urllib.request
+from http.client import HTTPException
 
 TIMEOUT_SECONDS = 4.0
 
@@ -21,6 +22,9 @@ def main(arguments: list[str]) -> int:
     try:
         with opener.open(arguments[0], timeout=TIMEOUT_SECONDS):
             return 0
+    except HTTPException as error:
+        sys.stderr.write(f"{arguments[0]}: answers, but not in HTTP ({type(error).__name__})\n")
+        return 1
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{arguments[0]}: {error}\n")
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from socketserver import StreamRequestHandler, TCPServer
 
 import pytest
 
@@ -54,6 +55,24 @@ def test_silence_is_none(monkeypatch, capsys) -> None:
     # And neither is nobody
     assert main([url]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_what_is_no_http_is_none(capsys) -> None:
+    # Given a port that greets in the way of HTTP/2
+    class Greeting(StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\r\n")
+
+    with TCPServer(("127.0.0.1", 0), Greeting) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+
+        assert main([url]) == 1
+        thread.join()
+
+    assert capsys.readouterr().err == f"{url}: answers, but not in HTTP (BadStatusLine)\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["file:///etc/passwd"], ["http://a/", "http://b/"]])
