@@ -19,6 +19,10 @@ from profile_store.rollups.loop import keep_rolled_up
 
 DEFAULT_WINDOW = timedelta(days=30)
 
+# Requests have no other times, and all that is computed from these fits into a datetime.
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(9998, 12, 31, tzinfo=UTC)
+
 _PROJECTS_PER_PAGE = 100
 _SETTLE_POLL_SECONDS = 1.0
 _PROGRESS_EVERY_SECONDS = 5.0
@@ -179,7 +183,12 @@ def _time(text: str) -> datetime:
         given = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text[:50]!r} is no time such as 2026-11-21T10:30") from None
-    return given if given.tzinfo else given.replace(tzinfo=UTC)
+    given = given if given.tzinfo else given.replace(tzinfo=UTC)
+    if not _EARLIEST <= given <= _LATEST:
+        raise argparse.ArgumentTypeError(
+            f"{text[:50]!r} is not between the years {_EARLIEST:%Y} and {_LATEST:%Y}"
+        )
+    return given
 
 
 def _tell(line: str) -> None:

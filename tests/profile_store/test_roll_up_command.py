@@ -202,6 +202,9 @@ def test_the_minutes_of_all_projects_settle_together(address, monkeypatch, capsy
     ("arguments", "code", "problem"),
     [
         (["--from", "yesterday"], 2, "'yesterday' is no time such as 2026-11-21T10:30"),
+        (["--to", "0001-01-01"], 2, "'0001-01-01' is not between the years 1970 and 9998"),
+        (["--to", "9999-12-31T23:59:59-12:00"], 2, "-12:00' is not between the years 1970 and 9998"),
+        (["--from", "0001-01-01T00:00+12:00"], 2, "+12:00' is not between the years 1970 and 9998"),
         (["--from", "2026-11-21", "--to", "2026-11-20"], 2, "--from 2026-11-21T00:00 is not before --to"),
         (["--project", "nobody"], 1, "--project 'nobody': no project has this name or id"),
     ],
