@@ -18,6 +18,7 @@ from all_in_one.launch_settings import BadSettings, LaunchSettings
 from all_in_one.ports import PortsNotAvailable
 from profile_store.contracts import StoreError
 from profile_store.embedded_mongodb import EmbeddedMongoDBError
+from profile_store.output import escape_what_stdout_lacks
 
 CANNOT_BEGIN = 2
 NO_DEMO = "none"
@@ -36,6 +37,7 @@ docs/quick-start.md, docs/receiver.md and docs/api.md have all of them with thei
 
 def main() -> int:
     """Run until a stop signal; returns the exit code."""
+    escape_what_stdout_lacks()
     parser = argparse.ArgumentParser(
         prog="python -m all_in_one",
         description=DESCRIPTION,

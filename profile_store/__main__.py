@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from profile_store import StoreSettings, open_store, project_commands, roll_up_command
 from profile_store.contracts import InvalidStoreSettings, StoreError
+from profile_store.output import escape_what_stdout_lacks
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -21,6 +22,7 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0, or one of the above with one line on stderr."""
+    escape_what_stdout_lacks()
     parsed = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:

@@ -179,7 +179,9 @@ async def configure(store: Store, arguments: Namespace) -> None:
             project = await store.configure(project.id, changes)
         except (InvalidProject, UnknownProject) as problem:
             raise Refused(str(problem)) from problem
-    _print(json.dumps(project.config, indent=2, ensure_ascii=False, default=str))
+    # What stdout would escape is escaped as JSON has it.
+    ensure_ascii = sys.stdout.encoding.lower() != "utf-8"
+    _print(json.dumps(project.config, indent=2, ensure_ascii=ensure_ascii, default=str))
     if changes:
         _tell("Receivers and applications notice within 30 seconds.")
 

@@ -21,6 +21,7 @@ from pymongo.uri_parser import parse_uri
 from profile_store.contracts import InvalidStoreSettings, StoreError
 from profile_store.mongodb.errors import describe
 from profile_store.mongodb.urls import FORM, readable
+from profile_store.output import escape_what_stdout_lacks
 from profile_store.settings import StoreSettings
 
 LIMIT_SECONDS = 120.0
@@ -158,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     1 it did not work, 2 a setting is wrong, 130 interrupted.
     """
+    escape_what_stdout_lacks()
     argparse.ArgumentParser(
         prog="python -m profile_store.mongodb.set_up",
         description=DESCRIPTION,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import sys
 
+import pytest
+
+from all_in_one.__main__ import main
 from all_in_one.console import CLEAR_LINE, Console
 
 
@@ -35,3 +39,21 @@ def test_a_terminal_that_is_gone_does_not_stop_the_stopping() -> None:
             raise BrokenPipeError
 
     Console(Gone()).line("stopping")
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_a_directory_that_the_terminal_lacks_is_escaped(monkeypatch, tmp_path) -> None:
+    # Given a terminal that knows ASCII only, and free ports
+    monkeypatch.setattr("all_in_one.__main__.run", lambda *_arguments, **_options: 0)
+    for name in ("HTTP_PORT", "OTLP_GRPC_PORT", "OTLP_HTTP_PORT"):
+        monkeypatch.setenv(name, "0")
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii", write_through=True))
+
+    # When the platform begins in a directory with another name
+    monkeypatch.setattr(sys, "argv", ["all_in_one", "--data", str(tmp_path / "dätä")])
+    code = main()
+
+    # Then its line names the directory
+    assert code == 0
+    assert b"/d\\xe4t\\xe4/logs\n" in shown.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -225,6 +226,39 @@ def test_storage_is_shown_as_a_table(command) -> None:
     assert code == 0
     assert re.search(r"^projects +1 +\d+ B +[\d,]+ B +[\d,]+ B +[\d.]+ kB", table, re.MULTILINE)
     assert re.search(r"^performance_records\.recent +- +\d", table, re.MULTILINE)
+
+
+def ascii_terminal(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
+    """What stdout gets from here on; it knows ASCII only."""
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii", write_through=True))
+    return shown
+
+
+def test_a_name_that_the_terminal_lacks_is_escaped(command, monkeypatch) -> None:
+    # Given a project with a name of any sender's
+    command("create-project", "été")
+
+    # When the projects are listed on a terminal that lacks its characters
+    shown = ascii_terminal(monkeypatch)
+    code = command("projects")[0]
+
+    # Then they are shown as stderr would
+    assert code == 0
+    assert b"  \\xe9t\\xe9\n" in shown.getvalue()
+
+
+def test_a_config_with_what_the_terminal_lacks_is_still_json(command, monkeypatch) -> None:
+    # Given a project
+    command("create-project", "shop")
+
+    # When its config gets a character that the terminal lacks
+    shown = ascii_terminal(monkeypatch)
+    code = command("configure", "shop", 'exclude_paths=["/é"]')[0]
+
+    # Then a script can read what is printed
+    assert code == 0
+    assert json.loads(shown.getvalue()) == {"exclude_paths": ["/é"]}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -82,6 +83,21 @@ def test_ctrl_c_ends_it_with_one_line() -> None:
         # Then it says so
         _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (130, "interrupted; what is done is done, and it may be repeated\n")
+
+
+def test_a_name_that_the_terminal_lacks_is_escaped(monkeypatch) -> None:
+    # Given a terminal that knows ASCII only, and a database with another character
+    monkeypatch.setattr("profile_store.mongodb.set_up.set_up", lambda _settings: None)
+    for name, value in {"MONGODB_ADMIN_URL": ADMIN, "MONGODB_URL": URL, "MONGODB_DATABASE": "dätä"}.items():
+        monkeypatch.setenv(name, value)
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii", write_through=True))
+
+    # When it is set up
+    code = main([])
+
+    # Then the line says so
+    assert (code, shown.getvalue()) == (0, b"the database d\\xe4t\\xe4 is ready\n")
 
 
 def test_servers_that_do_not_answer_are_given_up_and_the_reason_told() -> None:
