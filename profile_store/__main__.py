@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from profile_store import StoreSettings, open_store, project_commands, roll_up_command
 from profile_store.contracts import InvalidStoreSettings, StoreError
-from profile_store.output import escape_what_stdout_lacks
+from profile_store.output import drop_what_nobody_reads, escape_what_stdout_lacks
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -39,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(refused), EXIT_REFUSED)
     except StoreError as problem:
         return _fail(str(problem), EXIT_NO_STORE)
+    except BrokenPipeError:
+        # Such as `projects | head -1`, which has read enough.
+        drop_what_nobody_reads()
+        return EXIT_REFUSED
     except KeyboardInterrupt:
         return _fail("interrupted; what is done is done, and it may be repeated", EXIT_INTERRUPTED)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -10,3 +11,8 @@ def escape_what_stdout_lacks() -> None:
     # Only what Python opened itself has it.
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="backslashreplace")
+
+
+def drop_what_nobody_reads() -> None:
+    """After a BrokenPipeError: Python does not try at its end to write the rest, nor complain about that."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

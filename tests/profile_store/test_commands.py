@@ -261,6 +261,26 @@ def test_a_config_with_what_the_terminal_lacks_is_still_json(command, monkeypatc
     assert json.loads(shown.getvalue()) == {"exclude_paths": ["/é"]}
 
 
+def test_output_that_nobody_reads_to_its_end_ends_silently(command) -> None:
+    # Given a project, and a reader that has read enough
+    command("create-project", "shop")
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    # When the projects are listed
+    listing = subprocess.run(
+        [sys.executable, "-m", "profile_store", "projects"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+
+    # Then nobody is told of it but by the exit code
+    assert (listing.returncode, listing.stderr) == (1, b"")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
