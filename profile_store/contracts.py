@@ -313,9 +313,11 @@ class Administration(Protocol):
         """
         ...
 
-    async def revoke_key(self, project_id: str, prefix: str) -> bool:
-        """End the keys that begin with `prefix` (as `ProjectKey` shows it) at once; False without such a key.
+    async def revoke_key(self, project_id: str, key: str) -> bool:
+        """End a key at once; False without such a key.
 
+        `key` is the whole key, or a beginning of what `ProjectKey` shows: 8 characters or more, which no
+        other key of the project begins with.
         Receivers that remember it notice within 10 seconds. The last key may be revoked too.
 
         Raises:

@@ -20,6 +20,7 @@ from profile_store.contracts import (
     UnknownProject,
 )
 from profile_store.model import IssuedKey, Project
+from profile_store.project_keys import MIN_PREFIX_CHARACTERS, PREFIX_CHARACTERS, key_prefix
 from profile_store.storage_table import storage_table
 
 Command: TypeAlias = Callable[[Store, Namespace], Awaitable[None]]
@@ -62,7 +63,7 @@ def add_to(verbs: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[r
         help="such as 30m, 24h (the default) or 7d; 0 ends the others at once",
     )
     revoke = verb_of_project("revoke-key", revoke_key, "end a key at once")
-    revoke.add_argument("prefix", metavar="PREFIX", help="the beginning of the key, as `projects` shows it")
+    revoke.add_argument("key", metavar="KEY", help="the whole key, or its beginning as `projects` shows it")
     retention = verb_of_project(
         "set-retention", set_retention, "change how long data is kept, stored data too"
     )
@@ -152,10 +153,20 @@ async def rotate_key(store: Store, arguments: Namespace) -> None:
 async def revoke_key(store: Store, arguments: Namespace) -> None:
     """Nothing on stdout."""
     project = await _project(store, arguments.project)
-    prefix = arguments.prefix.rstrip("…")
-    if not await store.revoke_key(project.id, prefix):
-        known = ", ".join(key.prefix for key in project.keys) or "it has none"
-        raise Refused(f"{project.name} has no key that begins with {prefix[:50]!r}; its keys: {known}")
+    key: str = arguments.key.rstrip("…")
+    if not await store.revoke_key(project.id, key):
+        known = [each.prefix for each in project.keys]
+        fitting = [prefix for prefix in known if prefix.startswith(key)]
+        shown = repr(key if len(key) <= PREFIX_CHARACTERS else key_prefix(key) + "…")
+        if len(fitting) > 1:
+            raise Refused(
+                f"several keys of {project.name} begin with {shown}, give more of the one that is meant: "
+                f"{', '.join(fitting)}"
+            )
+        raise Refused(
+            f"{shown} is no whole key of {project.name}, nor the first {MIN_PREFIX_CHARACTERS} to "
+            f"{PREFIX_CHARACTERS} characters of one; its keys: {', '.join(known) or 'it has none'}"
+        )
     _tell("The key has ended; receivers notice within 10 seconds.")
 
 

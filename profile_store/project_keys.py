@@ -17,6 +17,9 @@ _SCHEME = "opk_"
 PREFIX_CHARACTERS = len(_SCHEME) + 8
 """What is shown of a key: enough to tell the keys of a project apart, and 144 bits short of the key."""
 
+MIN_PREFIX_CHARACTERS = len(_SCHEME) + 4
+"""As much of a key names it where no other key of the project begins so."""
+
 MAX_KEYS = 10
 """Keys of one project that may be valid at once."""
 

@@ -19,7 +19,7 @@ from profile_store.mongodb import indexes
 from profile_store.mongodb.client import DatabaseUser, Document
 from profile_store.mongodb.documents import is_valid_key, key_document, key_from_document
 from profile_store.mongodb.errors import unavailable_on_failure
-from profile_store.project_keys import MAX_KEYS, fresh_key
+from profile_store.project_keys import MAX_KEYS, MIN_PREFIX_CHARACTERS, fresh_key, key_hash
 
 _ATTEMPTS = 10
 
@@ -44,18 +44,18 @@ class ProjectKeys(DatabaseUser):
 
         return await self._issue(project_id, ending)
 
-    async def revoke_key(self, project_id: str, prefix: str) -> bool:
+    async def revoke_key(self, project_id: str, key: str) -> bool:
         """See `profile_store.contracts.Administration.revoke_key`."""
-        revoked = 0
+        revoked = False
 
         def without(keys: list[Document], _now: datetime) -> list[Document]:
             nonlocal revoked
-            kept = [key for key in keys if key["prefix"] != prefix]
-            revoked = len(keys) - len(kept)
-            return kept
+            named = _named(keys, key)
+            revoked = named is not None
+            return [each for each in keys if each is not named]
 
         await self._change_keys(project_id, without)
-        return revoked > 0
+        return revoked
 
     async def _issue(
         self, project_id: str, others: Callable[[list[Document], datetime], list[Document]]
@@ -96,3 +96,12 @@ class ProjectKeys(DatabaseUser):
             if replaced.matched_count:
                 return
         raise StoreUnavailable("the keys of the project are being changed by others; try again")
+
+
+def _named(keys: list[Document], key: str) -> Document | None:
+    """The one that is `key` or the only one that begins so."""
+    wanted = key_hash(key)
+    found = [each for each in keys if each["hash"] == wanted]
+    if not found and len(key) >= MIN_PREFIX_CHARACTERS:
+        found = [each for each in keys if each["prefix"].startswith(key)]
+    return found[0] if len(found) == 1 else None

@@ -126,6 +126,49 @@ async def test_one_of_several_keys_is_revoked(store):
     assert (await store.project(project.id)).keys == []
 
 
+@pytest.mark.parametrize("length", [8, 11, 12, None])
+async def test_a_key_is_revoked_by_as_much_of_it_as_names_it(store, length):
+    # Given a project with a key
+    project = await store.create_project("shop")
+
+    # When it is revoked by a beginning, or the whole of it
+    revoked = await store.revoke_key(project.id, project.project_key[:length])
+
+    # Then it has ended
+    assert revoked
+    assert await valid_keys(store, project.project_key) == {}
+
+
+@pytest.mark.parametrize("length", [0, 4, 7, 13, -1])
+async def test_a_key_is_not_revoked_by_too_little_of_it_nor_by_what_nobody_can_compare(store, length):
+    # Given a project with a key
+    project = await store.create_project("shop")
+
+    # When somebody names less than is safe, or more than is known of a key without being all of it
+    revoked = await store.revoke_key(project.id, project.project_key[:length])
+
+    # Then it stays
+    assert not revoked
+    assert await valid_keys(store, project.project_key) == {project.project_key: project.id}
+
+
+async def test_of_keys_that_begin_alike_only_a_whole_one_is_revoked(store, monkeypatch):
+    # Given two keys with the same first twelve characters
+    first, second = "opk_AbCdEfGh" + "1" * 24, "opk_AbCdEfGh" + "2" * 24
+    project = await store.project_for_service("shop")
+    for secret in (first, second):
+        monkeypatch.setattr("profile_store.mongodb.project_keys.fresh_key", lambda secret=secret: secret)
+        await store.add_key(project.id)
+
+    # When one is to be revoked by these, then both stay
+    assert not await store.revoke_key(project.id, "opk_AbCdEfGh")
+    assert set(await valid_keys(store, first, second)) == {first, second}
+
+    # When the whole of it is given, then the other stays
+    assert await store.revoke_key(project.id, first)
+    assert set(await valid_keys(store, first, second)) == {second}
+
+
 async def test_a_project_has_a_bounded_number_of_keys(store, clock):
     project = await store.create_project("shop")
     for _ in range(MAX_KEYS - 1):

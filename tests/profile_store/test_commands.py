@@ -131,6 +131,36 @@ def test_a_key_is_made_rotated_and_revoked(command, ask) -> None:
     }
 
 
+def test_a_key_that_cannot_be_revoked_is_not_printed(command) -> None:
+    # Given a key that has ended
+    secret = command("create-project", "shop")[1].strip()
+    command("revoke-key", "shop", secret)
+
+    # When it is revoked once more
+    code, out, told = command("revoke-key", "shop", secret)
+
+    # Then no more of it is shown than always
+    assert (code, out) == (1, "")
+    assert f"'{secret[:12]}…' is no whole key of shop" in told
+    assert secret[:13] not in told
+
+
+def test_keys_that_begin_alike_are_named(command, monkeypatch) -> None:
+    # Given two keys with the same first eight characters
+    command("create-project", "shop")
+    for secret in ("opk_AbCdEfGh" + "1" * 24, "opk_AbCdXyZ0" + "2" * 24):
+        monkeypatch.setattr("profile_store.mongodb.project_keys.fresh_key", lambda secret=secret: secret)
+        command("add-key", "shop")
+
+    # When one of them is to be revoked by these
+    code, _, told = command("revoke-key", "shop", "opk_AbCd")
+
+    # Then the user sees what tells them apart
+    assert code == 1
+    assert "several keys of shop begin with 'opk_AbCd'" in told
+    assert told.endswith(": opk_AbCdEfGh, opk_AbCdXyZ0\n")
+
+
 def test_a_rotation_without_overlap_and_one_more_key(command, ask) -> None:
     first = command("create-project", "shop")[1].strip()
     second = command("rotate-key", "shop", "--overlap", "0")[1].strip()
