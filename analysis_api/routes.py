@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Body, Depends, Header, Query
+from fastapi import APIRouter, Body, Query
+from fastapi.routing import APIRoute
+from starlette.requests import Request
 from starlette.responses import Response
 
 from analysis_api.answers import Answer, Items, success
@@ -25,9 +28,26 @@ from profile_store.contracts import InvalidProject, ProjectExists, Store
 from profile_store.model import Project, RecordDetail, RecordQuery
 
 
+class _PlainJsonRoute(APIRoute):
+    """Refuses other bodies than plain JSON before FastAPI reads them; a dependency would come after that.
+
+    Also what keeps other web pages out: a browser asks before it sends JSON to another origin.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_plain_json(request: Request) -> Response:
+            if request.method == "POST" and not _is_plain_json(request):
+                raise ApiError(Code.DATA_FORMAT, "not_json", status=415)
+            return await handle(request)
+
+        return handle_plain_json
+
+
 def project_routes(store: Store) -> APIRouter:
     """Projects: list, make, look at one."""
-    router = APIRouter(prefix="/projects", tags=["Projects"])
+    router = APIRouter(prefix="/projects", tags=["Projects"], route_class=_PlainJsonRoute)
 
     @router.get("", response_model=Answer[Items[ProjectSummary]], summary="Projects by name")
     async def list_projects(parameters: Annotated[ProjectList, Query()]) -> Response:
@@ -40,7 +60,6 @@ def project_routes(store: Store) -> APIRouter:
         "",
         response_model=Answer[ProjectBody],
         status_code=201,
-        dependencies=[Depends(_plain_json)],
         summary="Make a project",
     )
     async def create_project(
@@ -110,11 +129,7 @@ async def _project(store: Store, reference: str, code: Code) -> Project:
     return project
 
 
-def _plain_json(
-    content_type: Annotated[str, Header(include_in_schema=False)] = "",
-    content_encoding: Annotated[str, Header(include_in_schema=False)] = "identity",
-) -> None:
-    """Also what keeps other web pages out: a browser asks before it sends JSON to another origin."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type != "application/json" or content_encoding.strip().lower() != "identity":
-        raise ApiError(Code.DATA_FORMAT, "not_json", status=415)
+def _is_plain_json(request: Request) -> bool:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    return media_type == "application/json" and encoding == "identity"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import re
 from typing import Any
 
@@ -162,6 +163,19 @@ def test_text_that_is_no_unicode_is_refused(api: Any) -> None:
 def test_a_body_that_is_no_json_is_a_bad_format(api: Any, content: bytes) -> None:
     response = api.post("/api/v1/projects", content=content, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["code"]) == (400, 1009)
+
+
+def test_a_compressed_body_is_refused_by_its_header_before_it_is_read(api: Any) -> None:
+    # When a client sends a project as gzip
+    response = api.post(
+        "/api/v1/projects",
+        content=gzip.compress(b'{"name": "shop"}'),
+        headers={"content-type": "application/json", "content-encoding": "gzip"},
+    )
+
+    # Then it is told so, instead of that its bytes are no JSON
+    assert (response.status_code, response.json()["code"]) == (415, 1009)
+    assert "uncompressed" in response.json()["msg"]
 
 
 def test_a_missing_body_is_asked_for(api: Any) -> None:
