@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from profile_store.model import Framework, ProjectStatus
-from profile_store.project_names import MAX_NAME_CHARACTERS, has_forbidden_characters
+from profile_store.project_names import MAX_NAME_CHARACTERS, has_forbidden_characters, is_web_address
 
 MAX_PAGE_SIZE = 100
 # So far pages can be reached one by one; farther ones need a narrower filter.
@@ -49,9 +49,9 @@ def _one_line(value: str) -> str:
 
 
 def _web_address(value: str) -> str:
-    if value and not value.lower().startswith(("http://", "https://")):
+    if _one_line(value) and not is_web_address(value):
         raise PydanticCustomError("web_address", "must begin with http:// or https://")
-    return _one_line(value)
+    return value
 
 
 Time = Annotated[AwareDatetime, AfterValidator(_plausible_time)]

@@ -20,6 +20,11 @@ def has_forbidden_characters(text: str) -> bool:
     return any(map(_is_forbidden, text))
 
 
+def is_web_address(text: str) -> bool:
+    """Whether a text is one line with an address of the web."""
+    return text.lower().startswith(("http://", "https://")) and not has_forbidden_characters(text)
+
+
 def project_name_of_service(service_name: str) -> str:
     """A valid project name for any `service.name`: forbidden characters become U+FFFD, long names are cut."""
     # Cut first: normalisation of a hostile megabyte would be paid by the receiver.

@@ -29,6 +29,7 @@ from profile_store.project_keys import fresh_key, key_hash
 from profile_store.project_names import (
     MAX_NAME_CHARACTERS,
     has_forbidden_characters,
+    is_web_address,
     project_name_of_service,
 )
 
@@ -152,8 +153,11 @@ class Projects(DatabaseUser):
                 raise InvalidProject(
                     f"{field} is not valid text of at most {_MAX_TEXT_CHARACTERS} characters"
                 )
+        if base_url and not is_web_address(base_url):
+            raise InvalidProject(f"base_url is {ascii(base_url)[:100]}: use http:// or https:// in one line")
         if framework not in get_args(Framework):
-            raise InvalidProject(f"framework is none of {', '.join(get_args(Framework))}")
+            known = ", ".join(get_args(Framework))
+            raise InvalidProject(f"framework is {ascii(framework)[:100]}: use one of {known}")
         project = self._fresh(name, description, cast("Framework", framework), base_url)
         secret = fresh_key()
         key = key_document(secret, created_at=project.created_at)

@@ -132,6 +132,7 @@ def test_projects_are_filtered_by_status(api: Any) -> None:
         ({"name": 7}, "name"),
         ({"name": "shop", "framework": "rails"}, "framework"),
         ({"name": "shop", "base_url": "javascript:alert(1)"}, "base_url"),
+        ({"name": "shop", "base_url": "https://a\nb"}, "base_url"),
         ({"name": "shop", "description": "x" * 2_001}, "description"),
         ({"name": "shop", "nmae": "shop"}, "nmae"),
         (["shop"], "body"),

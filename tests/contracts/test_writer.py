@@ -343,6 +343,8 @@ async def test_a_name_that_is_taken_is_refused(store):
         {"name": "ok", "description": "\ud800"},
         {"name": "ok", "description": "x" * 3_000},
         {"name": "ok", "base_url": "x" * 3_000},
+        {"name": "ok", "base_url": "ftp://shop.example"},
+        {"name": "ok", "base_url": "https://shop.example\n"},
         {"name": "ok", "framework": "rails"},
     ],
     ids=lambda values: str(values)[:40].encode("ascii", "replace").decode(),

@@ -315,7 +315,8 @@ def test_output_that_nobody_reads_to_its_end_ends_silently(command) -> None:
     ("arguments", "code", "words"),
     [
         (("create-project", "a\nb"), 1, "control characters"),
-        (("create-project", "x", "--framework", "rails"), 1, "framework"),
+        (("create-project", "x", "--framework", "rails"), 1, "framework is 'rails': use one of flask, "),
+        (("create-project", "x", "--base-url", "ftp://x"), 1, "base_url is 'ftp://x': use "),
         (("rotate-key", "nobody"), 1, "no project has the name or id 'nobody'"),
         (("rotate-key", "nobody", "--overlap", "soon"), 2, "'soon' is no time"),
         (("add-key", "nobody"), 1, "nobody"),
