@@ -12,7 +12,7 @@ from all_in_one.settings import ServerSettings
 from analysis_api.app import create_app
 from analysis_api.call_shapes import MAX_NESTED_CALLS, MAX_NESTED_DEPTH
 from analysis_api.errors import STATUS
-from analysis_api.parameters import MAX_PAGE_SIZE, NewProject, ProjectList, RecordList
+from analysis_api.parameters import MAX_PAGE, MAX_PAGE_SIZE, NewProject, ProjectList, RecordList
 from analysis_api.record_shape import RecordBody
 from profile_store.contracts import Store
 
@@ -28,6 +28,10 @@ def test_every_route_is_documented() -> None:
 @pytest.mark.parametrize(("code", "status"), STATUS.items())
 def test_every_code_is_documented_with_its_status(code: int, status: int) -> None:
     assert f"| {int(code)} | {status} |" in TEXT
+
+
+def test_the_last_page_is_documented() -> None:
+    assert f"up to page {MAX_PAGE:,}: " in TEXT
 
 
 @pytest.mark.parametrize("name", ServerSettings.model_fields)
