@@ -85,6 +85,7 @@ class Backend:
         self.bodies: list[bytes] = []
         self.metadata: list[dict[str, str]] = []
         self.too_large = 0
+        self.refused = 0
         self.lock = threading.Lock()
 
     def keep(self, body: bytes, metadata: dict[str, str]) -> None:
@@ -122,6 +123,7 @@ class GrpcBackend(Backend):
     def start(self) -> None:
         def take(body: bytes, context: grpc.ServicerContext) -> bytes:
             if self.abort_with is not None:
+                self.refused += 1
                 context.abort(self.abort_with, "as the test wants")
             self.keep(body, dict(context.invocation_metadata()))
             return b""
@@ -173,6 +175,7 @@ class HttpBackend(Backend):
                     backend.too_large += 1
                     status = 413
                 elif backend.abort_with is not None:
+                    backend.refused += 1
                     status = backend.abort_with
                 else:
                     backend.keep(body, {name.lower(): value for name, value in self.headers.items()})

@@ -386,22 +386,52 @@ def test_what_the_backend_refuses_for_good_is_dropped_and_counted(
 
 
 @pytest.mark.parametrize(
-    ("grpc_code", "status"),
-    [(grpc.StatusCode.UNAVAILABLE, 503), (grpc.StatusCode.ABORTED, 429)],
+    ("backend", "code"),
+    [
+        *(("http", status) for status in (429, 502, 503, 504)),
+        ("grpc", grpc.StatusCode.CANCELLED),
+        ("grpc", grpc.StatusCode.DEADLINE_EXCEEDED),
+        ("grpc", grpc.StatusCode.ABORTED),
+        ("grpc", grpc.StatusCode.OUT_OF_RANGE),
+        ("grpc", grpc.StatusCode.UNAVAILABLE),
+        ("grpc", grpc.StatusCode.DATA_LOSS),
+    ],
+    indirect=["backend"],
 )
-def test_what_the_backend_cannot_take_now_stays(
-    grpc_code, status, backend, app, spans, tmp_path, wait_until
-) -> None:
+def test_what_the_backend_cannot_take_now_stays(code, backend, app, spans, tmp_path, wait_until) -> None:
+    # Given two requests on disk, of a backend that asks for patience
     shop = app()
-    backend.abort_with = grpc_code if backend.protocol == "grpc" else status
-    shop.exporter.export(numbered(spans, 0))
-    shop.exporter.export(numbered(spans, 1))
-    wait_until(lambda: shop.spool._away)
-    assert len(files(tmp_path)) == 2
+    backend.abort_with = code
+    for number in range(2):
+        shop.exporter.export(numbered(spans, number))
+    of_the_exporter = backend.refused
 
+    # When it has said so to the spool too, and then takes what comes
+    wait_until(lambda: backend.refused > of_the_exporter)
     backend.abort_with = None
     wait_until(lambda: not files(tmp_path))
+
+    # Then nothing was given up
     assert backend.numbers == [0, 1]
+    assert shop.transport._losses.requests == {}
+
+
+def test_what_exhausts_the_backend_is_dropped_when_it_asks_for_no_other_try(
+    grpc_backend, installed, spans, tmp_path, wait_until
+) -> None:
+    # Given a request on disk that is too much for the backend, which does not say when to try again
+    shop = App(grpc_backend, installed, tmp_path / "spool")
+    grpc_backend.abort_with = grpc.StatusCode.RESOURCE_EXHAUSTED
+    shop.exporter.export(numbered(spans, 0))
+
+    # When it has said so to the spool too, and then takes what comes
+    wait_until(lambda: not files(tmp_path), limit_seconds=20)
+    grpc_backend.abort_with = None
+    shop.exporter.export(numbered(spans, 1))
+
+    # Then that one is given up, and the next one passes
+    assert grpc_backend.numbers == [1]
+    assert shop.transport._losses.requests == {"refused by the backend": 1}
 
 
 def test_nobody_else_can_read_it_and_no_secret_is_in_it(backend, app, spans, tmp_path) -> None:
