@@ -223,6 +223,29 @@ def test_two_threads_that_export_at_once_keep_their_sizes_apart(spans) -> None:
     assert sent == [1, 1, 1]
 
 
+def test_an_export_in_the_middle_of_another_leaves_the_size_of_that_one_alone(spans) -> None:
+    # Given an exporter that makes a small span of its own, exported at once, before it has encoded a batch
+    own = [spans(1)]
+    sent = []
+
+    def send(batch):
+        if own:
+            export(own.pop())
+        export.check_size(40 * KIB * len(batch))
+        sent.append(len(batch))
+        return SpanExportResult.SUCCESS
+
+    export = export_module.SplittingExport(send, signal_named("traces"), max_bytes=64 * KIB, spool=None)
+    export.encodes_first = True
+
+    # When the batch is too large
+    result = export(spans(2, payload_bytes=40 * KIB))
+
+    # Then it has been sent in parts, behind that span
+    assert result is SpanExportResult.SUCCESS
+    assert sent == [1, 1, 1]
+
+
 def test_other_exporters_are_left_alone(provider, installed) -> None:
     exporter = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -521,6 +521,24 @@ def test_a_disk_that_cannot_be_written_falls_back_to_the_exporter(
     assert any("writing to the spool failed" in message for message in caplog.messages)
 
 
+def disk_is_full(_descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_batch_that_is_neither_sent_nor_kept_has_failed(backend, app, spans, tmp_path, monkeypatch) -> None:
+    # Given a backend that is away, and a disk that is full
+    shop = app()
+    backend.stop()
+    monkeypatch.setattr(os, "fsync", disk_is_full)
+
+    # When
+    result = shop.exporter.export(spans())
+
+    # Then whoever counts the losses hears of it
+    assert result is SpanExportResult.FAILURE
+    assert files(tmp_path) == []
+
+
 def test_a_spool_that_was_deleted_is_made_again(backend, app, spans, tmp_path, wait_until) -> None:
     shop = app()
     for path in (tmp_path / "spool").iterdir():
