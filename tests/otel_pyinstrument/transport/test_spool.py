@@ -935,6 +935,129 @@ def test_nobody_waits_for_what_others_have_written_later(folder, tmp_path, wait_
     second.stop()
 
 
+# --- how long it pauses ----------------------------------------------------------------------------------
+
+
+class SkippedPauses(threading.Event):
+    """Ends every pause at once, and remembers how long it should have been."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0.0)
+        return super().wait(0.001)
+
+
+@pytest.fixture
+def pausing(folder, monkeypatch):
+    """Function (line) -> a spool with a first pause of one second and a longest of four, and its pauses."""
+    monkeypatch.setattr(spool, "_FIRST_PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(spool, "_LONGEST_PAUSE_SECONDS", 4.0)
+    made: list[spool.Spool] = []
+
+    def make(line: Line) -> tuple[spool.Spool, SkippedPauses]:
+        made.append(spool.Spool(folder(), line, losses=Losses()))
+        made[-1]._stop = pauses = SkippedPauses()
+        return made[-1], pauses
+
+    yield make
+    for each in made:
+        each.stop()
+
+
+def about(*seconds: float):
+    """Pauses are spread by a fifth."""
+    return pytest.approx(seconds, rel=0.21)
+
+
+def test_the_pauses_of_a_backend_that_is_away_double_up_to_the_longest(pausing, wait_until) -> None:
+    # Given a backend that takes the sixth try
+    answers = iter([spool.Answer.LATER] * 5)
+    line = Line(lambda _body: next(answers, spool.Answer.DELIVERED))
+    kept, pauses = pausing(line)
+
+    # When a request is kept
+    kept.put(b"a request")
+    wait_until(lambda: kept._thread is None)
+
+    # Then
+    assert line.delivered == [b"a request"]
+    assert tuple(pauses.seconds) == about(1, 1, 2, 4, 4, 4)
+
+
+def test_after_a_request_was_delivered_the_next_pause_is_a_short_one_again(
+    pausing, folder, wait_until
+) -> None:
+    # Given a backend that is away for long, takes one request, and is away once more
+    later, delivered = spool.Answer.LATER, spool.Answer.DELIVERED
+    answers = iter([later, later, later, delivered, later])
+    line = Line(lambda _body: next(answers, delivered))
+    kept, pauses = pausing(line)
+
+    # When two wait that others have kept
+    others = folder()
+    others.put(b"first")
+    others.put(b"second")
+    assert kept.waits()
+    wait_until(lambda: kept._thread is None)
+
+    # Then
+    assert line.delivered == [b"first", b"second"]
+    assert tuple(pauses.seconds) == about(1, 2, 4, 1)
+
+
+def test_who_finds_that_another_process_replays_pauses_before_it_looks_again(
+    pausing, folder, wait_until
+) -> None:
+    # Given another process that replays
+    line = Line()
+    kept, pauses = pausing(line)
+    with replayed_elsewhere(folder()):
+        # When a request is kept
+        kept.put(b"a request")
+
+        # Then the thread does not spin
+        wait_until(lambda: len(pauses.seconds) > 3, limit_seconds=20)
+        assert tuple(pauses.seconds[:4]) == about(1, 1, 2, 4)
+    wait_until(lambda: line.delivered == [b"a request"])
+
+
+def test_of_a_refused_group_nothing_more_is_sent_once_the_spool_is_stopped(
+    folder, tmp_path, wait_until
+) -> None:
+    # Given a backend that takes no two requests as one, and is slow with the first of a group
+    directory = folder()
+    for body in (b"1", b"2", b"3", b"4"):
+        directory.put(body)
+    sending, go_on = threading.Event(), threading.Event()
+
+    def answer(body: bytes) -> spool.Answer:
+        if body == b"2":
+            sending.set()
+            assert go_on.wait(20)
+        return spool.Answer.REFUSED if len(body) > 1 else spool.Answer.DELIVERED
+
+    line = Line(answer)
+    kept = spool.Spool(folder(), line, losses=Losses(), max_bytes=KIB)
+    assert kept.waits()
+    thread = kept._thread
+    assert sending.wait(20)
+
+    # When the spool is stopped meanwhile
+    stopping = threading.Thread(target=kept.stop)
+    stopping.start()
+    wait_until(kept._stop.is_set)
+    go_on.set()
+    stopping.join()
+    thread.join()
+
+    # Then the rest waits for the next process
+    assert line.delivered == [b"1", b"2"]
+    assert len(files(tmp_path)) == 2
+
+
 # --- a thread that ends or cannot be started -------------------------------------------------------------
 
 
