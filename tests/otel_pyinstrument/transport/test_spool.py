@@ -21,7 +21,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 
-from otel_pyinstrument.transport import install, spool
+from otel_pyinstrument.transport import install, spool, spool_directory
 from otel_pyinstrument.transport.losses import Losses
 from otel_pyinstrument.transport.spool_directory import SpoolDirectory
 from tests.free_ports import find_free_ports
@@ -363,6 +363,65 @@ def test_a_request_waits_only_when_all_of_it_has_reached_the_disk(folder, monkey
     assert directory.read(path) == b"x" * KIB
 
 
+def test_a_request_that_does_not_reach_the_disk_leaves_nothing_behind(folder, tmp_path, monkeypatch) -> None:
+    # Given a disk that is full
+    directory = folder()
+    monkeypatch.setattr(os, "fsync", disk_is_full)
+
+    # When
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        directory.put(b"a request")
+
+    # Then what was begun takes none of the room that is left
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_requests_keep_their_order_when_the_clock_is_set_back_between_them(folder, monkeypatch) -> None:
+    # Given a clock that is set back by an hour
+    now = time.time_ns()
+    readings = iter([now, now - 3600 * 10**9, now - 3599 * 10**9])
+    monkeypatch.setattr(time, "time_ns", lambda: next(readings))
+    directory = folder()
+
+    # When three requests are kept
+    kept = [directory.put(b"%d" % number) for number in range(3)]
+
+    # Then the first is still the oldest
+    assert directory.waiting() == kept
+
+
+def test_the_oldest_are_dropped_and_counted_when_there_are_too_many_files(tmp_path, monkeypatch) -> None:
+    # Given room for three small files
+    monkeypatch.setattr(spool_directory, "_MAX_FILES", 3)
+    losses = Losses()
+    directory = SpoolDirectory(tmp_path, "d", max_bytes=MIB, max_age_seconds=60, losses=losses)
+
+    # When five come
+    kept = [directory.put(b"a request") for _ in range(5)]
+
+    # Then the newest wait
+    assert directory.waiting() == kept[2:]
+    assert losses.requests == {"the spool is full": 2}
+
+
+def test_a_damaged_file_that_is_dropped_for_room_is_no_lost_request(tmp_path) -> None:
+    # Given a file that was set aside, and room for no other
+    losses = Losses()
+    directory = SpoolDirectory(tmp_path, "d", max_bytes=KIB, max_age_seconds=60, losses=losses)
+    damaged = directory.put(b"x" * 600)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert directory.read(damaged) is None
+    assert len(files(tmp_path, ".damaged")) == 1
+
+    # When a request needs its room
+    kept = directory.put(b"y" * 600)
+
+    # Then it is gone, and was said to be damaged already
+    assert files(tmp_path, ".damaged") == []
+    assert directory.waiting() == [kept]
+    assert losses.requests == {}
+
+
 @pytest.mark.parametrize(
     ("grpc_code", "status"),
     [(grpc.StatusCode.INVALID_ARGUMENT, 400), (grpc.StatusCode.UNAUTHENTICATED, 401)],
@@ -455,6 +514,18 @@ def test_a_directory_that_was_there_keeps_its_mode(backend, app, spans, tmp_path
 
     assert stat.S_IMODE((tmp_path / "spool").stat().st_mode) == 0o755
     assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "spool").iterdir()] == [0o700]
+
+
+def test_our_own_folder_is_closed_to_others_also_when_it_was_there(folder, tmp_path) -> None:
+    # Given our folder with the mode of a copy or a backup
+    ours = tmp_path / "d"
+    ours.mkdir()
+    ours.chmod(0o755)
+
+    # When it is used
+    folder().create()
+
+    assert stat.S_IMODE(ours.stat().st_mode) == 0o700
 
 
 def test_a_link_in_place_of_our_folder_is_not_followed(backend, app, spans, tmp_path, caplog) -> None:
