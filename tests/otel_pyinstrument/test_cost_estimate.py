@@ -47,6 +47,18 @@ def test_absurd_comparisons_have_bounded_consequences(profiled: float, usual: fl
     assert 0 <= estimate.cost_of(1) <= 0.8
 
 
+def test_one_absurd_comparison_is_soon_outweighed_by_others() -> None:
+    # Given a request that did something else than its endpoint usually does
+    estimate = CostEstimate()
+    estimate.compare(1e6, 0.01)
+
+    # When many follow that take twice as long as usual
+    for _ in range(300):
+        estimate.compare(0.02, 0.01)
+
+    assert estimate.slowdown == pytest.approx(2, rel=0.02)
+
+
 def test_hooks_that_share_a_thread_count_its_time_once() -> None:
     estimate = CostEstimate()
 

@@ -157,6 +157,17 @@ def test_a_path_that_is_answered_is_an_endpoint(make) -> None:
     assert asked == [None, None, None, "rate"]
 
 
+def test_a_path_that_was_answered_stays_an_endpoint_when_it_refuses_once(make) -> None:
+    # Given a path that is answered and then refuses, while nothing is profiled
+    service = make(rate=0.0)
+    for refused in (False, True):
+        service.serve(path("/login"), refused=refused)
+
+    # When new endpoints are profiled, then it is one
+    service.rules('{"sampling_rate": 0.000001}')
+    assert service.serve(path("/login")) == "rate"
+
+
 def test_a_path_whose_route_is_known_at_the_end_is_an_endpoint_even_if_it_refuses(make) -> None:
     service = make(rate=0.000_001)
 
@@ -230,6 +241,19 @@ def test_a_request_whose_thread_cannot_be_profiled_was_not_the_first(make) -> No
     assert service.gate.decisions()["profiled"] == 1
 
 
+def test_paths_whose_threads_cannot_be_profiled_leave_their_places_to_others(make) -> None:
+    # Given as many answered paths as have a profile of their own, none of which the engine could profile
+    service = make(rate=0.000_001)
+    for number in range(MAX_NEW_PATHS):
+        service.serve(path(f"/{number}"))
+        visit = service.gate.arrive(path(f"/{number}"))
+        service.gate.refuse(service.gate.admit(visit), visit)
+        service.gate.leave(visit, seconds=0.1, failed=False)
+
+    # Then another one has its profile
+    assert [service.serve(path("/more")) for _ in range(2)] == [None, "rate"]
+
+
 def test_random_numbers_of_a_seeded_application_stay_the_same(make) -> None:
     # Given an application that seeds the shared generator
     random.seed(5)
@@ -266,6 +290,16 @@ def test_an_endpoint_that_failed_has_its_own_rate_for_a_while(make) -> None:
     service.serve(failed=True)
 
     assert [service.serve() for _ in range(20)] == ["error"] * 19 + [None]
+
+
+def test_of_two_equal_rates_that_of_failures_is_the_reason(make) -> None:
+    # Given an endpoint that was slow and failed
+    service = make(rate=0.000_001, slow_rate=1.0, error_rate=1.0, slow_threshold=0.5)
+    for _ in range(3):
+        service.serve()
+    service.serve(seconds=0.5, failed=True)
+
+    assert service.serve() == "error"
 
 
 def test_rate_zero_means_none_even_of_slow_ones(make) -> None:
@@ -546,6 +580,21 @@ def test_what_a_request_did_elsewhere_after_its_profile_ended_is_charged_at_its_
     assert cost == service.gate.costs().hook == pytest.approx(3 * (1 - 1 / 1.8))
 
 
+def test_what_was_charged_is_not_given_back_when_less_is_told_at_the_end(make) -> None:
+    # Given a profile that ended after 1 s of CPU time, and was charged
+    service = make()
+    visit = service.gate.arrive(ORDERS)
+    slot = service.gate.admit(visit)
+    slot.end_early(1.0, 0.0)
+    charged = service.gate.costs().hook
+    assert charged > 0
+
+    # When the request ends with half of that
+    service.gate.leave(visit, seconds=1, failed=False, slot=slot, hooked_seconds=0.5, comparable=False)
+
+    assert service.gate.costs().hook == charged
+
+
 def test_a_burst_is_bounded_by_what_the_budget_holds(make) -> None:
     # Given a process that has been saving for hours
     service = make(cpu_budget=0.01)
@@ -677,6 +726,35 @@ def test_where_every_thread_pays_a_hook_that_outlives_its_place_is_charged() -> 
     # Then the gate knows what that hook has cost them
     assert blocked.held
     assert gate.costs().hook == pytest.approx(9 * (1 - 1 / 1.8))
+
+
+def test_where_every_thread_pays_a_request_below_a_hook_does_not_tell_what_is_usual() -> None:
+    # Given another request that is profiled all the time
+    cpu = 0.0
+    gate = Gate(
+        Settings(rate=0.0, cpu_budget=1.0),
+        thread_seconds=lambda: cpu,
+        process_seconds=lambda: cpu,
+        other_threads=OtherThreads(every_thread_pays=True),
+    )
+    profiled = gate.admit(forced=True)
+
+    def serve(cpu_seconds: float) -> Visit:
+        nonlocal cpu
+        visit = gate.arrive(ORDERS)
+        cpu += cpu_seconds
+        gate.leave(visit, seconds=1, failed=False)
+        return visit
+
+    # When requests take twice their time below its hook, and later what they always do
+    for _ in range(5):
+        serve(0.02)
+    profiled.release()
+    for _ in range(5):
+        visit = serve(0.01)
+
+    # Then the latter is usual
+    assert visit.history.usual_cpu_seconds == pytest.approx(0.01)
 
 
 def test_where_every_thread_pays_a_request_on_an_event_loop_is_charged_for_the_others() -> None:
