@@ -117,6 +117,7 @@ class GrpcBackend(Backend):
     def __init__(self) -> None:
         super().__init__()
         self.abort_with: grpc.StatusCode | None = None
+        self.abort_trailers: tuple[tuple[str, bytes], ...] = ()
         self.server: grpc.Server | None = None
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
@@ -124,6 +125,7 @@ class GrpcBackend(Backend):
         def take(body: bytes, context: grpc.ServicerContext) -> bytes:
             if self.abort_with is not None:
                 self.refused += 1
+                context.set_trailing_metadata(self.abort_trailers)
                 context.abort(self.abort_with, "as the test wants")
             self.keep(body, dict(context.invocation_metadata()))
             return b""

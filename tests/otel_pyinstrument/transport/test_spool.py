@@ -493,6 +493,26 @@ def test_what_exhausts_the_backend_is_dropped_when_it_asks_for_no_other_try(
     assert shop.transport._losses.requests == {"refused by the backend": 1}
 
 
+def test_what_exhausts_the_backend_stays_when_it_asks_for_another_try(
+    grpc_backend, installed, spans, tmp_path, wait_until
+) -> None:
+    # Given a request on disk that is too much for the backend now, which says when to try again
+    shop = App(grpc_backend, installed, tmp_path / "spool")
+    grpc_backend.abort_with = grpc.StatusCode.RESOURCE_EXHAUSTED
+    grpc_backend.abort_trailers = (("google.rpc.retryinfo-bin", b""),)
+    shop.exporter.export(numbered(spans, 0))
+    of_the_exporter = grpc_backend.refused
+
+    # When it has said so to the spool too, and then takes what comes
+    wait_until(lambda: grpc_backend.refused > of_the_exporter)
+    grpc_backend.abort_with = None
+    wait_until(lambda: not files(tmp_path))
+
+    # Then nothing was given up
+    assert grpc_backend.numbers == [0]
+    assert shop.transport._losses.requests == {}
+
+
 def test_nobody_else_can_read_it_and_no_secret_is_in_it(backend, app, spans, tmp_path) -> None:
     shop = app()
     backend.stop()
