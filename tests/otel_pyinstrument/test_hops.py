@@ -13,10 +13,11 @@ import anyio
 import anyio.to_thread
 import pytest
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 
 from otel_pyinstrument import hop_patches, private_names, request
 from otel_pyinstrument.call_tree import CallTree
+from otel_pyinstrument.engine import Engine
 
 
 @pytest.fixture(autouse=True)
@@ -237,6 +238,33 @@ def test_many_hops_from_one_place_make_one_tree(run_traced, time_in, monkeypatch
     assert time_in(tree, "chunk") > 45_000
 
 
+def test_no_hop_begins_once_those_before_have_as_many_nodes_as_are_kept(
+    run_traced, burn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given room for what one hop brings
+    monkeypatch.setattr(request, "MAX_NODES", 1)
+
+    def in_first_thread() -> None:
+        burn(0.02)
+
+    def in_second_thread() -> None:
+        burn(0.02)
+
+    async def begins() -> None:
+        await anyio.to_thread.run_sync(in_first_thread)
+
+    # When a request waits for work elsewhere in two places
+    async def view() -> None:
+        await begins()
+        await anyio.to_thread.run_sync(in_second_thread)
+
+    tree = run_traced(view)
+
+    # Then the second is a wait like any other
+    assert paths(tree, "in_first_thread") == {("view", "begins", "in_first_thread")}
+    assert paths(tree, "in_second_thread") == set()
+
+
 def test_a_sample_while_the_hook_is_removed_does_not_bring_it_back(
     run_traced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +321,35 @@ def test_a_thread_that_outlives_its_request_is_let_go(traced, tree_of, wait_unti
     assert hooks == [None]
     assert len(traced.exporter.get_finished_spans()) == 1
     tree_of(traced.exporter.get_finished_spans()[0])
+
+
+def test_a_request_that_ends_while_its_thread_begins_leaves_no_hook_there(
+    traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a request that ends just when the thread that works for it has its hook
+    roots: list[Span] = []
+    hooks: list[object] = []
+    open_hop = Engine.open_hop
+
+    def open_and_end(*arguments: object) -> object:
+        segment = open_hop(*arguments)
+        hooks.append(sys.getprofile())
+        roots[0].end()
+        return segment
+
+    monkeypatch.setattr(Engine, "open_hop", open_and_end)
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER, end_on_exit=False) as root:
+            roots.append(root)
+            await anyio.to_thread.run_sync(lambda: hooks.append(sys.getprofile()))
+
+    # When it works on
+    asyncio.run(main())
+
+    # Then nothing samples it
+    assert hooks[0] is not None
+    assert hooks[1:] == [None]
 
 
 def test_without_a_profiled_request_nothing_is_sampled(burn) -> None:

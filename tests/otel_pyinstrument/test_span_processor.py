@@ -35,7 +35,7 @@ from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.profile_event import ProfileEvent
 from otel_pyinstrument.recording import Recording
 from otel_pyinstrument.remote_rules.rules import read_rules
-from otel_pyinstrument.request import Request, request_of
+from otel_pyinstrument.request import Request, refused, request_of
 from otel_pyinstrument.segment import Segment
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
@@ -300,6 +300,15 @@ def test_paths_that_are_not_found_have_no_first_profile(path, status, make_trace
     # Then a path that is answered is one, and one that is refused is none
     assert asked("/wp-admin", 404) == [False, False, False]
     assert asked("/orders", 200) == [False, True, False]
+
+
+@pytest.mark.parametrize(("answer", "was_refused"), [(399, False), (400, True), (499, True), (500, False)])
+def test_only_what_the_client_did_wrong_is_refused(answer: int, was_refused: bool, traced) -> None:
+    attributes = {"http.response.status_code": answer}
+    with traced.tracer.start_as_current_span("GET", kind=SpanKind.SERVER, attributes=attributes) as span:
+        pass
+
+    assert refused(span) is was_refused
 
 
 def test_two_providers_profile_their_own_requests(make_traced, profile_of) -> None:

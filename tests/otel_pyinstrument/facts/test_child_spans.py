@@ -329,6 +329,23 @@ def test_a_request_of_endless_different_statements_stays_bounded(traced, child, 
     assert 200 < database["groups_left_out"] <= MAX_GROUPS
 
 
+def test_no_more_texts_of_statements_are_kept_than_groups(traced, child, facts_of) -> None:
+    # Given an application that writes its values into its statements
+    known: list[int] = []
+
+    def work() -> None:
+        for number in range(MAX_GROUPS + 50):
+            with child({"db.system": "sqlite", "db.statement": f"SELECT a FROM t WHERE b = {number}"}):
+                pass
+        known.append(len(request_of(trace.get_current_span()).facts._children._groups_by_text))
+
+    database = facts_of(traced.request(work))["database"]
+
+    # Then the rest finds its group without
+    assert known == [MAX_GROUPS]
+    assert [group["count"] for group in database["groups"]] == [MAX_GROUPS + 50]
+
+
 def test_a_failure_while_counting_never_reaches_the_application(make_traced, monkeypatch) -> None:
     # Given a defect in the collection
     traced = make_traced()

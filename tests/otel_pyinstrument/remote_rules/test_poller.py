@@ -110,6 +110,48 @@ def test_bad_answers_change_nothing_and_are_told_once(
     assert KEY not in caplog.text
 
 
+def test_rules_that_cannot_be_read_are_not_taken_for_known(
+    platform, reply, poll, receiver: Receiver, wait_until
+) -> None:
+    # Given a poller that has rules
+    platform.rules(b'{"sampling_rate": 0.5}', '"1"')
+    poll()
+    wait_until(lambda: receiver.rates == [0.5])
+
+    # When newer ones make no sense for a while
+    platform.answer = reply(200, b'{"sampling_rate": 7}', etag='"2"')
+    count = len(platform.requests)
+    wait_until(lambda: len(platform.requests) > count + 5)
+
+    # Then it asks for what is newer than those it has
+    assert {etag for _path, etag, _headers in platform.requests[1:]} == {'"1"'}
+
+
+def test_each_outage_of_the_platform_is_told_once(
+    platform, reply, poll, receiver: Receiver, wait_until, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warnings() -> int:
+        return sum(record.levelno >= logging.WARNING for record in caplog.records)
+
+    def outage() -> None:
+        count = len(platform.requests)
+        platform.answer = reply(503, b"")
+        wait_until(lambda: len(platform.requests) > count + 3)
+
+    # Given an outage that is over
+    poll()
+    outage()
+    platform.rules(b'{"sampling_rate": 0.5}')
+    wait_until(lambda: receiver.rates == [0.5])
+    assert warnings() == 1
+
+    # When there is another one
+    outage()
+
+    # Then
+    assert warnings() == 2
+
+
 def test_the_last_good_rules_hold_when_the_platform_is_away_at_a_start(
     platform, poll, receiver: Receiver, wait_until, own_cache: Path
 ) -> None:
