@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Awaitable, Callable
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, cast
 
 from otel_pyinstrument.frames import identifier_of_code
-from otel_pyinstrument.guard import Guard
+from otel_pyinstrument.guard import Guard, came_from_signal_handler
 from otel_pyinstrument.segment import Segment
+
+_MAX_WRAPPERS = 20
 
 
 class Hop:
@@ -59,18 +60,34 @@ class Hop:
             self._guard.call("hop", self._end)
 
     def _open(self, entry: FrameType, function: Callable[..., Any]) -> Segment | None:
+        place = _identifiers_of(function)  # first: nothing that may fail comes after the opening
         segment = self._open_segment(entry)
         if segment is not None:
-            segment.place_without_samples = _identifiers_of(function)
+            segment.place_without_samples = place
         return segment
 
 
 def _identifiers_of(function: Any) -> list[str]:
     """The stack of a call of `function` as the sampler would name it; empty when it is not known."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    code: object = getattr(inspect.unwrap(function), "__code__", None)
-    if not isinstance(code, CodeType):
+    try:
+        while isinstance(function, functools.partial):
+            function = function.func
+        code: object = getattr(_unwrapped(function), "__code__", None)
+        if not isinstance(code, CodeType):
+            return []
+        owner: object = getattr(function, "__self__", None)
+        return [identifier_of_code(code) + ("" if owner is None else f"\1c{type(owner).__name__}")]
+    except Exception as error:  # of a `__getattr__`, say
+        if came_from_signal_handler(error):
+            raise
         return []
-    owner: object = getattr(function, "__self__", None)
-    return [identifier_of_code(code) + ("" if owner is None else f"\1c{type(owner).__name__}")]
+
+
+def _unwrapped(function: Any) -> Any:
+    """What decorators have wrapped. Only what it holds itself: a `__getattr__` may answer any name."""
+    for _ in range(_MAX_WRAPPERS):
+        own: object = getattr(function, "__dict__", None)
+        if type(own) is not dict or "__wrapped__" not in own:
+            break
+        function = cast("dict[str, Any]", own)["__wrapped__"]
+    return function

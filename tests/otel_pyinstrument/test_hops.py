@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 
 import anyio
 import anyio.to_thread
@@ -173,6 +173,73 @@ def test_a_hop_shorter_than_the_interval_keeps_its_time(make_traced, tree_of, ti
     # Then its time stands at the function that was called
     tree = tree_of(traced.exporter.get_finished_spans()[-1])
     assert time_in(tree, "Orders.load") > 19_000
+
+
+class AnswersEveryName:
+    """As the methods of `xmlrpc.client.ServerProxy` do."""
+
+    def __getattr__(self, name: str) -> AnswersEveryName:
+        return AnswersEveryName()
+
+    def __call__(self) -> str:
+        return "done"
+
+
+class RefusesEveryName:
+    """As a proxy whose target is gone does."""
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError("no target")
+
+    def __call__(self) -> str:
+        return "done"
+
+
+def one_that_wraps_itself() -> Callable[[], str]:
+    def done() -> str:
+        return "done"
+
+    done.__wrapped__ = done
+    return done
+
+
+@pytest.mark.parametrize("make", [AnswersEveryName, RefusesEveryName, one_that_wraps_itself])
+def test_a_callable_with_odd_attributes_costs_no_profile(
+    make: Callable[[], Callable[[], str]], run_traced
+) -> None:
+    # Given a callable that cannot be asked for what it wraps
+    async def view() -> None:
+        answers.append(await asyncio.to_thread(make()))
+
+    answers: list[str] = []
+
+    # When a thread calls it for a request that is profiled
+    run_traced(view)
+
+    # Then it is called, and the profile is there
+    assert answers == ["done"]
+
+
+def test_a_short_hop_into_a_decorated_function_stands_at_the_function(make_traced, tree_of, time_in) -> None:
+    # Given work too short for a sample, below a decorator
+    traced = make_traced(interval=1000.0)
+
+    def load() -> None:
+        time.sleep(0.02)
+
+    @wraps(load)
+    def decorated() -> None:
+        load()
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await anyio.to_thread.run_sync(decorated)
+
+    asyncio.run(main())
+
+    # Then its time stands at the function that was decorated
+    tree = tree_of(traced.exporter.get_finished_spans()[-1])
+    assert time_in(tree, "load") > 19_000
 
 
 def test_hops_side_by_side_share_the_time_that_was_waited(run_traced, time_in) -> None:
