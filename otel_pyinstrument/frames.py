@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import CodeType
 
 from otel_pyinstrument.call_tree import Frame
@@ -75,7 +75,7 @@ def _place_function(search_path: tuple[str, ...], directory: str) -> Callable[[s
     roots = sorted(
         {_as_folder(os.path.join(directory, entry)) for entry in search_path}, key=len, reverse=True
     )
-    libraries = _library_folders()
+    libraries = library_folders()
 
     @lru_cache(maxsize=8192)
     def place(file: str) -> tuple[str, bool]:
@@ -94,8 +94,12 @@ def _place_function(search_path: tuple[str, ...], directory: str) -> Callable[[s
     return place
 
 
-def _library_folders() -> tuple[str, ...]:
-    """Folders whose code is not the user's: the standard library, installed packages, the interpreter."""
+@cache
+def library_folders() -> tuple[str, ...]:
+    """Folders whose code is not the user's: the standard library, installed packages, the interpreter.
+
+    Asked for when profiling is switched on: the first time loads a module, which is not for a request.
+    """
     folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     folders.add(os.path.dirname(os.__file__))
     folders.add(_PACKAGE)

@@ -144,15 +144,16 @@ class ChildSpans:
         group = known[key] if key is not None and key in known else self._group_of(span, attributes, key)
         if group is None or self._closed:
             return
-        group.seen += 1
-        if group.name and (group.seen <= _ALWAYS_LOCATED or group.seen & (group.seen - 1) == 0):
-            self._locate(group, span)
         waiting = self._waiting
         # Not the span: what is kept until the end of the request makes the garbage collector work.
         waiting += ((figures, group, attributes),)
         self._room -= 1
         if self._room <= 0:
             self._measure_waiting()
+        group.seen += 1
+        # Last: it reads what is the application's, and may fail.
+        if group.name and (group.seen <= _ALWAYS_LOCATED or group.seen & (group.seen - 1) == 0):
+            self._locate(group, span)
 
     def close(self) -> list[Group]:
         """The groups, and no more changes to them."""
@@ -283,7 +284,7 @@ def _figures_of(span: Span) -> Figures:
 def _kind_of(span: Span, attributes: Mapping[str, Any]) -> Kind | None:
     if "jinja2.template_name" in attributes:
         name = attributes["jinja2.template_name"]
-        return TEMPLATE, name if isinstance(name, str) else "", span.name
+        return TEMPLATE, name if isinstance(name, str) else "", _name_of(span)
     if span.kind is not SpanKind.CLIENT:
         return None
     if "db.system" in attributes or "db.system.name" in attributes:
@@ -292,7 +293,7 @@ def _kind_of(span: Span, attributes: Mapping[str, Any]) -> Kind | None:
         return EXTERNAL, f"{method} {_host_of(attributes)}".strip(), "http"
     if system := _text(attributes, "rpc.system.name", "rpc.system"):
         parts = (_text(attributes, "rpc.service"), _text(attributes, "rpc.method"))
-        return EXTERNAL, "/".join(filter(None, parts)) or span.name, system
+        return EXTERNAL, "/".join(filter(None, parts)) or _name_of(span), system
     return None
 
 
@@ -300,15 +301,16 @@ def _database_kind(span: Span, attributes: Mapping[str, Any]) -> Kind | None:
     system = _text(attributes, "db.system.name", "db.system").lower()
     statement = _text(attributes, "db.query.text", "db.statement")
     if system in CACHE_SYSTEMS:
-        return CACHE, (statement or span.name).partition(" ")[0][:40].upper(), system
+        return CACHE, (statement or _name_of(span)).partition(" ")[0][:40].upper(), system
     name = shown_sql(statement, system) if statement else ""
     if not name:
         if not statement and span.name == "connect":
             return None  # SQLAlchemy's span for taking a connection from the pool
         # Only what is known to be a name: other languages mix names and values in ways of their own.
-        operation = _text(attributes, "db.query.summary", "db.operation.name", "db.operation") or span.name
+        operation = _text(attributes, "db.query.summary", "db.operation.name", "db.operation")
+        operation = operation or _name_of(span)
         collection = _text(attributes, "db.collection.name", "db.mongodb.collection", "db.sql.table")
-        name = operation if collection in operation else f"{operation} {collection}"
+        name = operation if collection in operation else f"{operation} {collection}".strip()
     return DATABASE, name, system
 
 
@@ -324,6 +326,11 @@ def _host_of(attributes: Mapping[str, Any]) -> str:
             return ""
     port = attributes.get("server.port", attributes.get("net.peer.port"))
     return f"{host}:{port}" if isinstance(port, int) else host
+
+
+def _name_of(span: Span) -> str:
+    """Empty when it is no text: the SDK takes anything."""
+    return span.name if isinstance(span.name, str) else ""  # pyright: ignore[reportUnnecessaryIsInstance]
 
 
 def _text(attributes: Mapping[str, Any], *names: str) -> str:

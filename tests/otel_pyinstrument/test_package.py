@@ -90,12 +90,13 @@ def test_the_first_profile_loads_nothing_in_its_request(library: str) -> None:
         "for number in range(2):\n"
         "    before = set(sys.modules)\n"
         "    with provider.get_tracer('t').start_as_current_span('GET /', kind=SpanKind.SERVER) as span:\n"
-        "        pass\n"
+        "        query = {'kind': SpanKind.CLIENT, 'attributes': {'db.system': 'x', 'db.statement': '1'}}\n"
+        "        provider.get_tracer('t').start_span('SELECT', **query).end()\n"
         "    requests.append(sorted(set(sys.modules) - before))\n"
         "print(json.dumps({'modules': requests, 'events': [event.name for event in span.events]}))"
     )
 
-    # When a request is profiled, then everything that this takes is there
+    # When a request with a query is profiled, then everything that this takes is there
     assert loaded == {"modules": [[], []], "events": ["pyinstrument.profile"]}
 
 
