@@ -33,8 +33,8 @@ def install() -> None:
     global _registered, _users
     _users += 1
     for name in _PATCHES:
-        if name in sys.modules:
-            _apply(sys.modules[name])
+        if (module := sys.modules.get(name)) is not None:
+            _apply(module)
         elif not _registered:
             wrapt.register_post_import_hook(_apply, name)
     _registered = True

@@ -53,6 +53,7 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
         try:
             self._install(**kwargs)
         except Exception as error:
+            self._uninstrument()  # what was installed before
             if came_from_signal_handler(error):
                 raise
             # Anything but ImportError would keep the instrumentors after us from being loaded.

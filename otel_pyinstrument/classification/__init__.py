@@ -92,24 +92,29 @@ class AlwaysItsTurn:
         return lambda: None
 
 
+def is_loaded(library: str) -> bool:
+    """Whether it can be used. None stands for a module whose import is forbidden."""
+    return sys.modules.get(library) is not None
+
+
 def load_strategies() -> None:
     """Load those of libraries that are loaded already: the first profile would do it in a request."""
     for library, strategy in (("asyncio", "tasks"), ("greenlet", "greenlets")):
-        if library in sys.modules:
+        if is_loaded(library):
             import_module(f"{__name__}.{strategy}")
 
 
 def classifier_of_running_unit(same_request: SameRequest) -> Classifier | None:
     """The strategy for what is running now; None when it is no unit that could be told from others."""
-    if "trio" in sys.modules and _is_in_trio():
+    if is_loaded("trio") and _is_in_trio():
         return None
-    if "asyncio" in sys.modules:
+    if is_loaded("asyncio"):
         from otel_pyinstrument.classification.tasks import TaskClassifier, running_loop
 
         loop = running_loop()
         if loop is not None:
             return TaskClassifier.of_current_task(loop, same_request)
-    if "greenlet" in sys.modules:
+    if is_loaded("greenlet"):
         from otel_pyinstrument.classification.greenlets import GreenletClassifier
 
         return GreenletClassifier()

@@ -10,7 +10,7 @@ from typing import Any
 
 from opentelemetry.trace import get_current_span
 
-from otel_pyinstrument.classification import AWAIT, Place, SameRequest
+from otel_pyinstrument.classification import AWAIT, Place, SameRequest, is_loaded
 from otel_pyinstrument.classification.frame_chains import (
     frame_of,
     outer_call_count,
@@ -51,7 +51,7 @@ class TaskClassifier:
         self._loop = loop
         self._same_request = same_request
         self._greenlet: Callable[[], Any] | None = None
-        if "greenlet" in sys.modules:
+        if is_loaded("greenlet"):
             from otel_pyinstrument.classification.greenlets import weak_greenlet
 
             self._greenlet = weak_greenlet(sys.modules["greenlet"].getcurrent())

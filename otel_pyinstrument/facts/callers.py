@@ -34,8 +34,8 @@ def nearest_caller() -> Caller | None:
     None when there is none: in a worker thread that runs only library code. Holds no frame afterwards.
     """
     found = _search(sys._getframe())  # pyright: ignore[reportPrivateUsage] - documented, CPython
-    if found is None and "greenlet" in sys.modules:
-        return _search_parents(cast("Any", sys.modules["greenlet"]).getcurrent)
+    if found is None and (greenlet := sys.modules.get("greenlet")) is not None:
+        return _search_parents(cast("Any", greenlet).getcurrent)
     return found
 
 

@@ -66,7 +66,7 @@ def _framework(scope: str) -> tuple[str, str]:
 def _server() -> str:
     """Of the servers that are loaded the one that runs the others: gunicorn may run uvicorn's workers."""
     for name in _SERVERS:
-        if name in sys.modules:
+        if sys.modules.get(name) is not None:
             try:
                 return f"{name} {metadata.version(name)}"
             except metadata.PackageNotFoundError:

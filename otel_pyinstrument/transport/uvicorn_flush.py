@@ -37,8 +37,8 @@ class UvicornFlush:
     def install(self) -> None:
         """Now, or when uvicorn is imported. Imports nothing."""
         self._installed = True
-        if _MODULE in sys.modules:
-            self._wrap(sys.modules[_MODULE])
+        if (module := sys.modules.get(_MODULE)) is not None:
+            self._wrap(module)
         else:
             when_imported(_MODULE)(self._wrap)
 

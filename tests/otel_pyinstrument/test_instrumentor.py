@@ -178,6 +178,60 @@ def test_a_failure_to_install_is_logged_and_not_raised(
     assert profiled_by(provider)
 
 
+def test_what_a_failure_leaves_half_installed_is_removed(
+    provider: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a part of ours that fails when requests could be profiled already
+    def fail() -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(instrumentor.hop_patches, "install", fail)
+
+    # When profiling is switched on
+    PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1)
+
+    # Then it is off, as the log says
+    assert [record.getMessage() for record in caplog.records] == [
+        "Profiling is off: it could not be installed"
+    ]
+    assert ours(provider) == []
+    assert not profiled_by(provider)
+
+
+BLOCKED = """
+import sys
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind
+from otel_pyinstrument import PyinstrumentInstrumentor
+
+# Given a module that may not be imported, and others that are loaded
+import asyncio
+sys.modules[{module!r}] = None
+provider = TracerProvider(shutdown_on_exit=False)
+tracer = provider.get_tracer("test")
+
+# When a request in a task and one on a thread, each with a query, are profiled
+PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1, cpu_budget=1)
+def request():
+    with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER) as span:
+        query = {{"db.system": "sqlite", "db.statement": "SELECT 1"}}
+        tracer.start_span("SELECT", kind=SpanKind.CLIENT, attributes=query).end()
+    return [event.name for event in span.events]
+async def main():
+    return request()
+print(asyncio.run(main()), request())
+"""
+
+
+@pytest.mark.parametrize("module", ["greenlet", "trio", "anyio.to_thread", "asgiref.sync", "uvicorn.server"])
+def test_a_module_that_may_not_be_imported_costs_no_profile(module: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", BLOCKED.format(module=module)], capture_output=True, text=True, timeout=60
+    )
+
+    assert (run.stdout, run.stderr) == ("['pyinstrument.profile'] ['pyinstrument.profile']\n", "")
+
+
 def test_a_failure_to_remove_is_logged_and_profiling_ends(
     provider: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
