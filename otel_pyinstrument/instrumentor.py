@@ -11,7 +11,7 @@ from typing import Any
 from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor, TracerProvider
 
 from otel_pyinstrument import gate_metrics, hop_patches, private_names
 from otel_pyinstrument import installed as switched_on
@@ -102,6 +102,14 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
             return
         ending_hook_works = _self_test()
         if ending_hook_works is None:
+            return
+        composite = private_names.composite_of(provider)
+        if not isinstance(composite, SynchronousMultiSpanProcessor):
+            _logger.warning(
+                "Profiling is off: %s may call span processors on other threads than the request's. Create "
+                "the tracer provider without active_span_processor",
+                type(composite).__name__,
+            )
             return
         processor = self._add_processor(provider, settings, ending_hook_works=ending_hook_works)
         gate_metrics.report(processor.gate, meter_provider)

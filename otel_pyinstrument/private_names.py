@@ -121,7 +121,7 @@ Raises:
 
 def processors_of(provider: TracerProvider) -> Iterator[SpanProcessor]:
     """All span processors registered with `provider`, those inside composite processors too."""
-    waiting: list[SpanProcessor] = [getattr(provider, _ACTIVE_SPAN_PROCESSOR)]
+    waiting: list[SpanProcessor] = [composite_of(provider)]
     while waiting:
         processor = waiting.pop()
         inner = getattr(processor, _SPAN_PROCESSORS, None)
@@ -131,9 +131,14 @@ def processors_of(provider: TracerProvider) -> Iterator[SpanProcessor]:
             waiting.extend(inner)
 
 
+def composite_of(provider: TracerProvider) -> SpanProcessor:
+    """What calls all span processors of `provider`."""
+    return getattr(provider, _ACTIVE_SPAN_PROCESSOR)
+
+
 def remove_processor(provider: TracerProvider, processor: SpanProcessor) -> None:
     """Undo `provider.add_span_processor(processor)`; the SDK has no public way."""
-    composite = getattr(provider, _ACTIVE_SPAN_PROCESSOR)
+    composite = composite_of(provider)
     with getattr(composite, _LOCK):
         kept = tuple(other for other in getattr(composite, _SPAN_PROCESSORS) if other is not processor)
         setattr(composite, _SPAN_PROCESSORS, kept)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NoOpTracerProvider, SpanKind
@@ -129,6 +129,26 @@ def test_without_an_sdk_provider_one_warning_says_what_to_do(
     # And the remedy works
     PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1)
     assert profiled_by(provider)
+
+
+def test_a_provider_that_calls_processors_on_other_threads_is_not_profiled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Given a provider whose span processors are called by a pool of threads
+    composite = ConcurrentMultiSpanProcessor(1)
+    provider = TracerProvider(
+        active_span_processor=composite, resource=Resource.get_empty(), shutdown_on_exit=False
+    )
+
+    # When profiling is switched on
+    PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1)
+
+    # Then no thread gets a hook, and one line says why
+    assert ours(provider) == []
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "ConcurrentMultiSpanProcessor" in record.getMessage()
+    provider.shutdown()
 
 
 def test_the_proxy_provider_is_not_enough() -> None:
