@@ -6,9 +6,10 @@ import signal
 import threading
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from logging import getLogger
-from types import CodeType
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, cast
 
 _logger = getLogger(__name__)
 
@@ -78,11 +79,24 @@ def came_from_signal_handler(error: BaseException) -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False  # Python runs signal handlers on the main thread only
     codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    interrupted: FrameType | None = None
     while traceback is not None:
-        if traceback.tb_frame.f_code in codes:
+        frame = traceback.tb_frame
+        if frame.f_code in codes or (interrupted is not None and _handles_signal(frame, interrupted)):
             return True
-        traceback = traceback.tb_next
+        interrupted, traceback = frame, traceback.tb_next
     return False
+
+
+def _handles_signal(frame: FrameType, interrupted: FrameType) -> bool:
+    """Whether `frame` was called with a number and the frame below which it runs, as handlers are.
+
+    For those that are not installed any more: a timeout puts back the earlier handler before it raises.
+    """
+    values: list[object] = []
+    for value in frame.f_locals.values():
+        values += cast("tuple[object, ...]", value) if type(value) is tuple else (value,)
+    return any(type(number) is int and given is interrupted for number, given in pairwise(values))
 
 
 def _code_of(handler: Any) -> CodeType | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -78,6 +79,41 @@ def test_what_a_signal_handler_raises_passes(handler: Callable[..., None]) -> No
         signal.signal(signal.SIGUSR1, before)
     # Then profiling goes on
     assert not guard.tripped
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_what_a_handler_raises_passes_when_it_has_put_back_the_earlier_one(by_name: bool) -> None:
+    # Given a timeout that undoes itself before it raises
+    def put_back_and_raise() -> None:
+        signal.signal(signal.SIGUSR1, before)
+        raise TimeoutError("the application's")
+
+    def named(_number: int, _frame: object) -> None:
+        put_back_and_raise()
+
+    def unnamed(*_arguments: object) -> None:
+        put_back_and_raise()
+
+    before = signal.signal(signal.SIGUSR1, named if by_name else unnamed)
+    guard = Guard(lambda: None)
+
+    # When the signal arrives while a hook of ours runs, the application sees its exception
+    with pytest.raises(TimeoutError):
+        guard.call("hook", lambda: signal.raise_signal(signal.SIGUSR1))
+
+    # Then profiling goes on
+    assert not guard.tripped
+
+
+def test_a_failure_below_a_call_with_a_frame_is_ours() -> None:
+    # Given a function that is given the frame of its caller, as samplers are
+    def look_at(_frame: object, _event: str) -> None:
+        raise ValueError("on purpose")
+
+    guard = Guard(lambda: None)
+
+    assert guard.call("hook", lambda: look_at(sys._getframe(), "call")) is None
+    assert guard.tripped
 
 
 def test_tests_can_see_the_exception() -> None:
