@@ -1,6 +1,7 @@
 """How attributes and child spans are compressed: as zstd. Documents of earlier versions hold zlib.
 
-Which of the two it is can be seen from the first bytes. Why zstd: docs/adr/001-storage-schema.md.
+Which of the two it is can be seen from the first bytes.
+Why zstd: docs/adr/008-what-a-span-costs-the-receiver.md.
 """
 
 from __future__ import annotations
