@@ -51,7 +51,7 @@ class IncomingBody:
 
 
 async def read_body(
-    incoming: IncomingBody, *, declared_bytes: int | None, gzip: bool, max_bytes: int, place: Place
+    incoming: IncomingBody, *, declared_bytes: int, gzip: bool, max_bytes: int, place: Place
 ) -> bytes:
     """The whole body, inflated; it never has more than `max_bytes`, nor more than `place` can have.
 
@@ -59,7 +59,7 @@ async def read_body(
         TooLarge, Undecodable, TryAgain: see there. The rest of the body is not read.
         ClientGone: the connection is closed.
     """
-    if declared_bytes is not None and declared_bytes > max_bytes:
+    if declared_bytes > max_bytes:
         raise too_large(max_bytes)
     body = bytearray()
     inflater = Inflater() if gzip else None

@@ -103,7 +103,6 @@ class _Group:
 
     def __init__(self, settings: ReceiverSettings, store_settings: StoreSettings, directory: Path) -> None:
         self._settings = settings
-        self._store_settings = store_settings
         self._directory = directory
         self._processes = [
             _Process(number, settings, store_settings, directory)

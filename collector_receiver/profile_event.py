@@ -18,8 +18,8 @@ from otel_pyinstrument.call_tree import (
     CallTree,
     InvalidPayload,
     decode,
-    hot_functions,
 )
+from profile_store.hot_functions import hot_function_facts
 from profile_store.model import Attributes, AttributeValue, HotFunctionFacts, ProfileFacts
 from profile_store.otlp_attributes import attributes_of
 
@@ -136,7 +136,7 @@ def read_profile(pairs: Iterable[KeyValue], budget: DecodeBudget) -> ReceivedPro
     except InvalidPayload as problem:
         raise BrokenProfile(f"profile_{problem.reason}") from None
     return ReceivedProfile(
-        payload, _facts(attributes, tree), _request_facts(attributes), _hot_functions(tree)
+        payload, _facts(attributes, tree), _request_facts(attributes), hot_function_facts(tree)
     )
 
 
@@ -200,19 +200,3 @@ def _seconds(value: AttributeValue) -> float | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS:
         return float(value)
     return None
-
-
-def _hot_functions(tree: CallTree) -> tuple[HotFunctionFacts, ...]:
-    total_us = tree.duration_us
-    return tuple(
-        HotFunctionFacts(
-            function=hot.frame.function,
-            module=hot.frame.module,
-            file=hot.frame.file,
-            line=hot.frame.line,
-            self_duration=hot.self_us / 1e6,
-            duration=hot.total_us / 1e6,
-            share=hot.self_us / total_us if total_us else 0.0,
-        )
-        for hot in hot_functions(tree)
-    )

@@ -102,16 +102,6 @@ class Signal(Generic[Parsed]):
     answer: Callable[[int, str], Message]
 
 
-def parse_protobuf(body: bytes) -> ExportTraceServiceRequest:
-    """The trace request in `body`.
-
-    Raises:
-        Undecodable: not protobuf, not UTF-8 where text belongs, nested deeper than protobuf's 100 levels, or
-            more messages, resources or scopes than any real request has.
-    """
-    return _checked_traces(_from_protobuf(ExportTraceServiceRequest, body)[0])
-
-
 def _parse_traces(body: bytes, *, on_loop: bool = False) -> Traces:
     request, is_whole = _from_protobuf(ExportTraceServiceRequest, body, on_loop=on_loop)
     _checked_traces(request, on_loop=on_loop)

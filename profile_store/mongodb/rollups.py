@@ -36,7 +36,7 @@ from profile_store.mongodb.rollup_sources import Expiry, RollupSources
 from profile_store.mongodb.rollup_trees import TreeRoller
 from profile_store.mongodb.upserts import upsert_all
 from profile_store.rollups.answers import RollUpFailure, RollUpStep
-from profile_store.rollups.bucket import OTHER, Bucket, merged
+from profile_store.rollups.bucket import Bucket, merged
 from profile_store.rollups.windows import HOUR, MINUTE, Window, ceil_to, floor_to
 
 # A minute with a million records takes about ten seconds of the database.
@@ -305,7 +305,7 @@ class Rollups(DatabaseUser):
         """The earliest and latest request of each version ever told, so that repeats change nothing."""
         seen: dict[str, list[int]] = defaultdict(list)
         for key, measures in bucket.groups.items():
-            if key.version and key != OTHER:
+            if key.version:
                 seen[key.version] += [measures.first_ms, measures.last_ms]
         updates: list[UpdateOne] = []
         for version, times in sorted(seen.items()):

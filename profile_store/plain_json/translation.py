@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from otel_pyinstrument.call_tree import CallTree, encode, hot_functions
+from otel_pyinstrument.call_tree import CallTree, encode
+from profile_store.hot_functions import hot_function_facts
 from profile_store.http_endpoints import METHODS, known_method, origin_by_path
 from profile_store.model import (
     DEFAULT_RETENTION_DAYS,
-    HotFunctionFacts,
     IncomingBatch,
     IncomingRecord,
     ProfileFacts,
@@ -143,7 +143,7 @@ def _incoming(
             resource=known.resource,
             facts=known.facts,
             profile=None if tree is None else _profile(record, tree),
-            hot_functions=() if tree is None else _hot_functions(tree),
+            hot_functions=() if tree is None else hot_function_facts(tree),
         ),
         payload=payload,
         endpoint_origin="declared" if endpoint.is_declared else origin_by_path(status_code),
@@ -240,19 +240,3 @@ def _profile(record: Fields, tree: CallTree) -> ProfileFacts:
         truncated=False,
         interrupted=False,
     )
-
-
-def _hot_functions(tree: CallTree) -> list[HotFunctionFacts]:
-    total_us = tree.duration_us
-    return [
-        HotFunctionFacts(
-            function=hot.frame.function,
-            module=hot.frame.module,
-            file=hot.frame.file,
-            line=hot.frame.line,
-            self_duration=hot.self_us / 1e6,
-            duration=hot.total_us / 1e6,
-            share=hot.self_us / total_us if total_us else 0.0,
-        )
-        for hot in hot_functions(tree)
-    ]

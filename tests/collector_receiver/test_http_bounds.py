@@ -13,7 +13,7 @@ from collector_receiver import http_server
 from collector_receiver.admission import MIN_WEIGHT_BYTES
 from collector_receiver.ingest import Ingest
 from collector_receiver.profile_event import TooCostlyHere
-from collector_receiver.signals import TRACES, parse_protobuf
+from collector_receiver.signals import TRACES
 from collector_receiver.status_pages import PLAIN_TEXT, StatusPages
 
 pytestmark = pytest.mark.anyio
@@ -210,7 +210,7 @@ class Held:
             raise TooCostlyHere
         self._begun.release()
         assert self._may_end.acquire(timeout=20)
-        return parse_protobuf(body)
+        return TRACES.parse["protobuf"](body)
 
     async def one_begins(self):
         assert await asyncio.to_thread(self._begun.acquire, timeout=20)

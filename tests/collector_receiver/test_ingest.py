@@ -21,7 +21,6 @@ from collector_receiver.signals import (
     MAX_RESOURCES_AND_SCOPES,
     SALVAGED_ON_LOOP_BYTES,
     TRACES,
-    parse_protobuf,
 )
 
 pytestmark = pytest.mark.anyio
@@ -62,7 +61,7 @@ class Gate:
             raise TooCostlyHere
         self.entered.set()
         assert self.open.wait(20)
-        return parse_protobuf(body)
+        return TRACES.parse["protobuf"](body)
 
 
 def parsed_by(parse):
@@ -401,7 +400,7 @@ def test_a_request_of_countless_empty_parts_is_refused(part) -> None:
 
     # Then it is refused before anything looks into them
     with pytest.raises(Undecodable, match="more than 131072 resources and scopes"):
-        parse_protobuf(request.SerializeToString())
+        TRACES.parse["protobuf"](request.SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -481,9 +480,8 @@ async def test_small_requests_of_many_parts_do_not_hold_up_the_loop(make_ingest,
 
     # Then it is read once, on the loop when that is short, and its spans are told of
     assert [thread is threading.current_thread() for thread in threads] == [on_loop]
-    spans = sum(
-        len(scope.spans) for element in parse_protobuf(body).resource_spans for scope in element.scope_spans
-    )
+    resources = TRACES.parse["protobuf"](body).resource_spans
+    spans = sum(len(scope.spans) for resource in resources for scope in resource.scope_spans)
     assert answer.partial_success.rejected_spans == spans
 
 

@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from collector_receiver import salvage as salvage_module
 from collector_receiver.salvage import salvage
-from collector_receiver.signals import parse_protobuf
+from collector_receiver.signals import TRACES
 from collector_receiver.translation import Destination, Translator
 from collector_receiver.wire_scan import Malformed, TooManyMessages
 
@@ -42,7 +42,7 @@ def without_text(request):
 def test_a_text_that_is_no_utf8_costs_only_its_wrong_bytes(make):
     request = make.request(make.span(name="a"), make.span({MARK: MARK}, name=MARK), make.span(name="c"))
 
-    read = parse_protobuf(without_text(request))
+    read = TRACES.parse["protobuf"](without_text(request))
 
     assert names(read) == ["a", NO_TEXT.decode(errors="replace"), "c"]
     spans = read.resource_spans[0].scope_spans[0].spans
@@ -59,7 +59,7 @@ def test_so_it_is_in_resources_scopes_and_nested_values(make):
         scope=MARK,
     )
 
-    read = parse_protobuf(without_text(request))
+    read = TRACES.parse["protobuf"](without_text(request))
 
     assert read.resource_spans[0].resource.attributes[0].value.string_value == "shop"
     assert "\ufffd" in read.resource_spans[0].scope_spans[0].scope.name
@@ -93,7 +93,7 @@ def test_a_span_nested_too_deeply_is_refused_alone(make, levels):
         ExportTraceServiceRequest.FromString(body)
 
     # When the request is read and translated
-    read = parse_protobuf(body)
+    read = TRACES.parse["protobuf"](body)
     translator = Translator()
     batch = translator.translate(read, [Destination(project_id="p")])
 
@@ -108,14 +108,14 @@ def test_a_span_of_broken_bytes_is_refused_alone(make):
     good = make.span(name="good").SerializeToString()
     scope = field(2, b"\x0a\xff") + field(2, good)
 
-    assert names(parse_protobuf(field(1, field(2, scope)))) == ["", "good"]
+    assert names(TRACES.parse["protobuf"](field(1, field(2, scope)))) == ["", "good"]
 
 
 def test_a_resource_of_broken_bytes_takes_only_its_own_spans_with_it(make):
     good = make.request(make.span(name="good"), resource={"service.name": "shop"})
 
     for broken in (field(1, b"\x0a\xff"), field(1, field(1, b"\x0a\xff")), field(1, field(2, b"\x12\x7f"))):
-        read = parse_protobuf(broken + good.SerializeToString())
+        read = TRACES.parse["protobuf"](broken + good.SerializeToString())
 
         assert sorted(names(read)) == ["", "good"]
         assert read.resource_spans[-1].resource == good.resource_spans[0].resource
@@ -153,7 +153,7 @@ def test_a_large_request_is_counted_span_by_span(make):
     with pytest.raises(TooManyMessages):
         salvage(ExportTraceServiceRequest, request(good, half, broken, half, half))
     text = good + field(5, b"x" * 2_100_000)
-    assert names(parse_protobuf(request(text, broken, good))) == ["x" * 2_100_000, "", "good"]
+    assert names(TRACES.parse["protobuf"](request(text, broken, good))) == ["x" * 2_100_000, "", "good"]
 
 
 BROKEN = b"\x0a\xff"

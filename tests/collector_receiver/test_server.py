@@ -27,13 +27,14 @@ from opentelemetry.trace import SpanKind
 from collector_receiver.profile_event import TooCostlyHere
 from collector_receiver.server import STOP_SECONDS, Addresses, PortBusy, Receiver, announce
 from collector_receiver.settings import ReceiverSettings
-from collector_receiver.signals import TRACES, parse_protobuf
+from collector_receiver.signals import TRACES
 from profile_store.embedded_mongodb import embedded_mongodb
 
 EXPORT_TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
 PROTOBUF = "application/x-protobuf"
+READ_TRACES = TRACES.parse["protobuf"]
 JSON_REQUEST = (
     b'{"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": "5b8efff798038103d269b633813fc60c",'
     b'"spanId": "eee19b7ec3c1b174", "startTimeUnixNano": "1544712660000000000"}]}]}]}'
@@ -360,7 +361,7 @@ async def test_stopping_finishes_running_calls_and_refuses_new_ones(store, recei
             raise TooCostlyHere
         entered.set()
         assert go_on.wait(20)
-        return parse_protobuf(body)
+        return READ_TRACES(body)
 
     monkeypatch.setitem(TRACES.parse, "protobuf", slow)
     request = make.request(make.span(events=[make.profile_event()]))
@@ -391,7 +392,7 @@ async def test_stopping_does_not_wait_for_ever(receiver, make, monkeypatch):
             raise TooCostlyHere
         entered.set()
         assert go_on.wait(60)
-        return parse_protobuf(body)
+        return READ_TRACES(body)
 
     monkeypatch.setitem(TRACES.parse, "protobuf", hangs)
     running = asyncio.create_task(
@@ -417,7 +418,7 @@ async def test_who_sends_over_http_when_the_time_for_a_stop_is_over_is_to_come_a
             raise TooCostlyHere
         entered.set()
         assert go_on.wait(60)
-        return parse_protobuf(body)
+        return READ_TRACES(body)
 
     monkeypatch.setitem(TRACES.parse, "protobuf", hangs)
     body = make.request(make.span()).SerializeToString()

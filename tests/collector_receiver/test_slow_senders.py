@@ -11,7 +11,7 @@ import pytest
 from collector_receiver import arrivals, grpc_services, http_server
 from collector_receiver.ingest import Ingest
 from collector_receiver.profile_event import TooCostlyHere
-from collector_receiver.signals import TRACES, parse_protobuf
+from collector_receiver.signals import TRACES
 from tests.collector_receiver.raw_calls import RawCall, message
 
 pytestmark = pytest.mark.anyio
@@ -214,7 +214,7 @@ async def test_an_answer_is_given_before_the_next_request_is_given_up(receiver, 
             raise TooCostlyHere
         entered.set()
         assert go_on.wait(20)
-        return parse_protobuf(body)
+        return TRACES.parse["protobuf"](body)
 
     real = Ingest.export
     signal = dataclasses.replace(TRACES, parse={"protobuf": hangs, "json": hangs})

@@ -12,7 +12,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from collector_receiver.refusals import Undecodable
-from collector_receiver.signals import parse_protobuf
+from collector_receiver.signals import TRACES
 from collector_receiver.wire_scan import MAX_MESSAGES, Malformed, TooManyMessages, check_messages
 
 REQUEST = ExportTraceServiceRequest
@@ -159,7 +159,7 @@ HOSTILE = {
 def test_16_mib_of_empty_messages_are_refused_by_the_scan(body):
     """Only its own reason shows that protobuf has not parsed them; that takes seconds and a gigabyte."""
     with pytest.raises(Undecodable, match="send smaller batches") as refused:
-        parse_protobuf(body)
+        TRACES.parse["protobuf"](body)
 
     assert refused.value.reason == "too_many_messages"
 
@@ -178,7 +178,7 @@ def test_a_large_request_of_real_spans_is_read():
     body = request.SerializeToString()
     assert len(body) > 2 * MAX_MESSAGES
 
-    assert parse_protobuf(body) == request
+    assert TRACES.parse["protobuf"](body).request == request
 
 
 def test_logs_are_counted_too():
