@@ -128,6 +128,24 @@ async def test_a_profile_never_joins_a_record_of_another_project(store, project_
     assert (await store.record(project_id, record.id)).record.profile is None
 
 
+async def test_a_lone_profile_with_the_id_of_another_projects_record_in_the_same_batch_joins_nothing(
+    store, project_id, make, profile_of
+):
+    # Given a record of each of two projects
+    other = (await store.project_for_service("other")).id
+    foreign, own = make.record(other), make.record(project_id)
+    await store.write(IncomingBatch(records=[IncomingRecord(record=record) for record in (foreign, own)]))
+
+    # When the other project sends a profile with the id of our record, beside one of its own
+    stray, right = (profile_of(record, project_id=other).profiles[0] for record in (own, foreign))
+    ours = profile_of(make.record(project_id)).profiles[0]
+    result = await store.write(IncomingBatch(profiles=[stray, right, ours]))
+
+    # Then our record does not have it
+    assert [joined.record_id for joined in result.joined] == [foreign.id]
+    assert (await store.record(project_id, own.id)).record.profile is None
+
+
 async def test_a_profile_id_that_another_project_holds_is_refused_with_its_span(
     store, project_id, make, profile_of
 ):
