@@ -129,8 +129,9 @@ class _Bucket:
             demand.bytes_seconds, self._bytes = self._bytes - left, left
 
     def give_back(self, demand: Demand) -> None:
-        self._spans = min(self._spans + demand.spans_seconds, BURST_SECONDS)
-        self._bytes = min(self._bytes + demand.bytes_seconds, BURST_SECONDS)
+        # No more than a burst, which `wait` sees to before anything is taken.
+        self._spans += demand.spans_seconds
+        self._bytes += demand.bytes_seconds
 
 
 def _amount(value: AttributeValue, default: float) -> float:

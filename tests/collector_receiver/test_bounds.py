@@ -104,6 +104,24 @@ def test_links_name_status_and_trace_state_are_cut(make):
     assert len(span.links) + span.dropped_links_count == 10_000
 
 
+def test_a_link_with_a_long_text_is_dropped_and_counted(make):
+    links = [Span.Link(trace_state=text) for text in ("", "x" * 5_000, "")]
+    span = make.span(links=links)
+
+    bound_span(span)
+
+    assert (len(span.links), span.dropped_links_count) == (1, 2)
+
+
+def test_bytes_above_the_limit_of_a_text_say_only_how_many_they_were(make):
+    """Although all of them would fit into what a span may have."""
+    span = make.span({"body": b"x" * 5_000})
+
+    bound_span(span)
+
+    assert span.attributes[0].value.string_value == "…[cut, 5000 bytes]"
+
+
 def test_counts_that_are_full_already_do_not_overflow(make):
     span = make.span({f"a{n}": n for n in range(500)}, dropped_attributes_count=2**32 - 1)
 
@@ -119,6 +137,15 @@ def test_a_resource_is_cut(make):
 
     assert resource.ByteSize() < ROUGHLY_64_KIB
     assert len(resource.attributes) + resource.dropped_attributes_count == 1_000
+
+
+def test_a_resource_of_many_small_attributes_is_cut_by_their_count(make):
+    resource = make.resource_spans(resource={f"a{n}": n for n in range(200)}).resource
+    assert resource.ByteSize() < 4_096
+
+    bound_resource(resource)
+
+    assert (len(resource.attributes), resource.dropped_attributes_count) == (128, 72)
 
 
 def test_of_a_scope_only_its_bounded_name_and_version_stay(make):

@@ -126,6 +126,24 @@ async def test_a_refusal_reaches_only_the_request_that_it_is_about(commits, gate
     assert sum(result.new_records for result in results) == 7
 
 
+async def test_what_was_new_before_a_group_is_halved_twice_is_told_once(commits, gate, batch_of, make, store):
+    # Given a group of four, written behind another one, that begins with two refused requests
+    other = (await store.project_for_service("other")).id
+    taken = [make.span(), make.span()]
+    await store.write(batch_of(*taken, project_id=other))
+    good = [make.span(events=[make.profile_event()]) for _ in range(3)]
+
+    # When it is halved until each refusal has its request
+    tasks = await waiting(commits, gate, [batch_of(span) for span in (good[0], *taken, *good[1:])])
+    gate.open.set()
+    results = await asyncio.gather(*tasks)
+
+    # Then what the first attempt stored is not forgotten on the way
+    assert [len(result.refusals) for result in results] == [0, 1, 1, 0, 0]
+    assert sum(result.new_records for result in results) == 3
+    assert sum(result.new_profiles for result in results) == 3
+
+
 @pytest.mark.parametrize("failure", [UnknownStoreError("write error 4711"), ZeroDivisionError()])
 async def test_an_error_about_one_request_fails_that_request_only(
     commits, gate, batch_of, make, failure, store, project_id

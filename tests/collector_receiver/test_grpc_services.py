@@ -15,6 +15,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from collector_receiver import inflating
+from collector_receiver.refusals import Undecodable
 from profile_store.contracts import StoreUnavailable
 from profile_store.model import RecordQuery
 from tests.collector_receiver.raw_calls import RawCall, message
@@ -411,6 +412,17 @@ async def test_what_inflates_to_nothing_counts_while_it_is_inflated(start_receiv
 
     # Then it may come again, when there is room for it as it is
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_what_breaks_after_it_has_inflated_to_something_is_damaged_and_no_message(receiver):
+    # Given the first half of what zlib made
+    whole = zlib.compress(b"x" * 1_000, level=0)
+    place = receiver.ingest.admission.enter(1)
+
+    # When it is inflated, then it is not taken for a message that only looks like zlib
+    with pytest.raises(Undecodable, match="cut off"):
+        await inflating.inflated(whole[: len(whole) // 2], max_bytes=10_000, place=place)
+    place.leave()
 
 
 async def test_others_have_their_turn_while_a_body_is_inflated(receiver, monkeypatch):

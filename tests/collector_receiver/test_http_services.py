@@ -313,6 +313,26 @@ async def test_a_request_above_the_limit_is_a_413(start_http, make):
     assert receiver.ingest.admission._bytes_in_flight == 0
 
 
+async def test_a_gzip_body_above_the_limit_is_a_413_although_it_inflates_to_nothing(start_http):
+    # Given blocks of gzip that hold nothing, more of them than a request may have bytes
+    receiver = await start_http(max_request_size=65_536)
+    compressor = zlib.compressobj(wbits=31)
+    body = compressor.flush(zlib.Z_FULL_FLUSH)
+    empty_block = b"\x00\x00\x00\xff\xff"
+    body += empty_block * 20_000 + compressor.flush()
+    assert gzip.decompress(body) == b""
+
+    async def in_chunks():
+        for start in range(0, len(body), 8_192):
+            yield body[start : start + 8_192]
+
+    # When they come without telling how many they are
+    response = await receiver.http.post("/v1/traces", in_chunks(), PROTOBUF | {"content-encoding": "gzip"})
+
+    # Then that is too much
+    assert response.status_code == 413
+
+
 @pytest.mark.parametrize(
     "headers", [{}, {"content-type": "text/plain"}, {"content-type": "application/grpc"}]
 )
@@ -337,6 +357,19 @@ async def test_another_path_or_method_is_told_what_to_do(receiver):
     assert wrong_path.status_code == 404
     assert "/v1/traces" in Status.FromString(wrong_path.content).message
     assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "POST")
+
+
+async def test_of_two_keys_the_first_one_decides(start_http, make, store):
+    receiver = await start_http(ingest_mode="key")
+    first, second = [await store.create_project(name) for name in ("orders", "shop")]
+
+    headers = [*PROTOBUF.items(), *(("x-project-key", project.project_key) for project in (first, second))]
+    body = make.request(make.span()).SerializeToString()
+    response = await receiver.http.request("POST", "/v1/traces", content=body, headers=headers)
+
+    assert response.status_code == 200
+    totals = [(await store.records(RecordQuery(project_id=item.id))).total for item in (first, second)]
+    assert totals == [1, 0]
 
 
 @pytest.mark.parametrize("key", [{}, {"x-project-key": "wrong"}, {"x-project-key": ""}])

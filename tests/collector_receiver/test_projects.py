@@ -8,6 +8,7 @@ import time
 import pytest
 
 from collector_receiver.projects import (
+    MAX_KEY_CHARACTERS,
     MAX_NEW_PROJECTS_PER_REQUEST,
     MAX_REFUSALS_REMEMBERED_PER_REQUEST,
     MAX_UNKNOWN_PER_REQUEST,
@@ -76,6 +77,15 @@ async def test_in_key_mode_a_service_name_is_not_enough(store, make):
 async def test_a_wrong_key_is_refused_in_either_mode(store, make, key):
     for mode in ("open", "key"):
         assert await Projects(store, mode).destinations([make.resource_spans()], key) == [UNKNOWN]
+
+
+async def test_what_is_too_long_for_a_key_is_refused_without_a_query(store):
+    counting = Counting(store)
+
+    for length in (MAX_KEY_CHARACTERS, MAX_KEY_CHARACTERS + 1):
+        assert await Projects(counting, "key").of_key("k" * length) == UNKNOWN
+
+    assert counting.asked == [1]
 
 
 async def test_an_empty_key_is_a_missing_key(store, make):
