@@ -35,6 +35,13 @@ from profile_store.mongodb import (
 from profile_store.mongodb.sharding import SHARD_KEYS
 from profile_store.rollups import bucket as bucket_module
 from profile_store.rollups.answers import RequestFilter, RollUpStep
+from profile_store.rollups.histogram import (
+    GAMMA,
+    MAX_DURATION_US,
+    MAX_INDEX,
+    LatencyHistogram,
+    bucket_index,
+)
 from profile_store.rollups.loop import rolling_up
 
 pytestmark = pytest.mark.anyio
@@ -233,6 +240,16 @@ async def test_a_steady_load_writes_one_mark_every_few_seconds(store, project_id
     clock.now += 0.2
     await write(store, make.record(project_id, timestamp=hour))
     assert database.rollup_marks.find_one()["value"] != first
+
+
+async def test_a_writer_remembers_a_bounded_number_of_marks(store, project_id, make, hour, monkeypatch):
+    # Given room for four marks
+    monkeypatch.setattr(rollup_marks, "_MAX_REMEMBERED", 4)
+    # When requests of many more minutes come
+    for n in range(20):
+        await write(store, make.record(project_id, timestamp=hour + n * MINUTE))
+        # Then no more are remembered
+        assert len(store._marks._fresh_until) <= 4
 
 
 async def test_no_mark_is_lost_whenever_the_roller_comes(store, project_id, make, hour, database):
@@ -631,6 +648,19 @@ async def test_a_group_that_others_overtake_keeps_the_call_tree_that_it_has(
         assert found.profiles == count
 
 
+async def test_of_more_groups_than_may_have_call_trees_the_rarest_has_none(
+    store, project_id, make, hour, no_waiting, monkeypatch
+):
+    # Given three groups of which two may have call trees
+    monkeypatch.setattr(rollup_trees, "MAX_TREES_PER_HOUR", 2)
+    for endpoint, count in (("GET /a", 1), ("GET /b", 2), ("GET /c", 3)):
+        await write_profiles(store, make, project_id, [hour] * count, endpoint=endpoint)
+    # When they are rolled up
+    await roll_up_everything(store)
+    # Then those with the most profiles have them
+    assert set(await hottest_us(store, whole(project_id, hour))) == {"GET /b", "GET /c"}
+
+
 async def test_a_window_within_hours_is_answered_with_the_call_trees_of_the_whole_hours(
     store, project_id, make, hour, no_waiting
 ):
@@ -681,6 +711,18 @@ async def test_too_many_new_profiles_leave_the_tree_behind_and_say_so(
     monkeypatch.setattr(rollup_tree_reader, "MAX_LIVE_PROFILES", 5)
     found = await store.merged_call_tree(question)
     assert (found.profiles, found.behind) == (5, False)
+
+
+async def test_no_more_than_some_unfinished_hours_are_merged_for_one_question(
+    store, project_id, make, hour, no_waiting, monkeypatch
+):
+    # Given three hours that are not rolled up, of which an answer may merge two
+    monkeypatch.setattr(rollup_tree_reader, "MAX_LIVE_HOURS", 2)
+    await write_profiles(store, make, project_id, [hour - n * HOUR for n in range(3)], endpoint="GET /a")
+    # When their call trees are asked for
+    found = await store.merged_call_tree(whole(project_id, hour, endpoint="GET /a"))
+    # Then the answer has two of them, and says that it is behind
+    assert (found.profiles, found.behind) == (2, True)
 
 
 async def test_the_running_hour_is_merged_at_once_and_then_every_ten_minutes(
@@ -872,6 +914,35 @@ POISON = {
         "payload": zlib.compress(b'{"v": 1, "frames": 1e999, "nodes": {"self_us": [1e308]}}')
     },
 }
+
+
+@pytest.mark.parametrize("rolled_up", [False, True])
+async def test_a_status_that_http_does_not_have_counts_as_unknown(
+    store, project_id, make, hour, no_waiting, rolled_up
+):
+    await write(store, *(make.record(project_id, timestamp=hour, status_code=code) for code in (700, 599)))
+    if rolled_up:
+        await roll_up_everything(store)
+    assert (await store.statistics(whole(project_id, hour))).overall.status_classes == [1, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("rolled_up", [False, True])
+async def test_the_database_counts_into_the_same_buckets_as_python(
+    store, project_id, make, hour, no_waiting, rolled_up
+):
+    # Given requests on both sides of bucket borders, and of the shortest and longest durations
+    borders_us = [GAMMA**index * side for index in range(1, MAX_INDEX, 40) for side in (1 - 1e-9, 1 + 1e-9)]
+    durations = [us / 1e6 for us in (0.0, 0.5, 1.0, 1.5, *borders_us, MAX_DURATION_US, 2 * MAX_DURATION_US)]
+    await write(store, *(make.record(project_id, timestamp=hour, duration=each) for each in durations))
+    if rolled_up:
+        await roll_up_everything(store)
+    # When the database counts them
+    counted = (await store.statistics(whole(project_id, hour))).overall.latencies
+    # Then each is where Python would put it
+    expected = LatencyHistogram()
+    for duration in durations:
+        expected.add(bucket_index(duration * 1e6))
+    assert counted == expected
 
 
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON)

@@ -517,6 +517,26 @@ async def test_rollups_of_an_earlier_version_have_the_retention_that_their_dates
     assert_rollups_have_retention(documents, hour, 90)
 
 
+async def test_a_retention_that_changes_while_an_older_change_is_forgotten_is_not_forgotten_with_it(
+    store, clock, documents, monkeypatch
+):
+    # Given a change of retention that is old enough to be forgotten
+    project = await store.create_project("shop")
+    await store.set_retention(project.id, 90)
+    clock.ahead = timedelta(minutes=16)
+    # When it changes again at that moment
+    real = upkeep.ProjectUpkeep._forget_if_old
+
+    async def after_another_change(self, chore):
+        await store.set_retention(project.id, 60)
+        await real(self, chore)
+
+    monkeypatch.setattr(upkeep.ProjectUpkeep, "_forget_if_old", after_another_change)
+    await store.upkeep()
+    # Then the new change is kept in mind
+    assert len(documents("project_chores")) == 1
+
+
 @pytest.mark.parametrize("days", [0, -1, 3_651])
 async def test_a_retention_out_of_bounds_changes_nothing(store, days):
     project = await store.create_project("shop")

@@ -9,6 +9,7 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 
 from profile_store.contracts import Refusal
+from profile_store.mongodb import inserts
 from profile_store.mongodb.inserts import Prepared, insert, prepare
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +65,22 @@ async def test_poison_duplicates_and_documents_that_could_not_be_encoded_are_tol
         b"\x04": "record_refused",
         b"y": "record_unstorable",
     }
+
+
+async def test_a_duplicate_that_is_gone_when_its_owner_is_looked_up_is_not_refused(collection, monkeypatch):
+    # Given a document that is deleted as soon as its repetition was found to be one
+    await insert(collection, "record", [prepared(1)])
+    real = inserts._owners
+
+    async def owners_afterwards(*arguments):
+        await collection.delete_many({})
+        return await real(*arguments)
+
+    monkeypatch.setattr(inserts, "_owners", owners_afterwards)
+    # When it comes again
+    outcome = await insert(collection, "record", [prepared(1)])
+    # Then nobody is said to have its id
+    assert (outcome.new, outcome.refused) == (0, {})
 
 
 async def test_nothing_is_sent_for_nothing(collection):

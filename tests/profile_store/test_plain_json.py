@@ -521,6 +521,7 @@ def test_what_the_api_shows_can_be_sent_again(calls: list[dict[str, Any]]) -> No
         ({"timestamp": "2026-13-21T10:00:00Z"}, "bad_timestamp", "timestamp"),
         ({"timestamp": "0001-01-01T00:00:00+14:00"}, "bad_timestamp", "timestamp"),
         ({"timestamp": "9999-12-31T23:59:59-14:00"}, "bad_timestamp", "timestamp"),
+        ({"timestamp": "2262-01-01T00:00:00Z"}, "bad_timestamp", "send a time after 1970"),
         ({"timestamp": 1_795_258_800}, "bad_timestamp", "timestamp is 1795258800"),
         ({"timestamp": "2026-11-21T12:20:00Z"}, "bad_timestamp", "future"),
         ({"timestamp": "2026-10-01T12:00:00Z"}, "expired", "30 days"),
