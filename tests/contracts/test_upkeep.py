@@ -15,6 +15,7 @@ from profile_store.mongodb.rollup_documents import KEPT_AT_LEAST
 from profile_store.mongodb.store import open_mongodb_store, utc_now
 from profile_store.rollups.answers import RequestFilter, RollUpStep
 from profile_store.upkeep import upkeep_running
+from tests.contracts.test_explain import Profiler, plan_of
 
 pytestmark = pytest.mark.anyio
 
@@ -546,17 +547,27 @@ async def test_a_retention_out_of_bounds_changes_nothing(store, days):
 
 
 async def test_upkeep_asks_indexes_only(store, fill, database):
-    # Given data, and the queries with which upkeep looks for work
-    project = await store.create_project("shop")
-    await fill(project.id)
-    wanted = {"project_id": bson.ObjectId(project.id)}
-    for name in indexes.RETAINED:
-        for filters in (wanted, {**wanted, "retention_days": {"$ne": 30}}):
-            # When they are explained, then no document is read that is not wanted
-            plan = database[name].find(filters, {"_id": True}).limit(10).explain()
-            assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"])
-            statistics = plan["executionStats"]
-            assert statistics["totalDocsExamined"] <= statistics["nReturned"]
+    # Given a deleted project and one of another retention, beside the data of a third
+    deleted, changed, other = [await store.create_project(name) for name in ("deleted", "changed", "other")]
+    for project in (deleted, changed, other):
+        await fill(project.id)
+    await store.delete_project(deleted.id)
+    await store.set_retention(changed.id, 90)
+    # When upkeep does its work, and the server writes down what it sees
+    with Profiler(database) as profiler:
+        assert (await store.upkeep()).is_finished
+    searches = [
+        asked
+        for asked in profiler.questions()
+        if asked.operation == "find" and asked.collection in indexes.PROJECT_DATA
+    ]
+    assert {asked.collection for asked in searches} == set(indexes.PROJECT_DATA)
+    for asked in searches:
+        # Then no document is read that is not wanted
+        plan = database.command({"explain": asked.command, "verbosity": "executionStats"})
+        assert "COLLSCAN" not in plan_of(plan), asked
+        statistics = plan["executionStats"]
+        assert statistics["totalDocsExamined"] <= statistics["nReturned"], asked
 
 
 async def test_rollups_of_another_retention_are_found_by_an_index_only(
