@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import bson
@@ -92,7 +93,12 @@ def test_ctrl_c_while_the_database_is_waited_for_ends_a_command_with_one_line() 
         url = f"mongodb://127.0.0.1:{silent.getsockname()[1]}/"
         command = [sys.executable, "-m", "profile_store", "projects"]
         process = subprocess.Popen(
-            command, env=os.environ | {"MONGODB_URL": url}, stderr=subprocess.PIPE, text=True
+            command,
+            env=os.environ | {"MONGODB_URL": url},
+            stderr=subprocess.PIPE,
+            text=True,
+            # Whoever runs these tests in the background may have it ignored.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         silent.accept()
 
@@ -355,19 +361,16 @@ def test_limits_of_a_project_are_named(command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "code", "words"),
+    ("url", "words"),
     [
-        ({"MONGODB_URL": "http://user:secret@localhost"}, 2, "MONGODB_URL must begin with"),
-        ({"MONGODB_URL": ""}, 4, "MONGODB_URL is not set"),
+        ("http://user:secret@localhost", "MONGODB_URL must begin with"),
+        ("", "MONGODB_URL is not set"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_named_without_its_password(
-    command, monkeypatch, variables, code, words
-):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    found, _, told = command("projects")
-    assert (found, words in told) == (code, True)
+def test_a_database_that_cannot_be_used_is_named_without_its_password(command, monkeypatch, url, words):
+    monkeypatch.setenv("MONGODB_URL", url)
+    code, _, told = command("projects")
+    assert (code, words in told) == (2, True)
     assert "secret" not in told
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -74,7 +75,14 @@ def test_ctrl_c_ends_it_with_one_line() -> None:
             "MONGODB_URL": f"mongodb://user:hunter2@{host}/?replicaSet=rs0",
         }
         command = [sys.executable, "-m", "profile_store.mongodb.set_up"]
-        process = subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command,
+            env=os.environ | variables,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Whoever runs these tests in the background may have it ignored.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
         silent.accept()
 
         # When it is interrupted
