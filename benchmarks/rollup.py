@@ -84,9 +84,9 @@ def make_batches(
     project_id: str, options: argparse.Namespace, start: datetime, trees: list[Any]
 ) -> Iterator[Any]:
     """Batches of records in the order of time, with the facts that the receiver takes from a call tree."""
-    from otel_pyinstrument.call_tree import encode, hot_functions
+    from otel_pyinstrument.call_tree import encode
+    from profile_store.hot_functions import hot_function_facts
     from profile_store.model import (
-        HotFunctionFacts,
         IncomingBatch,
         IncomingRecord,
         ProfileFacts,
@@ -95,18 +95,7 @@ def make_batches(
 
     profiles = []
     for tree in trees:
-        hot = [
-            HotFunctionFacts(
-                function=f.frame.function,
-                module=f.frame.module,
-                file=f.frame.file,
-                line=f.frame.line,
-                self_duration=f.self_us / 1e6,
-                duration=f.total_us / 1e6,
-                share=f.self_us / tree.duration_us,
-            )
-            for f in hot_functions(tree)
-        ]
+        hot = hot_function_facts(tree)
         facts = ProfileFacts(
             sample_count=tree.sample_count,
             node_count=tree.node_count,

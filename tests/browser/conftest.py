@@ -22,11 +22,11 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from otel_pyinstrument.call_tree import ROOT, CallTree, CallTreeBuilder, Frame, encode, hot_functions
+from otel_pyinstrument.call_tree import ROOT, CallTree, CallTreeBuilder, Frame, encode
 from profile_store import StoreSettings, open_store
 from profile_store.contracts import Store
+from profile_store.hot_functions import hot_function_facts
 from profile_store.model import (
-    HotFunctionFacts,
     IncomingBatch,
     IncomingChildSpans,
     IncomingRecord,
@@ -255,18 +255,6 @@ def profiled(record: Record, tree: CallTree, *, cpu_share: float = 0.4) -> Incom
     """`record` with `tree` as its profile, as the receiver would hand it over."""
     tree.self_check()
     duration = tree.duration_us / 1e6
-    hot = [
-        HotFunctionFacts(
-            function=item.frame.function,
-            module=item.frame.module,
-            file=item.frame.file,
-            line=item.frame.line,
-            self_duration=item.self_us / 1e6,
-            duration=item.total_us / 1e6,
-            share=item.self_us / tree.duration_us,
-        )
-        for item in hot_functions(tree, limit=8)
-    ]
     facts = ProfileFacts(
         sample_count=tree.sample_count,
         node_count=tree.node_count,
@@ -278,7 +266,7 @@ def profiled(record: Record, tree: CallTree, *, cpu_share: float = 0.4) -> Incom
         interrupted=False,
     )
     values = {name: getattr(record, name) for name in record.__dataclass_fields__}
-    values |= {"profile": facts, "hot_functions": hot, "duration": duration + 0.004}
+    values |= {"profile": facts, "hot_functions": hot_function_facts(tree), "duration": duration + 0.004}
     return IncomingRecord(record=Record(**values), payload=encode(tree, max_bytes=1 << 20).payload)
 
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,3 +63,26 @@ def detail(*spans: ChildSpan, **changes: Any) -> RecordDetail:
 @pytest.fixture
 def make() -> SimpleNamespace:
     return SimpleNamespace(record=record, child_span=child_span, detail=detail)
+
+
+@pytest.fixture
+def interrupted() -> Callable[..., tuple[int, str]]:
+    """Exit code and stderr of a module that is interrupted while a server at `{host}` does not answer it."""
+
+    def interrupt(module: str, *arguments: str, **variables: str) -> tuple[int, str]:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            host = f"127.0.0.1:{silent.getsockname()[1]}"
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                env=os.environ | {name: value.format(host=host) for name, value in variables.items()},
+                stderr=subprocess.PIPE,
+                text=True,
+                # Whoever runs these tests in the background may have it ignored.
+                preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+            )
+            silent.accept()
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=30)
+        return process.returncode, told
+
+    return interrupt

@@ -7,13 +7,10 @@ import io
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import bson
@@ -87,28 +84,14 @@ def test_the_commands_are_described() -> None:
         assert re.search(rf"^ +{name}\s+\S", run.stdout, re.MULTILINE), name
 
 
-def test_ctrl_c_while_the_database_is_waited_for_ends_a_command_with_one_line() -> None:
-    # Given a command that waits for the answer of the database
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"mongodb://127.0.0.1:{silent.getsockname()[1]}/"
-        command = [sys.executable, "-m", "profile_store", "projects"]
-        process = subprocess.Popen(
-            command,
-            env=os.environ | {"MONGODB_URL": url},
-            stderr=subprocess.PIPE,
-            text=True,
-            # Whoever runs these tests in the background may have it ignored.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        )
-        silent.accept()
-
-        # When it is interrupted
-        process.send_signal(signal.SIGINT)
-
-        # Then it says so
-        _, told = process.communicate(timeout=30)
-    line = "profile_store: interrupted; what is done is done, and it may be repeated\n"
-    assert (process.returncode, told) == (130, line)
+def test_ctrl_c_while_the_database_is_waited_for_ends_a_command_with_one_line(interrupted) -> None:
+    # When a command is interrupted that waits for the answer of the database
+    code, told = interrupted("profile_store", "projects", MONGODB_URL="mongodb://{host}/")
+    # Then it says so
+    assert (code, told) == (
+        130,
+        "profile_store: interrupted; what is done is done, and it may be repeated\n",
+    )
 
 
 def test_a_key_is_made_rotated_and_revoked(command, ask) -> None:

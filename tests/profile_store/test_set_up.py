@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
 import socket
-import subprocess
 import sys
-from functools import partial
 
 import pytest
 
@@ -66,31 +62,15 @@ def test_the_variable_that_is_wrong_is_named_and_no_password_shown(
     assert "ter2" not in output.err
 
 
-def test_ctrl_c_ends_it_with_one_line() -> None:
-    # Given a setup that waits for the answer of a server
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        host = f"127.0.0.1:{silent.getsockname()[1]}"
-        variables = {
-            "MONGODB_ADMIN_URL": f"mongodb://root:hunter2@{host}/",
-            "MONGODB_URL": f"mongodb://user:hunter2@{host}/?replicaSet=rs0",
-        }
-        command = [sys.executable, "-m", "profile_store.mongodb.set_up"]
-        process = subprocess.Popen(
-            command,
-            env=os.environ | variables,
-            stderr=subprocess.PIPE,
-            text=True,
-            # Whoever runs these tests in the background may have it ignored.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        )
-        silent.accept()
-
-        # When it is interrupted
-        process.send_signal(signal.SIGINT)
-
-        # Then it says so
-        _, told = process.communicate(timeout=30)
-    assert (process.returncode, told) == (130, "interrupted; what is done is done, and it may be repeated\n")
+def test_ctrl_c_ends_it_with_one_line(interrupted) -> None:
+    # When it is interrupted while it waits for the answer of a server
+    code, told = interrupted(
+        "profile_store.mongodb.set_up",
+        MONGODB_ADMIN_URL="mongodb://root:hunter2@{host}/",
+        MONGODB_URL="mongodb://user:hunter2@{host}/?replicaSet=rs0",
+    )
+    # Then it says so
+    assert (code, told) == (130, "interrupted; what is done is done, and it may be repeated\n")
 
 
 def test_a_name_that_the_terminal_lacks_is_escaped(monkeypatch) -> None:

@@ -16,10 +16,11 @@ import httpx2
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from otel_pyinstrument.call_tree import CallTree, CallTreeBuilder, Frame, encode, hot_functions
+from otel_pyinstrument.call_tree import CallTree, CallTreeBuilder, Frame, encode
 from profile_store import StoreSettings, open_store
 from profile_store.contracts import Store
-from profile_store.model import HotFunctionFacts, IncomingBatch, IncomingRecord, ProfileFacts, Project, Record
+from profile_store.hot_functions import hot_function_facts
+from profile_store.model import IncomingBatch, IncomingRecord, ProfileFacts, Project, Record
 from web.app import create_app
 from web.settings import WebSettings
 
@@ -114,7 +115,7 @@ class Pages:
             "start_time_unix_nano": 1_700_000_000_000_000_000,
         } | changes
         if tree:
-            values |= {"profile": facts_of(tree), "hot_functions": hot_facts_of(tree)}
+            values |= {"profile": facts_of(tree), "hot_functions": hot_function_facts(tree)}
         incoming = IncomingRecord(record=Record(**values), payload=encode(tree).payload if tree else None)
         result = self.run(self.store.write, IncomingBatch(records=[incoming]))
         assert not result.refusals
@@ -132,21 +133,6 @@ def facts_of(tree: CallTree) -> ProfileFacts:
         truncated=False,
         interrupted=False,
     )
-
-
-def hot_facts_of(tree: CallTree) -> list[HotFunctionFacts]:
-    return [
-        HotFunctionFacts(
-            function=hot.frame.function,
-            module=hot.frame.module,
-            file=hot.frame.file,
-            line=hot.frame.line,
-            self_duration=hot.self_us / 1e6,
-            duration=hot.total_us / 1e6,
-            share=hot.self_us / tree.duration_us,
-        )
-        for hot in hot_functions(tree)
-    ]
 
 
 @pytest.fixture
