@@ -133,8 +133,14 @@ def step_after_encoding(
 
         def encode_and_check(batch: Any) -> Any:
             request = encode(batch)  # pyright: ignore[reportOptionalCall]
-            check(request.ByteSize())
-            return request
+            outermost = _fields_of(exporter).get("_translate_data") is encode_and_check
+            if not (outermost and _takes_bytes(getattr(getattr(exporter, "_client", None), "Export", None))):
+                check(request.ByteSize())
+                return request
+            # A message finds its size by writing itself: what is written is what is sent.
+            body = request.SerializeToString()
+            check(len(body))
+            return body
 
         return None if encode is None else (exporter, "_translate_data", encode_and_check)
     client = getattr(exporter, "_client", None)
@@ -145,6 +151,26 @@ def step_after_encoding(
         return send(body, *arguments, **named)  # pyright: ignore[reportOptionalCall]
 
     return None if send is None else (client, "export", check_and_send)
+
+
+class _WrittenOrNot(NamedTuple):
+    """The serializer of a gRPC call that may be given what is written already."""
+
+    serialize: Callable[[Any], Any]
+
+    def __call__(self, request: Any) -> Any:
+        return request if request.__class__ is bytes else self.serialize(request)
+
+
+def _takes_bytes(call: Any) -> bool:
+    """Whether gRPC's `call` sends bytes as they are. An exporter makes another one when it connects anew."""
+    serialize = getattr(call, "_request_serializer", None)
+    if isinstance(serialize, _WrittenOrNot):
+        return True
+    if type(call).__module__ != "grpc._channel" or not callable(serialize):
+        return False  # an interceptor, which expects messages
+    setattr(call, "_request_serializer", _WrittenOrNot(serialize))  # noqa: B010 - for pyright
+    return True
 
 
 def with_events(span: ReadableSpan, events: Iterable[EventBase]) -> ReadableSpan:

@@ -87,6 +87,7 @@ NAMES_OF_EXPORTERS = [
     Case("_credentials", OTEL, SPOOL_GRPC, LESS),
     Case("_compression", OTEL, SPOOL_GRPC, LESS),
     Case("_channel_options", OTEL, SPOOL_GRPC, SAME),
+    Case("_request_serializer", ("grpc",), SPOOL_GRPC, SAME),
 ]
 """Of OpenTelemetry too: its log events, and the exporters behind a spool."""
 

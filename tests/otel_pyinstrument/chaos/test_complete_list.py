@@ -34,6 +34,7 @@ NOT_OF_THIS_VERSION = {"_export"}
 
 PUBLIC = {
     *("append", "extend", "pop", "popitem", "get", "keys", "items", "add", "copy", "split", "startswith"),
+    "Export",  # the method of OTLP's services
     "thread_time",
     *(
         "removeprefix",

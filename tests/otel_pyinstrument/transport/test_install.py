@@ -563,3 +563,96 @@ def test_logging_is_quiet_when_all_is_well(grpc_backend, provider, installed, sp
     exporter.export(spans())
 
     assert caplog.records == []
+
+
+class CountingSerializer:
+    def __init__(self, serialize) -> None:
+        self.serialize = serialize
+        self.calls = 0
+
+    def __call__(self, message) -> bytes:
+        self.calls += 1
+        return self.serialize(message)
+
+
+def test_a_request_over_grpc_is_written_once(grpc_backend, provider, installed, spans) -> None:
+    # Given an exporter whose call tells how often gRPC writes a message
+    exporter = grpc_backend.exporter()
+    call = exporter._client.Export
+    serializer = CountingSerializer(call._request_serializer)
+    call._request_serializer = serializer
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider)
+
+    # When
+    result = exporter.export(spans(3))
+
+    # Then what was written to know its size is what was sent
+    assert result is SpanExportResult.SUCCESS
+    assert grpc_backend.numbers == [0, 1, 2]
+    assert serializer.calls == 0
+
+
+def test_who_stands_around_the_encoding_of_a_grpc_exporter_sees_messages(
+    grpc_backend, provider, installed, spans
+) -> None:
+    # Given somebody who looks at each message after it was encoded, and came after us
+    exporter = grpc_backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider)
+    encode, seen = exporter._translate_data, []
+
+    def encode_and_look(batch):
+        message = encode(batch)
+        seen.append(len(message.resource_spans))
+        return message
+
+    exporter._translate_data = encode_and_look
+
+    # When
+    result = exporter.export(spans(3))
+
+    # Then
+    assert result is SpanExportResult.SUCCESS
+    assert grpc_backend.numbers == [0, 1, 2]
+    assert seen == [1]
+
+
+def test_who_stands_around_the_call_of_a_grpc_exporter_sees_messages(
+    grpc_backend, provider, installed, spans
+) -> None:
+    # Given an interceptor's call, which expects a message
+    exporter = grpc_backend.exporter()
+    call, seen = exporter._client.Export, []
+
+    def export(request, **named):
+        seen.append(len(request.resource_spans))
+        return call(request=request, **named)
+
+    exporter._client.Export = export
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    installed(provider)
+
+    # When
+    result = exporter.export(spans(3))
+
+    # Then
+    assert result is SpanExportResult.SUCCESS
+    assert grpc_backend.numbers == [0, 1, 2]
+    assert seen == [1]
+
+
+def test_after_uninstall_a_grpc_exporter_sends_its_messages(grpc_backend, provider, installed, spans) -> None:
+    # Given
+    exporter = grpc_backend.exporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    instrumentor = installed(provider)
+    exporter.export(spans(1))
+
+    # When
+    instrumentor.uninstall()
+    result = exporter.export(spans(3))
+
+    # Then
+    assert result is SpanExportResult.SUCCESS
+    assert grpc_backend.numbers == [0, 0, 1, 2]
