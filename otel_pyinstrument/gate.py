@@ -153,12 +153,15 @@ class Gate:
 
         `forced`: the application asked for this profile, so the patterns do not matter.
         """
-        rules = self._rules
-        if rules.enabled is False or not (forced or self._wanted(rules, endpoint)):
-            with self._lock:
-                self._decisions["disabled" if rules.enabled is False else "excluded"] += 1
+        rules, rule = self._rules, None
+        if rules.enabled is False:
+            self._count("disabled")
             return None
-        rule = self._rule_for(endpoint, rules)
+        if self.asks_for_paths:
+            if not (forced or self._wanted(rules, endpoint)):
+                self._count("excluded")
+                return None
+            rule = self._rule_for(endpoint, rules)
         thread = native.thread_id()
         with self._lock:
             history = self._endpoints.visit(endpoint.key)
@@ -322,7 +325,7 @@ class Gate:
                 process=self._process_seconds() - self._process_start,
             )
 
-    # --- with the lock held, except _rule_for and _wanted --------------------------------------------
+    # --- with the lock held, but for the first three -------------------------------------------------
 
     def _rule_for(self, endpoint: Endpoint, rules: Rules) -> EndpointRule | None:
         """The platform's, as far as it decides; else that of the settings."""
@@ -332,11 +335,11 @@ class Gate:
             return rule or own
         return rule._replace(sampling_rate=own.sampling_rate)
 
+    def _count(self, decision: str) -> None:
+        with self._lock:
+            self._decisions[decision] += 1
+
     def _wanted(self, rules: Rules, endpoint: Endpoint) -> bool:
-        if rules.enabled is False:
-            return False
-        if not self.asks_for_paths:
-            return True
         for include in (self._include, rules.include):
             if include and not include.match(endpoint.method, endpoint.path):
                 return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from types import FrameType
+from typing import NamedTuple
 
 from opentelemetry.sdk.trace import Span as RecordingSpan
 from opentelemetry.trace import Span, StatusCode
@@ -234,21 +235,20 @@ def request_of(span: Span) -> Request | None:
     return None if belonging is None else belonging.request
 
 
-def failed(span: RecordingSpan) -> bool:
-    """Whether the request failed on the server's side: an error status, or HTTP 500 and above."""
-    return span.status.status_code is StatusCode.ERROR or _http_status(span) >= 500
+class Outcome(NamedTuple):
+    """How a request ended: `failed` on the server's side, `refused` for a mistake of the client's."""
+
+    failed: bool
+    refused: bool
 
 
-def refused(span: RecordingSpan) -> bool:
-    """Whether it was the client's mistake: HTTP 400 to 499."""
-    return 400 <= _http_status(span) < 500
-
-
-def _http_status(span: RecordingSpan) -> int:
-    """Of the answer; 0 without one."""
+def outcome_of(span: RecordingSpan) -> Outcome:
+    """An error status, or HTTP 500 and above, is a failure; HTTP 400 to 499 a refusal."""
     attributes = attributes_of(span)
     status = attributes.get("http.status_code") or attributes.get("http.response.status_code")
-    return status if isinstance(status, int) else 0
+    if not isinstance(status, int):
+        status = 0
+    return Outcome(status >= 500 or span.status.status_code is StatusCode.ERROR, 400 <= status < 500)
 
 
 def wall_seconds(span: RecordingSpan, end_time: int | None = None) -> float:

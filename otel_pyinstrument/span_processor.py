@@ -31,8 +31,7 @@ from otel_pyinstrument.request import (
     Request,
     attach,
     belonging_of,
-    failed,
-    refused,
+    outcome_of,
     wall_seconds,
 )
 from otel_pyinstrument.settings import Settings
@@ -283,13 +282,14 @@ class ProfilingSpanProcessor(SpanProcessor):
     ) -> float:
         """Tell the gate how the visit went; the profile's cost in seconds of CPU time."""
         seconds = wall_seconds(span, timestamp)
+        failed, refused = outcome_of(span)
         if request is None or recording is None:
-            return self.gate.leave(visit, seconds=seconds, failed=failed(span), refused=refused(span))
+            return self.gate.leave(visit, seconds=seconds, failed=failed, refused=refused)
         return self.gate.leave(
             visit,
             seconds=seconds,
-            failed=failed(span),
-            refused=refused(span),
+            failed=failed,
+            refused=refused,
             slot=request.slot,
             hooked_seconds=recording.facts.hooked_cpu_seconds,
             switching_seconds=recording.facts.switching_cpu_seconds,

@@ -35,7 +35,7 @@ from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.profile_event import ProfileEvent
 from otel_pyinstrument.recording import Recording
 from otel_pyinstrument.remote_rules.rules import read_rules
-from otel_pyinstrument.request import Request, refused, request_of
+from otel_pyinstrument.request import Request, outcome_of, request_of
 from otel_pyinstrument.segment import Segment
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
@@ -308,7 +308,7 @@ def test_only_what_the_client_did_wrong_is_refused(answer: int, was_refused: boo
     with traced.tracer.start_as_current_span("GET", kind=SpanKind.SERVER, attributes=attributes) as span:
         pass
 
-    assert refused(span) is was_refused
+    assert outcome_of(span).refused is was_refused
 
 
 def test_two_providers_profile_their_own_requests(make_traced, profile_of) -> None:
