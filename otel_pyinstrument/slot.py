@@ -18,6 +18,15 @@ class EndedEarly(NamedTuple):
     switching_seconds: float
 
 
+class Presence:
+    """The requests of one thread: those that are open, those of them that are profiled, all that began."""
+
+    __slots__ = ("begun", "open", "profiled")
+
+    def __init__(self) -> None:
+        self.open = self.profiled = self.begun = 0
+
+
 class Slot:
     """The place of one profiled request, from its thread. Gone when released or garbage collected.
 
@@ -36,6 +45,7 @@ class Slot:
         "held",
         "holds_thread",
         "hooked_seconds",
+        "presence",
         "reason",
         "reserved_seconds",
         "switching_seconds",
@@ -50,10 +60,12 @@ class Slot:
         reserved_seconds: float,
         thread_seconds: Callable[[], float],
         ended_early: list[EndedEarly],
+        presence: Presence | None = None,
     ) -> None:
         self.held = True
         self.holds_thread = False
         self.reason: Reason = reason
+        self.presence = presence
         self.began = began
         self.reserved_seconds = reserved_seconds
         self.thread = native.thread_id()
@@ -64,6 +76,11 @@ class Slot:
         """What the thread used under hooks, once the estimate has been asked."""
         self.hooked_seconds = self.switching_seconds = self.cost_seconds = 0.0
         """Charged so far, and what that costs."""
+
+    def all_here_are_profiled(self) -> bool:
+        """Whether there are other requests on its thread, all of them profiled too."""
+        presence = self.presence
+        return presence is not None and 1 < presence.open <= presence.profiled
 
     def release(self, sampled_cpu_seconds: float | None = None) -> None:
         """`sampled_cpu_seconds`: CPU time under the hook, for when the caller is on another thread."""

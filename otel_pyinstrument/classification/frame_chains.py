@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from operator import attrgetter
 from types import CoroutineType, FrameType, GeneratorType
-from typing import Any, cast
+from typing import Any
 
-_LONGEST_CHAIN = 2_000
+_LINKS_OF_A_CHAIN = range(2_000)
 _WITHOUT_LINK = frozenset(
     {"async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper"}
 )
@@ -19,7 +19,7 @@ _LINKS = {
     "generator": ("gi_frame", "gi_yieldfrom"),
     "async_generator": ("ag_frame", "ag_await"),
 }
-_LINKS_BY_TYPE: dict[type, Callable[[Any], tuple[FrameType | None, Any]]] = {
+_LINKS_BY_TYPE: dict[object, Callable[[Any], tuple[FrameType | None, Any]]] = {
     CoroutineType: attrgetter(*_LINKS["coroutine"]),
     GeneratorType: attrgetter(*_LINKS["generator"]),
 }
@@ -52,15 +52,19 @@ def outer_call_count(frame: FrameType) -> int:
     return count
 
 
-def suspended_calls(awaitable: Any) -> list[FrameType]:
+def suspended_calls(awaitable: object) -> list[FrameType]:
     """The frames of a suspended coroutine and of what it awaits, outermost first."""
     frames: list[FrameType] = []
-    while awaitable is not None and len(frames) < _LONGEST_CHAIN:
-        links_of = _LINKS_BY_TYPE.get(type(cast("object", awaitable)), _frame_and_awaited)
-        frame, awaited = links_of(awaitable)
+    links = _LINKS_BY_TYPE
+    # Once for each step of a request, perhaps under the profile hook, which sees every call.
+    for _ in _LINKS_OF_A_CHAIN:
+        kind = type(awaitable)
+        links_of = links[kind] if kind in links else _frame_and_awaited  # noqa: SIM401 - a call
+        frame, awaitable = links_of(awaitable)
         if frame is not None:
-            frames.append(frame)
-        awaitable = awaited
+            frames += (frame,)
+        if awaitable is None:
+            break
     return frames
 
 
