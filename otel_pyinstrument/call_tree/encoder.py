@@ -17,6 +17,7 @@ MIN_BUDGET_BYTES = 512
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _MAX_ENCODES = 6
+_FEWEST_WINDOW_BITS = 9
 _GOOD_ENOUGH = 0.85
 _AIM = 0.95
 # A tree of a few huge names is worth more with shorter names than with fewer nodes.
@@ -115,8 +116,16 @@ def _attempt(tree: CallTree, text_bytes: int, max_bytes: int) -> _Attempt:
     load = len(text) / DEFAULT_LIMITS.max_json_bytes
     if load > 1:
         return _Attempt(b"", load)
-    payload = zlib.compress(text, 6)
+    payload = _compressed(text)
     return _Attempt(payload, max(load, len(payload) / max_bytes))
+
+
+def _compressed(text: bytes) -> bytes:
+    """zlib's usual 260 KiB, cleared and given back each time, cost a small text more than compressing it."""
+    window_bits = min(max(len(text).bit_length(), _FEWEST_WINDOW_BITS), zlib.MAX_WBITS)
+    memory_level = window_bits - (zlib.MAX_WBITS - zlib.DEF_MEM_LEVEL)
+    compressor = zlib.compressobj(6, zlib.DEFLATED, window_bits, memory_level)
+    return compressor.compress(text) + compressor.flush()
 
 
 def _document(tree: CallTree, text_bytes: int) -> dict[str, object]:

@@ -59,6 +59,16 @@ def test_what_was_encoded_is_decoded(outline):
     assert decode(encode(tree).payload) == tree
 
 
+@pytest.mark.parametrize(("count", "window_bytes"), [(1, 512), (30, 2_048), (5_000, 32_768)])
+def test_the_window_of_a_payload_holds_its_text_and_little_more(count, window_bytes):
+    # When
+    payload = encode(wide_tree(count), max_bytes=1 << 20).payload
+
+    # Then: RFC 1950 has the window in the first four bits
+    assert 1 << ((payload[0] >> 4) + 8) == window_bytes
+    assert len(zlib.decompress(payload)) < window_bytes or window_bytes == 32_768
+
+
 @pytest.mark.parametrize(
     ("name", "read_as"),
     [
