@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from otel_pyinstrument.call_tree.limits import DEFAULT_LIMITS, FORMAT_VERSION, MAX_TEXT_BYTES
 from otel_pyinstrument.call_tree.prune import fold_below, prune
-from otel_pyinstrument.call_tree.text import bounded_name, bounded_path
+from otel_pyinstrument.call_tree.text import bounded_name, bounded_path, is_plain_in_json
 from otel_pyinstrument.call_tree.tree import CallTree
 
 MIN_BUDGET_BYTES = 512
@@ -73,7 +74,8 @@ def _within_limits(tree: CallTree) -> CallTree:
     limits = DEFAULT_LIMITS
     if tree.order is not None and len(tree.order) > limits.max_order_runs:
         tree = _without_order(tree)
-    if len(tree.frames) > tree.node_count or max(tree.depth()) > limits.max_depth:
+    unused_frames = len(tree.frames) > tree.node_count
+    if unused_frames or (tree.node_count > limits.max_depth and max(tree.depth()) > limits.max_depth):
         tree = fold_below(tree, max_depth=limits.max_depth)
     return prune(
         tree, max_nodes=limits.max_frames if len(tree.frames) > limits.max_frames else limits.max_nodes
@@ -112,7 +114,7 @@ def _largest_fit(
 
 
 def _attempt(tree: CallTree, text_bytes: int, max_bytes: int) -> _Attempt:
-    text = _JSON.encode(_document(tree, text_bytes)).encode()
+    text = _json(tree, text_bytes).encode()
     load = len(text) / DEFAULT_LIMITS.max_json_bytes
     if load > 1:
         return _Attempt(b"", load)
@@ -128,31 +130,40 @@ def _compressed(text: bytes) -> bytes:
     return compressor.compress(text) + compressor.flush()
 
 
-def _document(tree: CallTree, text_bytes: int) -> dict[str, object]:
-    strings: dict[str, int] = {}
-    function_indices: list[int] = []
-    file_indices: list[int] = []
-    for frame in tree.frames:
-        function = bounded_name(frame.function, text_bytes)
-        file = bounded_path(frame.file, text_bytes)
-        function_indices.append(strings.setdefault(function, len(strings)))
-        file_indices.append(strings.setdefault(file, len(strings)))
-    document: dict[str, object] = {
-        "v": FORMAT_VERSION,
-        "strings": list(strings),
-        "frames": {
-            "function": function_indices,
-            "file": file_indices,
-            "line": [frame.line for frame in tree.frames],
-            "own": [int(frame.own_code) for frame in tree.frames],
-        },
-        "nodes": {
-            "parent": tree.parent,
-            "frame": tree.frame,
-            "self_us": tree.self_us,
-            "samples": tree.samples,
-        },
-    }
-    if tree.order is not None:
-        document["order"] = list(chain.from_iterable(tree.order))
-    return document
+def _json(tree: CallTree, text_bytes: int) -> str:
+    """Put together by hand: less work than for an encoder that does not know what the arrays hold."""
+    members: list[Any] = list(chain.from_iterable(tree.frames))
+    functions, files, lines, own_code = members[::4], members[1::4], members[2::4], members[3::4]
+    strings, function_numbers, file_numbers = _numbered(functions, files)
+    if is_plain_in_json(strings, text_bytes):
+        written_strings = '["' + '","'.join(strings) + '"]'
+    else:
+        strings, function_numbers, file_numbers = _numbered(
+            [bounded_name(function, text_bytes) for function in functions],
+            [bounded_path(file, text_bytes) for file in files],
+        )
+        written_strings = _JSON.encode(list(strings))
+    order = "" if tree.order is None else f',"order":{_array(list(chain.from_iterable(tree.order)))}'
+    return (
+        f'{{"v":{FORMAT_VERSION},"strings":{written_strings},'
+        f'"frames":{{"function":{_array(function_numbers)},"file":{_array(file_numbers)},'
+        f'"line":{_array(lines)},"own":[{",".join(["01"[own] for own in own_code])}]}},'
+        f'"nodes":{{"parent":{_array(tree.parent)},"frame":{_array(tree.frame)},'
+        f'"self_us":{_array(tree.self_us)},"samples":{_array(tree.samples)}}}{order}}}'
+    )
+
+
+def _numbered(functions: Sequence[str], files: Sequence[str]) -> tuple[dict[str, int], list[int], list[int]]:
+    """The different texts in order of first use, and their numbers per function and per file."""
+    number_of: dict[str, int] = {}
+    function_numbers: list[int] = []
+    file_numbers: list[int] = []
+    for function, file in zip(functions, files, strict=True):
+        function_numbers.append(number_of.setdefault(function, len(number_of)))
+        file_numbers.append(number_of.setdefault(file, len(number_of)))
+    return number_of, function_numbers, file_numbers
+
+
+def _array(integers: Sequence[int]) -> str:
+    """One format for all is the fastest way to write many integers."""
+    return "[" + ("%d," * len(integers))[:-1] % tuple(integers) + "]"

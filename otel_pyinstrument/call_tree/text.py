@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ELLIPSIS = "…"
+_AS_THEY_ARE_IN_JSON = bytes(code for code in range(0x20, 0x7F) if code not in b'"\\')
 
 
 def printable(text: str) -> str:
@@ -19,6 +21,16 @@ def printable(text: str) -> str:
 def _is_plain(text: str, max_bytes: int) -> bool:
     """Nearly all names are: for them this is a tenth of the work."""
     return len(text) <= max_bytes and text.isascii() and text.isprintable()
+
+
+def is_plain_in_json(texts: Collection[str], max_bytes: int) -> bool:
+    """Whether all are short, and ASCII that JSON holds as it is. One question instead of one per text."""
+    text = "".join(texts)
+    return (
+        text.isascii()
+        and not text.encode().translate(None, _AS_THEY_ARE_IN_JSON)
+        and max(map(len, texts), default=0) <= max_bytes
+    )
 
 
 def _escape(match: re.Match[str]) -> str:
