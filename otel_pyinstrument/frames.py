@@ -16,6 +16,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _SEPARATOR = "\0"
 _ATTRIBUTE = "\1"
 _CLASS_ATTRIBUTE = "c"
+_CLASS = _ATTRIBUTE + _CLASS_ATTRIBUTE
 _BUILT_IN = "<built-in>"
 
 
@@ -25,15 +26,16 @@ def identifier_of(raw: str) -> str:
     The sampler writes `name NUL file NUL first line`, then attributes, each after \\x01 with a letter.
     """
     head, _, rest = raw.partition(_ATTRIBUTE)
-    for attribute in rest.split(_ATTRIBUTE):
-        if attribute.startswith(_CLASS_ATTRIBUTE):
-            return head + _ATTRIBUTE + attribute
-    return head
+    if rest[:1] == _CLASS_ATTRIBUTE:  # where the sampler writes it
+        return head + _ATTRIBUTE + rest.partition(_ATTRIBUTE)[0]
+    if _CLASS not in rest:
+        return head
+    return head + _CLASS + rest.partition(_CLASS)[2].partition(_ATTRIBUTE)[0]
 
 
 def identifier_of_code(code: CodeType) -> str:
     """The identifier of a function whose class is not known."""
-    return _SEPARATOR.join((code.co_name, code.co_filename, str(code.co_firstlineno)))
+    return f"{code.co_name}{_SEPARATOR}{code.co_filename}{_SEPARATOR}{code.co_firstlineno}"
 
 
 def current_describer() -> Callable[[str], Frame]:
