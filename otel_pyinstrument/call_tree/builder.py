@@ -27,11 +27,11 @@ class CallTreeBuilder:
 
     __slots__ = (
         "_assigned_us",
-        "_children",
+        "_first_nodes",
         "_key",
         "_max_depth",
         "_max_nodes",
-        "_names",
+        "_other_nodes",
         "_parent",
         "_path",
         "_previous",
@@ -63,11 +63,13 @@ class CallTreeBuilder:
         self.truncated = False
         self._total_seconds = 0.0
         self._assigned_us = 0
-        self._names: dict[str, str] = {}
         self._parent = [-1]
         self._self_us = [0]
         self._samples = [0]
-        self._children: list[dict[str, int]] = [{}]
+        # Of each name the first node, which also stands for the name, and by parent and name the others. Not
+        # a dict per node: the garbage collector would run more often.
+        self._first_nodes: dict[str, int] = {}
+        self._other_nodes: dict[int, int] = {}
         self._previous: list[str] = []
         self._path = [0]
         self._run_nodes: list[int] = []
@@ -116,27 +118,30 @@ class CallTreeBuilder:
         tail = stack[shared:]
         previous[shared:] = tail
         node = path[-1]
-        key = self._key
+        key, parent, max_nodes = self._key, self._parent, self._max_nodes
+        first_nodes, other_nodes = self._first_nodes, self._other_nodes
+        if len(self._samples) < len(parent) + len(tail):
+            # Once per stack, not per node; and before, so that each node has figures whatever is raised here.
+            self._self_us += [0] * len(tail)
+            self._samples += [0] * len(tail)
         for name in tail:
             if key is not None:
                 name = key(name)
-            child = self._children[node].get(name)
+            child = first = first_nodes.get(name)
+            if first is not None and parent[first] != node:
+                child = other_nodes.get(node * max_nodes + first)
             if child is None:
-                if len(self._parent) >= self._max_nodes:
+                child = len(parent)
+                if child >= max_nodes:
                     self.truncated = True
-                    return
-                child = self._create(node, name)
+                    break
+                parent.append(node)
+                if first is None:
+                    first_nodes[name] = child
+                else:
+                    other_nodes[node * max_nodes + first] = child
             path.append(child)
             node = child
-
-    def _create(self, parent: int, name: str) -> int:
-        node = len(self._parent)
-        self._children[parent][self._names.setdefault(name, name)] = node
-        self._children.append({})
-        self._parent.append(parent)
-        self._self_us.append(0)
-        self._samples.append(0)
-        return node
 
     def _extend_order(self, node: int, elapsed_us: int) -> None:
         if not elapsed_us:
@@ -159,11 +164,11 @@ class CallTreeBuilder:
         switched between nodes more often than 4 times `max_nodes`.
         """
         tree = GrowingTree()
-        index_of_name = {name: tree.frame_index(describe(name)) for name in self._names}
         frame_indices = [0] * len(self._parent)
-        for children in self._children:
-            for name, node in children.items():
-                frame_indices[node] = index_of_name[name]
+        for name, node in self._first_nodes.items():
+            frame_indices[node] = tree.frame_index(describe(name))
+        for place, node in self._other_nodes.items():
+            frame_indices[node] = frame_indices[place % self._max_nodes]
         target = tree.add_tree(self._parent, frame_indices, self._self_us, self._samples)
         if not self._time_order:
             return tree.in_preorder()

@@ -257,6 +257,53 @@ def test_names_described_alike_become_one_node_among_siblings(flat):
     assert tree.order == [(2, 1), (2, 1), (3, 1)]
 
 
+def test_a_function_with_several_callers_has_one_node_below_each(draw):
+    # Given
+    builder = CallTreeBuilder()
+
+    # When each caller and the function itself call it again and again
+    for _ in range(2):
+        builder.add(["list", "load"], 1)
+        builder.add(["show", "load", "load"], 1)
+        builder.add(["show", "load"], 1)
+        builder.add(["load"], 1)
+
+    # Then
+    assert draw(built(builder)).splitlines() == [
+        "[request] 0",
+        "  list 0",
+        "    load 2000000",
+        "  show 0",
+        "    load 2000000",
+        "      load 2000000",
+        "  load 2000000",
+    ]
+
+
+def test_nodes_come_out_in_preorder_whatever_the_order_of_samples(draw):
+    # Given
+    builder = CallTreeBuilder(time_order=True)
+
+    # When a sample is of a branch that an earlier one had left
+    for stack in (["view", "query"], ["render", "write"], ["view", "query", "send"], ["render"], ["view"]):
+        builder.add(stack, 1)
+
+    # Then
+    tree = built(builder)
+    assert draw(tree).splitlines() == [
+        "[request] 0",
+        "  view 1000000",
+        "    query 1000000",
+        "      send 1000000",
+        "  render 1000000",
+        "    write 1000000",
+    ]
+    assert [frame.function for frame in tree.frames] == [
+        "[request]", "view", "query", "send", "render", "write"
+    ]  # fmt: skip
+    assert tree.order == [(2, 1_000_000), (5, 1_000_000), (3, 1_000_000), (4, 1_000_000), (1, 1_000_000)]
+
+
 def test_building_twice_shows_what_was_added_between():
     # Given
     builder = CallTreeBuilder(time_order=True)
