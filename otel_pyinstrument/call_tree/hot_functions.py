@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from otel_pyinstrument.call_tree.frame import ROOT, Frame
@@ -30,15 +31,10 @@ def hot_functions(tree: CallTree, *, limit: int = 10) -> list[HotFunction]:
     and so is the root: it is no function.
     """
     functions = _functions(tree)
-    own_code = [frame.own_code for frame in tree.frames]
     self_us, samples = [0] * len(tree.frames), [0] * len(tree.frames)
-    charged_to: list[int] = []
-    for function, parent, node_us, node_samples in zip(
-        functions, tree.parent, tree.self_us, tree.samples, strict=True
+    for function, node_us, node_samples in zip(
+        _charged(tree, functions), tree.self_us, tree.samples, strict=True
     ):
-        if not own_code[function] and parent >= 0 and own_code[charged_to[parent]]:
-            function = charged_to[parent]
-        charged_to.append(function)
         self_us[function] += node_us
         samples[function] += node_samples
     totals = _total_us_by_function(tree, functions)
@@ -49,6 +45,17 @@ def hot_functions(tree: CallTree, *, limit: int = 10) -> list[HotFunction]:
     ]
     hot.sort(key=lambda function: (-function.self_us, function.frame))
     return hot[:limit]
+
+
+def _charged(tree: CallTree, functions: Sequence[int]) -> list[int]:
+    """Per node whose its own time is, of `functions`: one position in `frames` per node."""
+    own_code = [frame.own_code for frame in tree.frames]
+    charged: list[int] = []
+    for function, above in zip(functions, tree.parent, strict=True):
+        if not own_code[function] and above >= 0 and own_code[charged[above]]:
+            function = charged[above]
+        charged.append(function)
+    return charged
 
 
 def _functions(tree: CallTree) -> list[int]:
@@ -82,14 +89,27 @@ def summary(tree: CallTree) -> list[str]:
     """
     duration_us = tree.duration_us
     lines: list[str] = []
-    for function in hot_functions(tree, limit=_SUMMARY_LINES):
-        percent = (200 * function.self_us + duration_us) // (2 * duration_us)
+    for frame, self_us in _heaviest(tree)[:_SUMMARY_LINES]:
+        percent = (200 * self_us + duration_us) // (2 * duration_us)
         if not percent:
             break
-        frame = function.frame
         words = [f"{percent}%", bounded_name(frame.function, _SUMMARY_FUNCTION_BYTES)]
         if frame.file:
             place = bounded_path(frame.file, _SUMMARY_FILE_BYTES)
             words.append(f"{place}:{frame.line}" if frame.line else place)
         lines.append(" ".join(words))
     return lines
+
+
+def _heaviest(tree: CallTree) -> list[tuple[Frame, int]]:
+    """What `hot_functions` finds, without the figures that a summary does not show."""
+    charged_us = [0] * len(tree.frames)
+    for index, node_us in zip(_charged(tree, tree.frame), tree.self_us, strict=True):
+        charged_us[index] += node_us
+    us_of_frame: dict[Frame, int] = {}
+    for index, us in enumerate(charged_us):
+        if us:
+            frame = tree.frames[index]
+            us_of_frame[frame] = us_of_frame.get(frame, 0) + us
+    us_of_frame.pop(ROOT, None)
+    return sorted(us_of_frame.items(), key=lambda entry: (-entry[1], entry[0]))
