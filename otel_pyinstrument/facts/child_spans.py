@@ -342,7 +342,6 @@ def _text(attributes: Mapping[str, Any], *names: str) -> str:
 
 def in_category(groups: Iterable[Group], category: str) -> list[Group]:
     """The groups of one category, those that took longest first."""
-    return sorted(
-        (group for group in groups if group.category == category),
-        key=lambda group: (-group.duration_ns, group.name, group.system),
-    )
+    found = [group for group in groups if group.category == category]
+    found.sort(key=lambda group: (-group.duration_ns, group.name, group.system))
+    return found

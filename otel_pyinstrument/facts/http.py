@@ -17,7 +17,8 @@ _MAX_CHARACTERS = 300
 
 def request_facts(attributes: Mapping[str, Any], mask: Sequence[str]) -> dict[str, object]:
     """Captured headers and query parameters; names that contain one of `mask` are masked besides secrets."""
-    pairs = query_pairs(_query(attributes))[:_MAX_PARAMETERS]
+    query = _query(attributes)
+    pairs = query_pairs(query)[:_MAX_PARAMETERS] if query else []
     return {
         "method": _first(attributes, "http.request.method", "http.method"),
         "route": _first(attributes, "http.route"),
@@ -46,8 +47,10 @@ def _query(attributes: Mapping[str, Any]) -> str:
     if isinstance(query, str):
         return query.removeprefix("?")
     address = _first(attributes, "http.target", "url.full", "http.url")
+    if not isinstance(address, str) or "?" not in address:
+        return ""
     try:
-        return urlsplit(address).query if isinstance(address, str) else ""
+        return urlsplit(address).query
     except ValueError:
         return ""
 
@@ -55,7 +58,7 @@ def _query(attributes: Mapping[str, Any]) -> str:
 def _headers(attributes: Mapping[str, Any], prefix: str, mask: Sequence[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for key, value in attributes.items():
-        if key.startswith(prefix) and len(headers) < _MAX_HEADERS:
+        if prefix in key and key.startswith(prefix) and len(headers) < _MAX_HEADERS:
             name = key.removeprefix(prefix).replace("_", "-").lower()
             values = [value] if isinstance(value, str) else cast("Sequence[object]", value)
             headers[name] = _shown(name, ", ".join(map(str, values)), mask)

@@ -29,7 +29,7 @@ MAX_BYTES = 16_384
 
 _GROUPS_SHOWN = (20, 8, 3, 0)
 _MAX_NAME_CHARACTERS = 500
-_JSON = json.JSONEncoder(separators=(",", ":"))
+_JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False)  # made here, so without circles
 
 
 class RequestFacts:
@@ -103,18 +103,20 @@ class FinishedFacts:
 
 
 def _calls(groups: Sequence[Group], shown: int) -> dict[str, object]:
-    place = current_place()
     answer: dict[str, object] = {}
+    if not groups:
+        return answer
+    place = current_place()
     for category in (DATABASE, CACHE, EXTERNAL, TEMPLATE):
         found = in_category(groups, category)
         if not found:
             continue
         named = [group for group in found if group.name]
         answer[category] = {
-            "count": sum(group.count for group in found),
-            "duration": _seconds(sum(group.duration_ns for group in found)),
-            "failed": sum(group.failed for group in found),
-            **_hits(found),
+            "count": sum([group.count for group in found]),
+            "duration": _seconds(sum([group.duration_ns for group in found])),
+            "failed": sum([group.failed for group in found]),
+            **(_hits(found) if category == CACHE else {}),
             "groups": [_group(group, place) for group in named[:shown]],
             "groups_left_out": len(found) - len(named[:shown]),
         }
@@ -123,7 +125,7 @@ def _calls(groups: Sequence[Group], shown: int) -> dict[str, object]:
 
 def _hits(groups: Sequence[Group]) -> dict[str, object]:
     """Only what spans tell: those of today's cache instrumentations do not."""
-    hits, misses = sum(group.hits for group in groups), sum(group.misses for group in groups)
+    hits, misses = sum([group.hits for group in groups]), sum([group.misses for group in groups])
     return {"hits": hits, "misses": misses} if hits or misses else {}
 
 
@@ -177,4 +179,4 @@ def _seconds(nanoseconds: int) -> float:
 
 def _without_empty(members: Mapping[str, object]) -> dict[str, object]:
     """Without what says nothing: None, empty texts, lists and objects."""
-    return {name: member for name, member in members.items() if member not in (None, "", [], {})}
+    return {name: member for name, member in members.items() if member or member == 0}
