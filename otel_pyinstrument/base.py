@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import CodeType
 
 from otel_pyinstrument.call_tree import CallTree, Frame
@@ -34,40 +34,36 @@ def shared_calls(start: Sequence[CodeType], end: Sequence[CodeType]) -> Sequence
     return start[:count]
 
 
-def without_base(tree: CallTree, base: Sequence[Frame]) -> CallTree:
+def without_base(tree: CallTree, base: Iterable[Frame]) -> CallTree:
     """`tree` without the calls of `base` (outermost first), as far as all its samples are below them.
 
     Frames are compared by file and line: a code object does not know the class that a sample shows.
     """
-    cut = min(_stem_length(tree), _matching_length(tree, base))
+    cut = _shared_length(tree, base)
     if not cut:
         return tree
-    kept = range(cut + 1, tree.node_count)
-    used = dict.fromkeys([tree.frame[0], *(tree.frame[node] for node in kept)])
+    first = cut + 1
+    frame = [tree.frame[0], *tree.frame[first:]]
+    used = dict.fromkeys(frame)
     renumbered = {index: position for position, index in enumerate(used)}
     return CallTree(
         frames=[tree.frames[index] for index in used],
-        parent=[-1, *(max(tree.parent[node] - cut, 0) for node in kept)],
-        frame=[renumbered[tree.frame[node]] for node in (0, *kept)],
-        self_us=[tree.self_us[node] for node in (0, *kept)],
-        samples=[tree.samples[node] for node in (0, *kept)],
+        parent=[-1, *[above - cut if above > cut else 0 for above in tree.parent[first:]]],
+        frame=[renumbered[index] for index in frame],
+        self_us=[tree.self_us[0], *tree.self_us[first:]],
+        samples=[tree.samples[0], *tree.samples[first:]],
     )
 
 
-def _stem_length(tree: CallTree) -> int:
-    """How many nodes below the root are the only child of their parent and have no samples of their own."""
-    # In preorder a parent that is not the node before belongs to a second child.
-    fork = min((above for before, above in enumerate(tree.parent[1:]) if above != before), default=None)
-    length = tree.node_count - 1 if fork is None else fork
-    sampled = (node for node in range(1, length + 1) if tree.samples[node] or tree.self_us[node])
-    return next(sampled, length + 1) - 1
-
-
-def _matching_length(tree: CallTree, base: Sequence[Frame]) -> int:
+def _shared_length(tree: CallTree, base: Iterable[Frame]) -> int:
+    """How many nodes below the root are of `base`, the only child of their parent and without own samples."""
     length = 0
     for node, expected in zip(range(1, tree.node_count), base, strict=False):
         frame = tree.frames[tree.frame[node]]
-        if (frame.file, frame.line) != (expected.file, expected.line):
+        if frame.line != expected.line or frame.file != expected.file:
             break
-        length += 1
-    return length
+        if tree.parent[node] != length or tree.samples[node] or tree.self_us[node]:
+            break
+        length = node
+    # A parent further up than the last of them has a second child.
+    return min(tree.parent[length + 1 :], default=length) if length else 0

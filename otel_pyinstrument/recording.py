@@ -87,4 +87,4 @@ class Recording:
             # Shorter than one interval: the time is known, the place is not.
             tree.self_us[0] = round(self.facts.duration_seconds * 1e6)
         tree = graft(tree, grafts.pop(id(self._builder), [])[::-1])
-        return without_base(tree, [describe(identifier_of_code(code)) for code in self._base])
+        return without_base(tree, (describe(identifier_of_code(code)) for code in self._base))

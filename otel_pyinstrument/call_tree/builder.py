@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import compress, count
 from operator import ne
 
-from otel_pyinstrument.call_tree.frame import Frame
-from otel_pyinstrument.call_tree.growing_tree import GrowingTree
-from otel_pyinstrument.call_tree.tree import CallTree
+from otel_pyinstrument.call_tree.frame import ROOT, Frame
+from otel_pyinstrument.call_tree.growing_tree import GrowingTree, flat_tree
+from otel_pyinstrument.call_tree.tree import CallTree, first_preorder_violation
 
 _MAX_SECONDS = 8.64e6  # 100 days: below what readers take for one profile (Limits.max_sum).
 _RUNS_PER_NODE = 4
@@ -163,14 +163,23 @@ class CallTreeBuilder:
         one frame become one node where they are siblings. The time order is left out when the request
         switched between nodes more often than 4 times `max_nodes`.
         """
-        tree = GrowingTree()
-        frame_indices = [0] * len(self._parent)
-        for name, node in self._first_nodes.items():
-            frame_indices[node] = tree.frame_index(describe(name))
+        frames = [ROOT, *map(describe, self._first_nodes)]
+        count = len(self._parent)
+        frame_indices = [0] * count
+        for index, node in enumerate(self._first_nodes.values(), 1):
+            frame_indices[node] = index
         for place, node in self._other_nodes.items():
             frame_indices[node] = frame_indices[place % self._max_nodes]
-        target = tree.add_tree(self._parent, frame_indices, self._self_us, self._samples)
-        if not self._time_order:
+        runs = list(zip(self._run_nodes, self._run_us, strict=True)) if self._time_order else None
+        parent, self_us, samples = self._parent.copy(), self._self_us[:count], self._samples[:count]
+        if len(set(frames)) == len(frames):
+            if first_preorder_violation(parent) is None:
+                return CallTree(frames, parent, frame_indices, self_us, samples, runs)
+            return flat_tree(frames, parent, frame_indices, self_us, samples, order=runs)
+        tree = GrowingTree()
+        index_of = [tree.frame_index(frame) for frame in frames]
+        joined = [index_of[index] for index in frame_indices]
+        target = tree.add_tree(parent, joined, self_us, samples)
+        if runs is None:
             return tree.in_preorder()
-        runs = zip(self._run_nodes, self._run_us, strict=True)
         return tree.in_preorder(order=[(target[node], duration_us) for node, duration_us in runs])

@@ -59,33 +59,75 @@ class GrowingTree:
         Frames come out in order of first use.
         """
         frames = list(self._frame_indices)
+        nodes = self._heaviest_first(frames) if heaviest_first else None
+        columns = self.parent, self.frame, self.self_us, self.samples
+        return flat_tree(frames, *columns, order=order, nodes=nodes)
+
+    def _heaviest_first(self, frames: Sequence[Frame]) -> list[int]:
         children: list[list[int]] = [[] for _ in self.parent]
         for node in range(1, len(self.parent)):
             children[self.parent[node]].append(node)
-        totals = self._totals() if heaviest_first else []
-        tree = CallTree([], [], [], [], [])
-        position = [0] * len(self.parent)
-        frame_position: dict[int, int] = {}
+        totals = self._totals()
+        nodes: list[int] = []
         pending = [0]
         while pending:
             node = pending.pop()
-            position[node] = len(tree.parent)
-            tree.parent.append(position[self.parent[node]] if node else -1)
-            tree.frame.append(frame_position.setdefault(self.frame[node], len(frame_position)))
-            tree.self_us.append(self.self_us[node])
-            tree.samples.append(self.samples[node])
+            nodes.append(node)
             below = children[node]
-            if heaviest_first:
-                below.sort(key=lambda child: (-totals[child], frames[self.frame[child]]))
+            below.sort(key=lambda child: (-totals[child], frames[self.frame[child]]))
             below.reverse()
             pending.extend(below)
-        tree.frames.extend(frames[index] for index in frame_position)
-        if order is not None:
-            tree.order = [(position[node], duration_us) for node, duration_us in order]
-        return tree
+        return nodes
 
     def _totals(self) -> list[int]:
         totals = self.self_us.copy()
         for node in range(len(totals) - 1, 0, -1):
             totals[self.parent[node]] += totals[node]
         return totals
+
+
+def flat_tree(
+    frames: Sequence[Frame],
+    parent: Sequence[int],
+    frame: Sequence[int],
+    self_us: Sequence[int],
+    samples: Sequence[int],
+    *,
+    order: Sequence[tuple[int, int]] | None = None,
+    nodes: Sequence[int] | None = None,
+) -> CallTree:
+    """The preorder tree of nodes with `parent[i] < i`. Frames stand in order of first use.
+
+    `nodes`: which preorder; without it, children stand in order of creation.
+    """
+    if nodes is None:
+        nodes = _preorder(parent)
+    position = [0] * len(nodes)
+    for place, node in enumerate(nodes):
+        position[node] = place
+    used = dict.fromkeys([frame[node] for node in nodes])
+    frame_position = {index: place for place, index in enumerate(used)}
+    return CallTree(
+        [frames[index] for index in used],
+        [-1, *[position[parent[node]] for node in nodes[1:]]],
+        [frame_position[frame[node]] for node in nodes],
+        [self_us[node] for node in nodes],
+        [samples[node] for node in nodes],
+        None if order is None else [(position[node], duration_us) for node, duration_us in order],
+    )
+
+
+def _preorder(parent: Sequence[int]) -> list[int]:
+    """The nodes as a preorder has them. No list per node: the garbage collector would run more often."""
+    sizes = [1] * len(parent)
+    for node in range(len(parent) - 1, 0, -1):
+        sizes[parent[node]] += sizes[node]
+    nodes = [0] * len(parent)
+    next_place = [1] * len(parent)
+    for node in range(1, len(parent)):
+        above = parent[node]
+        place = next_place[above]
+        next_place[above] = place + sizes[node]
+        next_place[node] = place + 1
+        nodes[place] = node
+    return nodes
