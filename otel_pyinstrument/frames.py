@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 from collections.abc import Callable
 from functools import cache, lru_cache
 from types import CodeType
@@ -77,7 +76,7 @@ def _place_function(search_path: tuple[str, ...], directory: str) -> Callable[[s
     roots = sorted(
         {_as_folder(os.path.join(directory, entry)) for entry in search_path}, key=len, reverse=True
     )
-    libraries = library_folders()
+    libraries = _library_folders()
 
     @lru_cache(maxsize=8192)
     def place(file: str) -> tuple[str, bool]:
@@ -97,17 +96,17 @@ def _place_function(search_path: tuple[str, ...], directory: str) -> Callable[[s
 
 
 @cache
-def library_folders() -> tuple[str, ...]:
+def _library_folders() -> tuple[str, ...]:
     """Folders whose code is not the user's: the standard library, installed packages, the interpreter.
 
-    Asked for when profiling is switched on: the first time loads a module, which is not for a request.
+    What `sysconfig` knows lies in these or is named like packages, and asking it loads all that Python was
+    built with.
     """
-    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    folders.add(os.path.dirname(os.__file__))
-    folders.add(_PACKAGE)
+    folders = {os.path.dirname(os.__file__), _PACKAGE}
     # Not the whole prefix: with /usr or /usr/local it would swallow applications that live below it.
-    for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix}:
-        folders.update(os.path.join(prefix, name) for name in ("bin", "Scripts", "lib", "lib64", "Lib"))
+    for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}:
+        for name in {"bin", "Scripts", "lib", "lib64", "Lib", sys.platlibdir}:
+            folders.add(os.path.join(prefix, name))
     return tuple(sorted(_as_folder(folder) for folder in folders))
 
 

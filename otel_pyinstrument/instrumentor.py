@@ -17,7 +17,6 @@ from otel_pyinstrument import gate_metrics, hop_patches, private_names
 from otel_pyinstrument import installed as switched_on
 from otel_pyinstrument.classification import load_strategies
 from otel_pyinstrument.declarative_options import DeclarativeOptions
-from otel_pyinstrument.frames import library_folders
 from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
 from otel_pyinstrument.settings import Settings, read_settings
@@ -142,7 +141,6 @@ def _self_test() -> bool | None:
         private_names.keep_samplers_by_thread()
         private_names.sampler_self_test()
         load_strategies()
-        library_folders()
         return private_names.ending_hook_works()
     except (private_names.PrivateNameError, ImportError, AttributeError) as error:
         _logger.warning("Profiling is off: it does not work with an installed library. %s", error)

@@ -95,6 +95,11 @@ def test_applications_are_own_code(file: str) -> None:
     assert described("f", file).own_code
 
 
+@pytest.mark.parametrize("folder", ["stdlib", "platstdlib", "purelib", "platlib"])
+def test_what_python_calls_its_own_is_no_own_code(folder: str) -> None:
+    assert not described("f", str(Path(sysconfig.get_path(folder)) / "module.py")).own_code
+
+
 def test_installed_packages_are_named_without_the_way_to_them() -> None:
     file = str(Path(sysconfig.get_path("purelib")) / "flask" / "app.py")
 
