@@ -16,7 +16,6 @@ from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor, TracerProvide
 from otel_pyinstrument import gate_metrics, hop_patches, private_names
 from otel_pyinstrument import installed as switched_on
 from otel_pyinstrument.classification import load_strategies
-from otel_pyinstrument.declarative_options import DeclarativeOptions
 from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.payload_kind import every_exporter_takes_bytes
 from otel_pyinstrument.settings import Settings, read_settings
@@ -25,6 +24,15 @@ from otel_pyinstrument.transport.delivery import Delivery
 
 _logger = getLogger(__name__)
 _processors: list[ProfilingSpanProcessor] = []
+
+
+class _Configuration:
+    """What OpenTelemetry's own configuration file may hold. Few have one, and making it takes time."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> type:
+        from otel_pyinstrument.declarative_options import DeclarativeOptions
+
+        return DeclarativeOptions
 
 
 class PyinstrumentInstrumentor(BaseInstrumentor):
@@ -36,7 +44,7 @@ class PyinstrumentInstrumentor(BaseInstrumentor):
     application runs unprofiled.
     """
 
-    configuration = DeclarativeOptions
+    configuration = _Configuration()
     _installed: tuple[TracerProvider, ProfilingSpanProcessor] | None = None
     _delivery: Delivery | None = None
 
