@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from otel_pyinstrument.http_methods import METHODS
 
-_PARAMETER = re.compile(r"<[^<>]*>|\{[^{}]*\}")
-_WITHOUT_PARAMETERS = re.compile(r"(?:([A-Z]+) +)?/[^\s*?=,;<>{}]*")
-_REGULAR_EXPRESSION = re.compile(r"(?:([A-Z]+) +)?\S*(?:\^|\(\?P)\S*")
+# Not compiled here: most settings have no such rates.
+_PARAMETER = r"<[^<>]*>|\{[^{}]*\}"
+_WITHOUT_PARAMETERS = r"(?:([A-Z]+) +)?/[^\s*?=,;<>{}]*"
+_REGULAR_EXPRESSION = r"(?:([A-Z]+) +)?\S*(?:\^|\(\?P)\S*"
 """A route of Django's `re_path`. Compared as text, so that nothing in it is a pattern."""
 
 
@@ -30,8 +31,8 @@ def read_endpoint_rate(entry: str) -> EndpointRate:
     """
     endpoint, _, text = entry.strip().rpartition("=")
     endpoint = endpoint.strip()
-    named = _WITHOUT_PARAMETERS.fullmatch(_PARAMETER.sub("", endpoint)) or _REGULAR_EXPRESSION.fullmatch(
-        endpoint
+    named = re.fullmatch(_WITHOUT_PARAMETERS, re.sub(_PARAMETER, "", endpoint)) or re.fullmatch(
+        _REGULAR_EXPRESSION, endpoint
     )
     if named is None or named[1] not in {None, *METHODS}:
         raise ValueError("no endpoint and its rate")

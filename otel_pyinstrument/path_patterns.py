@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_METHOD = re.compile(r"[A-Z]+")
+_METHOD = r"[A-Z]+"
 MAX_PATTERNS = 200
 MAX_CHARACTERS = 500
 
@@ -39,10 +39,10 @@ def _parsed(pattern: str) -> tuple[str, list[str]]:
     if len(pattern) > MAX_CHARACTERS:
         raise BadPattern(f"a pattern is longer than {MAX_CHARACTERS} characters")
     method, _, path = pattern.strip().rpartition(" ")
-    if not method and _METHOD.fullmatch(path):
+    if not method and re.fullmatch(_METHOD, path):
         method, path = path, "*"
     method = method.strip()
-    if (method and not _METHOD.fullmatch(method)) or not path.startswith(("/", "*")):
+    if (method and not re.fullmatch(_METHOD, method)) or not path.startswith(("/", "*")):
         raise BadPattern(f"{pattern[:80]!r} is not like /orders/*, GET /orders/* or OPTIONS")
     return method, path.split("*")
 

@@ -7,7 +7,6 @@ from logging import getLogger
 from typing import Any, NamedTuple, cast
 
 from otel_pyinstrument import environment_variables, setting_readers
-from otel_pyinstrument.configuration_file import BadConfigurationFile, read_configuration_file
 from otel_pyinstrument.masking import MASK, masked_url
 
 _logger = getLogger(__name__)
@@ -184,6 +183,9 @@ def _file_options(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> _
         path = ""
     if not path:
         return _File("", {})
+    # Few have one: the others do not pay for loading it.
+    from otel_pyinstrument.configuration_file import BadConfigurationFile, read_configuration_file
+
     try:
         options = read_configuration_file(path, environ)
     except BadConfigurationFile as error:

@@ -18,7 +18,7 @@ _DISTRIBUTIONS = {"django": "Django", "aiohttp_server": "aiohttp"}
 _SERVERS = ("gunicorn", "uvicorn", "uwsgi", "hypercorn", "granian", "waitress", "daphne")
 
 _COMMIT_VARIABLES = ("GIT_COMMIT", "GIT_SHA", "COMMIT_SHA", "SOURCE_VERSION", "HEROKU_SLUG_COMMIT")
-_COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
+_COMMIT = r"[0-9a-fA-F]{7,64}"
 
 
 def process_facts(thread: str) -> dict[str, object]:
@@ -42,7 +42,7 @@ def runtime_facts(scope: str) -> dict[str, object]:
 def commit() -> str:
     """The commit that is running, if the environment tells it; deployment platforms set these names."""
     for name in _COMMIT_VARIABLES:
-        if _COMMIT.fullmatch(value := os.environ.get(name, "").strip()):
+        if re.fullmatch(_COMMIT, value := os.environ.get(name, "").strip()):
             return value.lower()
     return ""
 
