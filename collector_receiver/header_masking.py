@@ -6,19 +6,25 @@ user asks for it; not every one of them masks, and senders may be of any languag
 
 from __future__ import annotations
 
+import re
+
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_pyinstrument.masking import MASK, is_secret
 from profile_store.model import AttributeValue
 
 HEADER_PREFIXES = ("http.request.header.", "http.response.header.")
-HEADER = b".header."
-"""What the bytes of every span with captured headers hold: keys lie in there as they are."""
+_PREFIX_IN_BYTES = re.compile(rb"http\.(?:request|response)\.header\.")
+
+
+def may_hold_headers(otlp: bytes) -> bool:
+    """Whether these bytes of spans may hold captured headers: keys lie in there as they are."""
+    return _PREFIX_IN_BYTES.search(otlp) is not None
 
 
 def mask_attributes(attributes: dict[str, AttributeValue]) -> None:
     """Replace the values of secret headers, in place."""
-    if HEADER.decode() not in "".join(attributes):
+    if ".header." not in "".join(attributes):
         return
     for key in attributes:
         if _is_secret_header(key):
@@ -27,7 +33,7 @@ def mask_attributes(attributes: dict[str, AttributeValue]) -> None:
 
 def masked_otlp(span: Span, otlp: bytes) -> bytes:
     """`otlp`, the bytes of `span`, with secret headers replaced. Spans without headers cost one search."""
-    if HEADER not in otlp:
+    if not may_hold_headers(otlp):
         return otlp
     for pair in span.attributes:
         if _is_secret_header(pair.key):

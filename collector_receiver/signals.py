@@ -26,6 +26,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from collector_receiver import log_profiles
 from collector_receiver.counters import SignalName
+from collector_receiver.header_masking import may_hold_headers
 from collector_receiver.otlp_json import NotOtlpJson, to_protobuf
 from collector_receiver.outcome import Outcome
 from collector_receiver.profile_event import EVENT_NAME, DecodeBudget, TooCostlyHere
@@ -76,6 +77,7 @@ class ReadTraces(NamedTuple):
 
     request: ExportTraceServiceRequest
     written: Sequence[WrittenResource]
+    may_hold_headers: bool
 
     @property
     def resource_spans(self) -> Sequence[ResourceSpans]:
@@ -105,13 +107,17 @@ class Signal(Generic[Parsed]):
 def _parse_traces(body: bytes, *, on_loop: bool = False) -> Traces:
     request, is_whole = _from_protobuf(ExportTraceServiceRequest, body, on_loop=on_loop)
     _checked_traces(request, on_loop=on_loop)
-    return ReadTraces(request, spans_as_written(body)) if is_whole else request
+    return _read(request, body) if is_whole else request
 
 
 def _parse_traces_json(body: bytes, *, on_loop: bool = False) -> ReadTraces:
     written = _from_json(ExportTraceServiceRequest, body, on_loop=on_loop)
     request = _checked_traces(ExportTraceServiceRequest.FromString(written), on_loop=on_loop)
-    return ReadTraces(request, spans_as_written(written))
+    return _read(request, written)
+
+
+def _read(request: ExportTraceServiceRequest, written: bytes) -> ReadTraces:
+    return ReadTraces(request, spans_as_written(written), may_hold_headers(written))
 
 
 def _parse_logs(body: bytes, *, on_loop: bool = False) -> ExportLogsServiceRequest:
@@ -222,8 +228,10 @@ def _bound_parts(
 def _translate_traces(
     traces: Traces, destinations: Sequence[Destination], decode_budget: DecodeBudget
 ) -> Translated:
-    request, written = traces if isinstance(traces, ReadTraces) else (traces, None)
-    return Translator(decode_budget).translated(request, destinations, written)
+    if not isinstance(traces, ReadTraces):
+        return Translator(decode_budget).translated(traces, destinations)
+    translator = Translator(decode_budget, may_hold_headers=traces.may_hold_headers)
+    return translator.translated(traces.request, destinations, traces.written)
 
 
 def _answer_traces(rejected: int, message: str) -> ExportTraceServiceResponse:

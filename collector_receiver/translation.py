@@ -24,7 +24,7 @@ from collector_receiver.bounds import (
 )
 from collector_receiver.child_span_chunk import ChildSpanChunk
 from collector_receiver.endpoint import endpoint_of, origin_of, status_code_of
-from collector_receiver.header_masking import HEADER, mask_attributes, masked_otlp
+from collector_receiver.header_masking import mask_attributes, masked_otlp
 from collector_receiver.outcome import Outcome, log_failure
 from collector_receiver.profile_event import (
     BrokenProfile,
@@ -124,13 +124,18 @@ class Translated:
 
 
 class Translator:
-    """Translates one request. Make one, call `translate` once, read `outcome` afterwards."""
+    """Translates one request. Make one, call `translate` once, read `outcome` afterwards.
 
-    def __init__(self, decode_budget: DecodeBudget | None = None) -> None:
+    `may_hold_headers`: whether any of its spans may, which the bytes of the whole tell for less than those of
+    each span.
+    """
+
+    def __init__(self, decode_budget: DecodeBudget | None = None, *, may_hold_headers: bool = True) -> None:
         self.outcome = Outcome()
         self.span_count = 0
         self._examined = self._copied_bytes = 0
         self._decode_budget = decode_budget or DecodeBudget()
+        self._may_hold_headers = may_hold_headers
         # By project. The kind belongs to it: Zipkin's clients and servers share one span id.
         self._seen: defaultdict[str, set[tuple[bytes, bytes, int]]] = defaultdict(set)
         self._records: list[IncomingRecord] = []
@@ -218,7 +223,7 @@ class Translator:
                 if event is not None or kind == _SERVER or (scope.is_sdk and parent_of(span) is None):
                     self._records.append(self._record(span, event, sender))
                     continue
-                if HEADER in otlp:
+                if self._may_hold_headers:
                     otlp = masked_otlp(span, otlp)
                 chunk = open_chunks.get(trace_id)
                 if chunk is None:
