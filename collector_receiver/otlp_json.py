@@ -66,9 +66,9 @@ def to_protobuf(kind: type[Message], body: bytes, *, keep_readable: bool = False
     Raises:
         NotOtlpJson: and nothing else, for any bytes whatsoever.
     """
-    if body.count(b"{") + body.count(b"[") > MAX_PARTS:
+    if len(body) > MAX_PARTS and body.count(b"{") + body.count(b"[") > MAX_PARTS:
         raise NotOtlpJson(f"more than {MAX_PARTS} objects and arrays; send smaller batches")
-    if body.count(b":") + body.count(b",") > MAX_SEPARATORS:
+    if len(body) > MAX_SEPARATORS and body.count(b":") + body.count(b",") > MAX_SEPARATORS:
         raise NotOtlpJson(f"more than {MAX_SEPARATORS} names and values; send smaller batches")
     document = _document(body)
     names = _list_names(kind.DESCRIPTOR)
@@ -223,6 +223,8 @@ def _writer(field: FieldDescriptor) -> _Write:
     write = _single_writer(field)
     if not field.is_repeated:
         return write
+    if field.message_type is KeyValue.DESCRIPTOR:
+        return _key_values(field, write)
     name = field.json_name
 
     def each(value: Any, level: int) -> bytes:
@@ -290,7 +292,43 @@ def _key_value(field: FieldDescriptor) -> _Write:
     return write
 
 
+_KEY_TAG = tag_of(KeyValue.DESCRIPTOR.fields_by_name["key"])
+_VALUE_TAG = tag_of(KeyValue.DESCRIPTOR.fields_by_name["value"])
 _TEXT_TAG = tag_of(AnyValue.DESCRIPTOR.fields_by_name["string_value"])
+
+_ONE_BYTE_LENGTHS = 128
+_HEADS_OF_SHORT_TEXT = 6  # three tags with their lengths: of the key, the value and the text in that
+_KEY_HEADS = [field_head(_KEY_TAG, length) for length in range(_ONE_BYTE_LENGTHS)]
+_TEXT_HEADS = [
+    field_head(_VALUE_TAG, length + 2) + field_head(_TEXT_TAG, length) for length in range(_ONE_BYTE_LENGTHS)
+]
+
+
+def _key_values(field: FieldDescriptor, write_other: _Write) -> _Write:
+    """A list of them. Most have so short a key and text that each length takes one byte: in one step."""
+    name, tag = field.json_name, tag_of(field)
+    heads = [field_head(tag, length) for length in range(_ONE_BYTE_LENGTHS)]
+
+    def each(value: Any, level: int) -> bytes:
+        if not isinstance(value, list):
+            raise NotOtlpJson(f"{name} must be an array")
+        # Not joined from a list: there may be two million, and each would be an object until the end.
+        written = bytearray()
+        for item in cast("list[Any]", value):
+            try:
+                any_value = item["value"]
+                key, text = item["key"].encode(), any_value["stringValue"].encode()
+                length = len(key) + len(text) + _HEADS_OF_SHORT_TEXT
+                is_text = len(item) == 2 and len(any_value) == 1
+            except (LookupError, TypeError, AttributeError, UnicodeEncodeError):
+                key, text, length, is_text = b"", b"", 0, False
+            if is_text and length < _ONE_BYTE_LENGTHS and level < MAX_LEVELS - 1:
+                written += heads[length] + _KEY_HEADS[len(key)] + key + _TEXT_HEADS[len(text)] + text
+            else:
+                written += write_other(item, level)
+        return bytes(written)
+
+    return each
 
 
 def _usual_parts(item: Any) -> tuple[bytes, bytes] | None:

@@ -205,7 +205,7 @@ def test_numbers_are_written_as_protobuf_reads_them(field_type, numbers):
     assert list(from_json(kind, json.dumps({"numbers": numbers}).encode()).numbers) == numbers
 
 
-@pytest.mark.parametrize("length", [0, 1, 62, 63, 127, 128, 129, 16_383, 16_384, 70_000])
+@pytest.mark.parametrize("length", [0, 1, 40, 41, 62, 63, 127, 128, 129, 16_383, 16_384, 70_000])
 def test_attributes_of_every_length_are_the_same_in_protobuf(length):
     span = span_of(attributes=[{"key": "k" * length, "value": {"stringValue": "\u00e4" * length}}])
 
