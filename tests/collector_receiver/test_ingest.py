@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from collector_receiver import profile_event
-from collector_receiver.ingest import LARGE_REQUEST_BYTES, MANY_OBJECTS, Ingest
+from collector_receiver.ingest import LARGE_REQUEST_BYTES, MANY_OBJECTS, MANY_VALUES, Ingest
 from collector_receiver.profile_event import TooCostlyHere
 from collector_receiver.projects import Projects
 from collector_receiver.refusals import TryAgain, Unauthenticated, Undecodable
@@ -412,8 +412,13 @@ def test_a_request_of_countless_empty_parts_is_refused(part) -> None:
         ("json", b" " * LARGE_REQUEST_BYTES["json"], False),
         ("json", b"{}" * MANY_OBJECTS, True),
         ("json", b"{}" * (MANY_OBJECTS + 1), False),
+        ("json", b"1," * MANY_VALUES, True),
+        ("json", b"1," * (MANY_VALUES + 1), False),
     ],
-    ids=["usual", "large", "usual JSON", "large JSON", "JSON of few objects", "JSON of many objects"],
+    ids=[
+        *("usual", "large", "usual JSON", "large JSON", "JSON of few objects", "JSON of many objects"),
+        *("JSON of few values", "JSON of many values"),
+    ],
 )
 async def test_what_takes_long_to_read_does_not_hold_up_the_loop(make_ingest, encoding, body, on_loop):
     # Given a reader that tells where it was called
