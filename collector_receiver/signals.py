@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -176,13 +177,27 @@ def _from_json(kind: type[Message], body: bytes, *, on_loop: bool) -> bytes:
     """The request as protobuf."""
     salvage_elsewhere = on_loop and len(body) > SALVAGED_ON_LOOP_BYTES
     try:
-        return to_protobuf(kind, body, keep_readable=not salvage_elsewhere)
+        with _without_collections() if on_loop else nullcontext():
+            return to_protobuf(kind, body, keep_readable=not salvage_elsewhere)
     except NotOtlpJson as problem:
         if salvage_elsewhere:
             raise TooCostlyHere from None
         raise Undecodable(
             "undecodable", f"the body is not an {kind.DESCRIPTOR.name}: {problem}", field=problem.field
         ) from None
+
+
+@contextmanager
+def _without_collections() -> Generator[None]:
+    """Python looks for circles after each 700 new objects: the thousands of a JSON document hold none, and to
+    look at them costs as much as to make them. Only for what is short and on the loop's thread."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _checked_traces(

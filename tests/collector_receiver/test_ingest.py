@@ -1,7 +1,9 @@
 """The path of a request on a real store: admission, acknowledgement, announcement."""
 
 import asyncio
+import contextlib
 import dataclasses
+import gc
 import logging
 import re
 import threading
@@ -508,3 +510,16 @@ async def test_json_is_not_salvaged_on_the_loop_where_that_takes_long(make_inges
     # Then each is told of, and they were read on the loop when that is short
     assert [thread is threading.current_thread() for thread in threads] == [on_loop]
     assert answer.partial_success.rejected_spans == 1 + zeros
+
+
+@pytest.mark.parametrize("body", [b"{}", b"{", b'{"resourceSpans": 1}'])
+@pytest.mark.parametrize("before", [True, False])
+def test_circles_are_looked_for_as_before_once_json_is_read(body, before):
+    (gc.enable if before else gc.disable)()
+    try:
+        with contextlib.suppress(Undecodable):
+            TRACES.parse["json"](body, on_loop=True)
+
+        assert gc.isenabled() is before
+    finally:
+        gc.enable()
