@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from collector_receiver import group_commit
-from collector_receiver.group_commit import GroupCommit
+from collector_receiver.group_commit import GATHERING_TURNS, GroupCommit
 from collector_receiver.translation import Destination, Translator
 from profile_store.contracts import StoreUnavailable, UnknownStoreError
 from profile_store.model import RecordQuery
@@ -59,12 +59,21 @@ def batch_of(make, project_id):
 
 
 async def waiting(commits, gate, batches, *, writes=1):
-    """Tasks that write `batches`, when so many writes have reached the gate and the others wait."""
-    tasks = [asyncio.create_task(commits.write(batch)) for batch in batches]
+    """Tasks that write `batches`, when the first has reached the gate alone, so many writes have in all, and
+    the others wait."""
+    first = asyncio.create_task(commits.write(batches[0]))
+    await reached(gate, 1)
+    tasks = [first, *(asyncio.create_task(commits.write(batch)) for batch in batches[1:])]
+    await asyncio.sleep(0)  # they begin to wait
+    await reached(gate, writes)
+    return tasks
+
+
+async def reached(gate, writes):
+    """Return when so many writes have reached the gate."""
     async with asyncio.timeout(20):
         while len(gate.batches) < writes:
             await asyncio.sleep(0.001)
-    return tasks
 
 
 async def test_a_batch_that_comes_alone_is_written_alone(commits, gate, batch_of, make):
@@ -89,6 +98,36 @@ async def test_batches_that_wait_are_written_together(commits, gate, batch_of, m
     assert [len(batch.records) for batch in gate.batches] == [1, 9]
     assert (await store.records(RecordQuery(project_id=project_id))).total == 10
     assert sum(result.new_records for result in results) == 10
+
+
+async def test_what_is_there_already_comes_along_with_the_first(commits, gate, batch_of, make):
+    # Given three requests, of which two are translated some turns of the loop after the first
+    async def export(turns):
+        batch = batch_of(make.span())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await commits.write(batch)
+
+    # When nothing else is written
+    gate.open.set()
+    await asyncio.gather(*(export(turns) for turns in (0, 1, GATHERING_TURNS)))
+
+    # Then there is one write
+    assert [len(batch.records) for batch in gate.batches] == [3]
+
+
+async def test_who_waits_for_others_to_come_along_is_told_of_the_end(commits, gate, batch_of, make):
+    # Given a request whose write has not begun
+    task = asyncio.create_task(commits.write(batch_of(make.span())))
+    await asyncio.sleep(0)
+
+    # When everything ends
+    await commits.close()
+
+    # Then it is given up, and never written
+    await asyncio.wait({task}, timeout=20)
+    assert task.cancelled()
+    assert gate.batches == []
 
 
 async def test_a_full_group_does_not_wait_and_writes_are_bounded(commits, gate, batch_of, make, monkeypatch):
