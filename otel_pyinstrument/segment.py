@@ -287,6 +287,7 @@ class Segment:
         self._interrupted = True
         self._open = False
         self._unfollow()
+        private_names.end_left_hook(self._sampler)
         self._tell_of_early_end()
 
     def _add_pause(self, now: float) -> Sequence[str] | None:
