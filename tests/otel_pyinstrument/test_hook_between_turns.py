@@ -28,18 +28,27 @@ def loop(request: pytest.FixtureRequest):
 
 
 @pytest.fixture
-def served(make_traced):
-    """Profiles three requests at a time. `served.at_once` serves several, each by its own work."""
-    traced = make_traced(max_concurrent=3)
+def make_served(make_traced):
+    """Profiles three requests at a time. `at_once` serves several, each by its own work."""
 
-    async def serve(name: object, work: Callable[[], Awaitable[object]]) -> None:
-        with traced.tracer.start_as_current_span(f"GET /{name}", kind=SpanKind.SERVER):
-            await work()
+    def make(**settings: float) -> SimpleNamespace:
+        traced = make_traced(max_concurrent=3, **settings)
 
-    async def at_once(*works: Callable[[], Awaitable[object]]) -> None:
-        await asyncio.gather(*(serve(number, work) for number, work in enumerate(works)))
+        async def serve(name: object, work: Callable[[], Awaitable[object]]) -> None:
+            with traced.tracer.start_as_current_span(f"GET /{name}", kind=SpanKind.SERVER):
+                await work()
 
-    return SimpleNamespace(traced=traced, serve=serve, at_once=at_once)
+        async def at_once(*works: Callable[[], Awaitable[object]]) -> None:
+            await asyncio.gather(*(serve(number, work) for number, work in enumerate(works)))
+
+        return SimpleNamespace(traced=traced, serve=serve, at_once=at_once)
+
+    return make
+
+
+@pytest.fixture
+def served(make_served) -> SimpleNamespace:
+    return make_served()
 
 
 @pytest.fixture
@@ -124,8 +133,9 @@ def test_a_task_beside_a_single_request_never_pays(loop, served) -> None:
     assert hooks == [None] * STEPS
 
 
-def test_a_hook_that_stays_ends_when_nothing_happens(loop, served, counted_hooks, wait_until) -> None:
-    # Given two requests that wait, and then nothing that the loop could do
+def test_a_hook_that_stays_ends_when_nothing_happens(loop, make_served, counted_hooks, wait_until) -> None:
+    # Given two requests that wait, then nothing that the loop could do, and no sample that is due
+    served = make_served(interval=60)
     working, ended = threading.Event(), threading.Event()
 
     def look(done: Callable[[], object]) -> None:
