@@ -43,6 +43,9 @@ _FLOOR = 0.3
 """Shares of a full budget that a request by rule and an ordinary one leave for a new endpoint's first."""
 
 
+_FORCED: tuple[Reason, float] = ("forced", _RULE_FLOOR)
+
+
 class Costs(NamedTuple):
     """Estimated CPU seconds that profiling has cost, and what the whole process used in that time.
 
@@ -61,6 +64,7 @@ class Visit:
 
     __slots__ = (
         "alone",
+        "choice",
         "cpu",
         "done",
         "endpoint",
@@ -77,6 +81,8 @@ class Visit:
         self.endpoint = endpoint
         self.history = history
         self.rule = rule
+        self.choice: tuple[Reason | None, float] = _FORCED
+        """Why it is profiled, or None, and the share of the budget that it must leave."""
         self.is_route = endpoint.is_route
         """May have become known when the request ends."""
         self.done = False
@@ -143,6 +149,7 @@ class Gate:
     def apply(self, rules: Rules) -> None:
         """From now on `rules` hold beside the settings."""
         self._rules = rules
+        self._rate = self._settings.rate if rules.sampling_rate is None else rules.sampling_rate
         patterns = self._include or self._exclude or rules.include or rules.exclude
         self.asks_for_paths = bool(patterns or self._own_rules.endpoints or rules.endpoints)
 
@@ -179,6 +186,10 @@ class Gate:
             visit.untouched = (presence.begun, self._hooks_ever)
             if self._slots and self._other_threads.every_thread_pays and self._held_slots():
                 visit.untouched = (presence.begun, -1)
+            # Here, because it is the end of nearly every request's way.
+            if not forced:
+                visit.choice = self._choose(visit)
+                self._decisions["not_chosen"] += visit.choice[0] is None
         visit.thread = thread
         visit.cpu = self._thread_seconds()
         return visit
@@ -252,13 +263,19 @@ class Gate:
     def admit(self, visit: Visit | None = None, *, forced: bool = False) -> Slot | None:
         """A slot for one request, to be released at its end; None when it is not to be profiled.
 
-        On the request's thread, right before the hook goes in. `forced`: only budget and limits count.
+        On the request's thread, right before the hook goes in. Without a `visit` it is chosen here; `forced`:
+        only budget and limits count.
         """
         with self._lock:
-            reason, floor = ("forced", _RULE_FLOOR) if forced else self._choose(visit)
-            refused = "not_chosen" if reason is None else self._obstacle(floor)
-            if refused is not None or reason is None:
-                self._decisions[refused or "not_chosen"] += 1
+            if visit is not None:
+                reason, floor = visit.choice
+            else:
+                reason, floor = _FORCED if forced else self._choose_any()
+            if reason is None:
+                return None
+            refused = self._obstacle(floor)
+            if refused is not None:
+                self._decisions[refused] += 1
                 return None
             self._decisions["profiled"] += 1
             slot = Slot(
@@ -352,12 +369,16 @@ class Gate:
             for exclude in (self._exclude, rules.exclude)
         )
 
-    def _choose(self, visit: Visit | None) -> tuple[Reason | None, float]:
+    def _choose_any(self) -> tuple[Reason | None, float]:
+        """As `_choose`, of a request that nothing is known of."""
+        if self._happens(self._rate):
+            return "rate", _FLOOR
+        self._decisions["not_chosen"] += 1
+        return None, 1.0
+
+    def _choose(self, visit: Visit) -> tuple[Reason | None, float]:
         """Why the request is profiled, and the share of the budget that it must leave; None: it is not."""
-        rules = self._rules
-        rate = self._settings.rate if rules.sampling_rate is None else rules.sampling_rate
-        if visit is None:
-            return ("rate" if self._happens(rate) else None), _FLOOR
+        rate = self._rate
         rule, history = visit.rule, visit.history
         if rule is not None and rule.sampling_rate is not None:
             return ("rule" if self._happens(rule.sampling_rate) else None), _RULE_FLOOR

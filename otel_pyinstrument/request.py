@@ -10,7 +10,7 @@ from typing import NamedTuple
 from opentelemetry.sdk.trace import Span as RecordingSpan
 from opentelemetry.trace import Span, StatusCode
 
-from otel_pyinstrument import native
+from otel_pyinstrument import native, private_names
 from otel_pyinstrument.call_tree import CallTreeBuilder
 from otel_pyinstrument.classification import SameRequest
 from otel_pyinstrument.endpoint import attributes_of
@@ -18,7 +18,7 @@ from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.facts.request_facts import RequestFacts
 from otel_pyinstrument.frames import identifier_of
 from otel_pyinstrument.gate import Visit
-from otel_pyinstrument.guard import Guard
+from otel_pyinstrument.guard import Guard, came_from_signal_handler
 from otel_pyinstrument.hop import Hop
 from otel_pyinstrument.private_names import frame_identifiers
 from otel_pyinstrument.recording import HopTree, Recording, RecordingFacts
@@ -241,24 +241,29 @@ def request_of(span: Span) -> Request | None:
 
 
 class Outcome(NamedTuple):
-    """How a request ended: `failed` on the server's side, `refused` for a mistake of the client's."""
+    """How a request ended: its wall time, `failed` on the server's side, `refused` for a client's mistake."""
 
+    seconds: float
     failed: bool
     refused: bool
 
 
-def outcome_of(span: RecordingSpan) -> Outcome:
-    """An error status, or HTTP 500 and above, is a failure; HTTP 400 to 499 a refusal."""
+def outcome_of(span: RecordingSpan, end_time: int | None = None) -> Outcome:
+    """An error status, or HTTP 500 and above, is a failure; HTTP 400 to 499 a refusal.
+
+    Of an ended span; `end_time` in nanoseconds where the SDK does not have it yet.
+    """
+    try:
+        _, _, _, start, end, code, _ = private_names.figures_in(span)
+    except AttributeError as error:
+        if came_from_signal_handler(error):
+            raise
+        start, end, code = span.start_time, span.end_time, span.status.status_code
     attributes = attributes_of(span)
     status = attributes.get("http.status_code") or attributes.get("http.response.status_code")
     if not isinstance(status, int):
         status = 0
-    return Outcome(status >= 500 or span.status.status_code is StatusCode.ERROR, 400 <= status < 500)
-
-
-def wall_seconds(span: RecordingSpan, end_time: int | None = None) -> float:
-    """The duration of an ended span; `end_time` in nanoseconds where the SDK does not have it yet."""
-    end = span.end_time if end_time is None else end_time
-    if end is None or span.start_time is None:
-        return 0.0
-    return max(end - span.start_time, 0) / 1e9
+    if end_time is not None:
+        end = end_time
+    seconds = 0.0 if end is None or start is None else max(end - start, 0) / 1e9
+    return Outcome(seconds, status >= 500 or code is StatusCode.ERROR, 400 <= status < 500)

@@ -32,7 +32,6 @@ from otel_pyinstrument.request import (
     attach,
     belonging_of,
     outcome_of,
-    wall_seconds,
 )
 from otel_pyinstrument.settings import Settings
 
@@ -45,6 +44,8 @@ _ANY_HOOK_WALKS_ALL_THREADS = sys.version_info >= (3, 12)
 """Those too that a fork has left behind: without Python's hooks for forks it takes them for alive."""
 
 _NOT_LOOKED_AT = Belonging(None)
+_SERVER = SpanKind.SERVER
+"""A look-up less for every span."""
 _MAX_TRACES = 10_000
 _TRIES = 3
 _SPANS_OF_A_TRY = 50
@@ -105,7 +106,7 @@ class ProfilingSpanProcessor(SpanProcessor):
                     child: Any = span
                     child.otel_pyinstrument_belonging = below
                     return
-            elif parent_context is None and span.kind is not SpanKind.SERVER:
+            elif parent_context is None and span.kind is not _SERVER:
                 return
             self._start(span, parent_context)
         except Exception as error:
@@ -175,7 +176,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         if parent is not None and not parent.is_remote:
             if not forced or parent.trace_id in self._traces:
                 return
-        elif not forced and span.kind is not SpanKind.SERVER:
+        elif not forced and span.kind is not _SERVER:
             return
         if parent is not None and parent.is_remote:
             first = _belonging_of_root_below(parent)
@@ -218,7 +219,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         visit = self.gate.arrive(endpoint, forced=forced)
         if visit is None:
             return _NOT_LOOKED_AT
-        slot = self.gate.admit(visit, forced=forced)
+        slot = None if visit.choice[0] is None else self.gate.admit(visit)
         if slot is None:
             return Belonging(None, visit)
         request = Request(span, slot, self._engine, self._guard)
@@ -281,8 +282,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         recording: Recording | None,
     ) -> float:
         """Tell the gate how the visit went; the profile's cost in seconds of CPU time."""
-        seconds = wall_seconds(span, timestamp)
-        failed, refused = outcome_of(span)
+        seconds, failed, refused = outcome_of(span, timestamp)
         if request is None or recording is None:
             return self.gate.leave(visit, seconds=seconds, failed=failed, refused=refused)
         return self.gate.leave(
