@@ -14,7 +14,7 @@ from weakref import ref
 
 from opentelemetry.trace import Span, get_current_span
 
-from otel_pyinstrument import native
+from otel_pyinstrument import native, private_names
 from otel_pyinstrument.guard import came_from_signal_handler
 
 _logger = getLogger(__name__)
@@ -32,15 +32,11 @@ class Stepped(Protocol):
         ...
 
     def pause(self, *, may_leave_hook: bool = False) -> bool:
-        """It has ended: the task waits, or is done. True when its hook stays for the next step of another."""
+        """It has ended: the task waits, or is done. True when the hook stays for the next step of another."""
         ...
 
     def end_first_turn(self) -> None:
         """The step in which it was followed has ended, unless it is the one that makes the next one begin."""
-        ...
-
-    def end_left_hook(self) -> None:
-        """No step of any of the requests has begun since the last one ended, for a hundredth of a second."""
         ...
 
     def reach_limit(self) -> None:
@@ -217,20 +213,25 @@ class _LoopSteps:
     def _pause(self, stepped: Stepped) -> None:
         self._left = stepped.pause(may_leave_hook=True)
         if self._left and not self._watched:
-            self._watch(stepped)
+            self._watch()
 
-    def _watch(self, stepped: Stepped) -> None:
-        steps = self._steps
-
-        def look() -> None:
-            self._watched = False
-            if self._left and self._steps != steps:
-                self._watch(stepped)
-            elif self._left:
-                stepped.end_left_hook()
-
-        self._loop.call_later(_LONGEST_LEFT_SECONDS, look, context=self._context)
+    def _watch(self) -> None:
+        self._loop.call_later(_LONGEST_LEFT_SECONDS, self._look, self._steps, context=self._context)
         self._watched = True
+
+    def _look(self, steps: int) -> None:
+        self._watched = False
+        if not self._left:
+            return
+        if self._steps != steps:
+            self._watch()
+            return
+        try:
+            private_names.end_left_hook(private_names.stack_sampler())
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+            _logger.debug("A profile function could not be removed", exc_info=error)
 
     def _resume(self, stepped: Stepped) -> None:
         self._steps += 1

@@ -77,7 +77,7 @@ class Segment:
         self._span_ended = span_ended
         self._ended_early = ended_early
         self._hook_may_stay = hook_may_stay
-        self._counted_as: object = self
+        self._counted_as: object = None
         # Reentrant: a sample, a signal handler or a finalizer may run inside `close` on the same thread.
         self._lock = native.RLock()
         self._open = self._closed = self._hooked = self._busy = False
@@ -258,15 +258,6 @@ class Segment:
         """Another unit runs: the turn in which `open` was called is over, unless that unit runs inside it."""
         if self._first_turn and not self._classifier.is_in_turn():
             self.pause(may_leave_hook=True)
-
-    def end_left_hook(self) -> None:
-        """No turn of anybody has begun for a while. Own thread."""
-        try:
-            private_names.end_left_hook(self._sampler)
-        except Exception as error:
-            if came_from_signal_handler(error):
-                raise
-            self._end_early(error)
 
     def reach_limit(self) -> None:
         """The maximum duration is over, while the unit waits perhaps. Own thread."""
@@ -490,8 +481,8 @@ class Segment:
             if self._counted_as is not None:
                 self._asked_interval_seconds = private_names.sampling_interval_seconds(self._sampler)
                 return
-            self._counted_as = self
-            OTHER_THREADS.hook_begins(self)
+            self._counted_as = object()  # not `self`: it may outlive the segment
+            OTHER_THREADS.hook_begins(self._counted_as)
         private_names.subscribe(self._sampler, self._on_sample, interval_seconds=self._asked_interval_seconds)
         if not self._hooked:  # a finalizer or a signal handler has ended the request in the middle
             private_names.unsubscribe(self._sampler, self._on_sample)
