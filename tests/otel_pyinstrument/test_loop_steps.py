@@ -260,8 +260,12 @@ def test_a_profile_function_that_came_meanwhile_is_left_alone(loop, serve, trace
 
 @pytest.mark.parametrize("way", ["cancelled", "failed"])
 def test_a_request_that_does_not_end_well_leaves_nothing(way: str, loop, serve, traced, tree_of) -> None:
+    slept: list[float] = []
+
     async def work() -> None:
+        start = time.perf_counter()
         await asyncio.sleep(0.005)
+        slept.append(time.perf_counter() - start)  # uvloop's clock stands still during a step
         if way == "failed":
             raise RuntimeError("on purpose")
         await asyncio.sleep(30)
@@ -276,7 +280,7 @@ def test_a_request_that_does_not_end_well_leaves_nothing(way: str, loop, serve, 
     loop.run_until_complete(main())
 
     (span,) = traced.exporter.get_finished_spans()
-    assert tree_of(span).duration_us > 4_000
+    assert tree_of(span).duration_us >= sum(slept) * 1e6 - 1
     assert not is_replaced(loop)
     assert sys.getprofile() is None
 
