@@ -227,7 +227,6 @@ class Gate:
         with self._lock:
             presence = visit.presence
             presence.open -= 1
-            presence.profiled -= slot is not None
             if presence.open <= 0 and self._presences.get(visit.thread) is presence:
                 del self._presences[visit.thread]
             begun, hooks = visit.untouched
@@ -289,7 +288,6 @@ class Gate:
             self._hooks_ever += 1
             self._slots.append(weakref.ref(slot))
             if visit is not None:
-                visit.presence.profiled += 1
                 self._profiled_paths += not visit.history.profiles and not visit.history.is_route
                 visit.history.profiles += 1
         return slot
@@ -313,7 +311,6 @@ class Gate:
             self._decisions["profiled"] -= 1
             self._decisions["unavailable"] += 1
             if visit is not None:
-                visit.presence.profiled -= 1
                 visit.history.profiles -= 1
                 self._profiled_paths -= not visit.history.profiles and not visit.history.is_route
 

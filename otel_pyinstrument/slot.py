@@ -19,12 +19,14 @@ class EndedEarly(NamedTuple):
 
 
 class Presence:
-    """The requests of one thread: those that are open, those of them that are profiled, all that began."""
+    """The requests of one thread: how many are open, how many have begun, and the slots they hold."""
 
-    __slots__ = ("begun", "open", "profiled")
+    __slots__ = ("begun", "open", "slots")
 
     def __init__(self) -> None:
-        self.open = self.profiled = self.begun = 0
+        self.open = self.begun = 0
+        self.slots: set[int] = set()
+        """By `id`: a slot that is dropped must be gone. Changed without a lock, by single calls."""
 
 
 class Slot:
@@ -66,6 +68,8 @@ class Slot:
         self.holds_thread = False
         self.reason: Reason = reason
         self.presence = presence
+        if presence is not None:
+            presence.slots.add(id(self))
         self.began = began
         self.reserved_seconds = reserved_seconds
         self.thread = native.thread_id()
@@ -78,15 +82,17 @@ class Slot:
         """Charged so far, and what that costs."""
 
     def all_here_are_profiled(self) -> bool:
-        """Whether there are other requests on its thread, all of them profiled too."""
+        """Whether there are other requests on its thread, all of them being profiled too."""
         presence = self.presence
-        return presence is not None and 1 < presence.open <= presence.profiled
+        return presence is not None and 1 < presence.open <= len(presence.slots)
 
     def release(self, sampled_cpu_seconds: float | None = None) -> None:
         """`sampled_cpu_seconds`: CPU time under the hook, for when the caller is on another thread."""
         if not self.held:
             return
         self.held = False
+        if self.presence is not None:
+            self.presence.slots.discard(id(self))
         if native.thread_id() == self.thread:
             self.cpu_end = self._thread_seconds()
         elif sampled_cpu_seconds is not None:

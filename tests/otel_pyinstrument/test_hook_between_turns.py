@@ -115,6 +115,36 @@ def test_a_request_that_is_not_profiled_never_pays(loop, served, profile_of) -> 
     assert hooks == [None] * STEPS
 
 
+def test_a_request_whose_profile_has_ended_does_not_pay_any_more(loop, make_served) -> None:
+    # Given a stream that is longer than a profile may be, and another request
+    served = make_served(max_duration=0.02)
+    hooks: list[object] = []
+
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        async def stream() -> None:
+            await begun.wait()
+            for _ in range(STEPS):
+                await asyncio.sleep(0)
+                hook_of(hooks)
+
+        async def other() -> None:
+            await asyncio.sleep(0)
+            begun.set()
+            await steps()
+
+        streaming = asyncio.ensure_future(served.serve("stream", stream))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(served.serve("other", other), streaming)
+
+    loop.run_until_complete(main())
+
+    # Then its steps are without the hook
+    assert len([span for span in served.traced.exporter.get_finished_spans() if span.events]) == 2
+    assert hooks == [None] * STEPS
+
+
 def test_a_task_beside_a_single_request_never_pays(loop, served) -> None:
     # Given one request, and a task of no request
     hooks: list[object] = []
