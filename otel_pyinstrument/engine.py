@@ -31,16 +31,13 @@ class Engine:
         same_request: SameRequest,
         span_ended: SpanEnded = never,
         ended_early: Callable[[float, float], None] | None = None,
-        hook_may_stay: Callable[[], bool] = never,
     ) -> Segment | None:
         """Start sampling what is running; None when that would be wrong or disturb another profiler.
 
-        `same_request` tells, inside the hook, whether a span belongs to this request; the others are those of
-        `Segment`.
+        `same_request` tells, inside the hook, whether a span belongs to this request; `span_ended` and
+        `ended_early` are those of `Segment`.
         """
-        segment = self._segment(
-            same_request, span_ended, ended_early=ended_early, hook_may_stay=hook_may_stay
-        )
+        segment = self._segment(same_request, span_ended, ended_early=ended_early)
         if segment is None:
             return None
         if segment.shares_thread and segment.holds_thread and self._thread_is_full():
@@ -82,7 +79,6 @@ class Engine:
         builder: CallTreeBuilder | None = None,
         entry: FrameType | None = None,
         ended_early: Callable[[float, float], None] | None = None,
-        hook_may_stay: Callable[[], bool] = never,
     ) -> Segment | None:
         if not private_names.hook_is_ours_to_share():
             return None
@@ -97,7 +93,6 @@ class Engine:
             entry=entry,
             span_ended=span_ended,
             ended_early=ended_early,
-            hook_may_stay=hook_may_stay,
         )
 
     def _start(self, segment: Segment) -> None:

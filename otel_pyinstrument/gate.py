@@ -17,7 +17,7 @@ from otel_pyinstrument.other_threads import OTHER_THREADS, OtherThreads
 from otel_pyinstrument.path_patterns import PathPatterns
 from otel_pyinstrument.remote_rules.rules import NO_RULES, EndpointRule, Rules, rules_of
 from otel_pyinstrument.settings import Settings
-from otel_pyinstrument.slot import EndedEarly, Presence, Reason, Slot
+from otel_pyinstrument.slot import EndedEarly, Reason, Slot
 
 _MAX_WAITING_NODES = 40_000
 """Nodes of finished trees that may wait to be encoded: about 10 MB. More pile up when export is stuck."""
@@ -130,7 +130,7 @@ class Gate:
         self._ended_early: list[EndedEarly] = []
         self._waiting: list[tuple[weakref.ref[object], int]] = []
         self._hooks_ever = 0
-        self._presences: dict[int, Presence] = {}
+        self._presences: dict[int, list[int]] = {}
         self._endpoints = EndpointTable()
         self._profiled_paths = 0
         self._budget = CpuBudget(
@@ -177,15 +177,15 @@ class Gate:
             history.is_route = history.is_route or endpoint.is_route
             presence = self._presences.get(thread)
             if presence is None:
-                presence = self._presences[thread] = Presence()
-            presence.open += 1
-            presence.begun += 1
+                presence = self._presences[thread] = [0, 0]
+            presence[0] += 1
+            presence[1] += 1
             visit.presence = presence
-            visit.alone = presence.open == 1
+            visit.alone = presence[0] == 1
             # The number that both must still have at the end of a request that nothing else touched.
-            visit.untouched = (presence.begun, self._hooks_ever)
+            visit.untouched = (presence[1], self._hooks_ever)
             if self._slots and self._other_threads.every_thread_pays and self._held_slots():
-                visit.untouched = (presence.begun, -1)
+                visit.untouched = (presence[1], -1)
             # Here, because it is the end of nearly every request's way.
             if not forced:
                 visit.choice = self._choose(visit)
@@ -226,11 +226,11 @@ class Gate:
             threshold = visit.rule.slow_threshold
         with self._lock:
             presence = visit.presence
-            presence.open -= 1
-            if presence.open <= 0 and self._presences.get(visit.thread) is presence:
+            presence[0] -= 1
+            if presence[0] <= 0 and self._presences.get(visit.thread) is presence:
                 del self._presences[visit.thread]
             begun, hooks = visit.untouched
-            alone = visit.alone and same_thread and presence.begun == begun
+            alone = visit.alone and same_thread and presence[1] == begun
             cpu = thread_seconds - visit.cpu
             history = visit.history
             self._endpoints.ended(history, seconds, slow=seconds >= threshold, failed=failed)
@@ -283,7 +283,6 @@ class Gate:
                 reserved_seconds=self._estimate.usual_cost_seconds,
                 thread_seconds=self._thread_seconds,
                 ended_early=self._ended_early,
-                presence=None if visit is None else visit.presence,
             )
             self._hooks_ever += 1
             self._slots.append(weakref.ref(slot))

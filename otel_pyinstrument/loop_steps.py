@@ -14,12 +14,10 @@ from weakref import ref
 
 from opentelemetry.trace import Span, get_current_span
 
-from otel_pyinstrument import native, private_names
+from otel_pyinstrument import native
 from otel_pyinstrument.guard import came_from_signal_handler
 
 _logger = getLogger(__name__)
-_LONGEST_LEFT_SECONDS = 0.01
-"""A hook that stays between steps while the loop has nothing to do slows whoever else runs in the process."""
 _TIMER_SLACK_SECONDS = 0.01
 """Loops round their timers to milliseconds, also down."""
 
@@ -31,12 +29,8 @@ class Stepped(Protocol):
         """A step of one of the request's tasks begins now."""
         ...
 
-    def pause(self, *, may_leave_hook: bool = False) -> bool:
-        """It has ended: the task waits, or is done. True when the hook stays for the next step of another."""
-        ...
-
-    def end_first_turn(self) -> None:
-        """The step in which it was followed has ended, unless it is the one that makes the next one begin."""
+    def pause(self) -> None:
+        """It has ended: the task waits, or is done."""
         ...
 
     def reach_limit(self) -> None:
@@ -137,14 +131,6 @@ class _LoopSteps:
         self._call_soon: Callable[..., asyncio.Handle] = loop.call_soon
         # Changed in place by single calls: a sample that comes in the middle may end another profile.
         self._followed: dict[Stepped, _Followed] = {}
-        self._begun: Stepped | None = None
-        """Whose step began before it was followed. Its end shows when a step of another one begins."""
-        self._steps = 0
-        """That have begun so far."""
-        self._left = False
-        """Whether the last one that ended has left its hook."""
-        self._watched = False
-        """Whether somebody looks soon if steps still begin."""
         self._thread = native.thread_id()
         # Of this loop alone: a context can be entered by one thread at a time.
         self._context = Context()
@@ -161,9 +147,7 @@ class _LoopSteps:
                 # Perhaps another thread has just ended the last profile.
                 if vars(self._loop).get("call_soon") is self._replaced:
                     self._loop.call_soon = self
-            self._call_soon(self._pause, stepped, context=self._context)
-            self._end_first_step()
-            self._begun = stepped
+            self._call_soon(stepped.pause, context=self._context)
             limit = self._loop.call_later(
                 max_duration_seconds + _TIMER_SLACK_SECONDS,
                 _reach_limit,
@@ -182,8 +166,6 @@ class _LoopSteps:
         """Any thread."""
         if limit is not None and native.thread_id() == self._thread:
             limit.cancel()
-        if self._begun is stepped:
-            self._begun = None
         with self._lock():
             self._followed.pop(stepped, None)
             # What somebody else has put around us meanwhile stays.
@@ -205,44 +187,10 @@ class _LoopSteps:
         stepped = self._stepped_by(callback, context) if self._followed else None
         if stepped is None:
             return self._call_soon(callback, *arguments, context=context)
-        self._call_soon(self._resume, stepped, context=self._context)
+        self._call_soon(stepped.resume, context=self._context)
         handle = self._call_soon(callback, *arguments, context=context)
-        self._call_soon(self._pause, stepped, context=self._context)
+        self._call_soon(stepped.pause, context=self._context)
         return handle
-
-    def _pause(self, stepped: Stepped) -> None:
-        self._left = stepped.pause(may_leave_hook=True)
-        if self._left and not self._watched:
-            self._watch()
-
-    def _watch(self) -> None:
-        self._loop.call_later(_LONGEST_LEFT_SECONDS, self._look, self._steps, context=self._context)
-        self._watched = True
-
-    def _look(self, steps: int) -> None:
-        self._watched = False
-        if not self._left:
-            return
-        if self._steps != steps:
-            self._watch()
-            return
-        try:
-            private_names.end_left_hook(private_names.stack_sampler())
-        except Exception as error:
-            if came_from_signal_handler(error):
-                raise
-            _logger.debug("A profile function could not be removed", exc_info=error)
-
-    def _resume(self, stepped: Stepped) -> None:
-        self._steps += 1
-        self._end_first_step()
-        stepped.resume()
-
-    def _end_first_step(self) -> None:
-        """That of the request that was followed last, now that another one runs."""
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            begun.end_first_turn()
 
     def _stepped_by(self, callback: object, context: Context | None) -> Stepped | None:
         try:

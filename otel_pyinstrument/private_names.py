@@ -40,8 +40,6 @@ _ACTIVE_SPAN_PROCESSOR = "_active_span_processor"
 _SPAN_PROCESSORS = "_span_processors"
 _LOCK = "_lock"
 _UPDATE = "_update"
-_LEAVE, _TAKE, _END_LEFT = "leave", "take", "end_left"
-"""Only of a `ThreadSampler`."""
 _PROFILE_HOOK_TYPE = "ProfilerState"
 _PROBE_INTERVAL_SECONDS = 1e-7
 _RARELY_SECONDS = 1.0
@@ -295,29 +293,6 @@ def unsubscribe(sampler: StackSampler, target: StackSamplerSubscriberTarget) -> 
         if not sampler.subscribers:
             _forget_hook(sampler)
     return intact
-
-
-def leave_hook(sampler: StackSampler, target: StackSamplerSubscriberTarget, counted_as: object) -> bool:
-    """As `unsubscribe`, but the hook stays for `take_hook`. False when that cannot be done, and is not.
-
-    `counted_as`: what began to count in `OTHER_THREADS`, and goes on with the hook.
-    """
-    leave: Callable[..., bool] | None = getattr(sampler, _LEAVE, None)
-    return leave is not None and hook_is_installed() and leave(target, counted_as)
-
-
-def take_hook(sampler: StackSampler, target: StackSamplerSubscriberTarget) -> object:
-    """As `subscribe`, of a hook that was left: what it counts as. None when there is none."""
-    take: Callable[[object], object] | None = getattr(sampler, _TAKE, None)
-    return None if take is None or not hook_is_installed() else take(target)
-
-
-def end_left_hook(sampler: StackSampler) -> None:
-    """Remove a hook that was left and not taken. A foreign one in its place stays."""
-    end_left: Callable[..., None] | None = getattr(sampler, _END_LEFT, None)
-    if end_left is not None:
-        _keep_hook()
-        end_left(remove=hook_is_installed())
 
 
 def sampler_is_changing(stack: list[str]) -> bool:

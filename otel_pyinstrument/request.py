@@ -72,12 +72,7 @@ class Request:
 
     def start(self) -> bool:
         """Sample what is running from now on. False when that cannot be done; the slot is still held."""
-        self._segment = self._engine.open(
-            self._same_request(),
-            self._span_ended(),
-            self.slot.end_early,
-            hook_may_stay=self.slot.all_here_are_profiled,
-        )
+        self._segment = self._engine.open(self._same_request(), self._span_ended(), self.slot.end_early)
         return self._segment is not None
 
     def finish(self, span_ended_ns: int | None = None) -> Recording | None:

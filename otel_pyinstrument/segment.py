@@ -53,8 +53,7 @@ class Segment:
     `builder` may already hold the samples of earlier segments. Of the stacks only what is below `entry`
     is recorded, and nothing once `span_ended` says so; where the span was dropped, sampling ends. When that
     happens before `close`, `ended_early` is called, under the hook perhaps, with the CPU seconds under the
-    hook and those of installing and removing it around turns. `hook_may_stay` says whether the hook may stay
-    for the next turn of another segment, because nobody else's time on the thread would be profiled.
+    hook and those of installing and removing it around turns.
     """
 
     def __init__(
@@ -67,7 +66,6 @@ class Segment:
         entry: FrameType | None = None,
         span_ended: SpanEnded = never,
         ended_early: Callable[[float, float], None] | None = None,
-        hook_may_stay: Callable[[], bool] = never,
     ) -> None:
         self._interval_seconds = interval_seconds
         self._max_duration_seconds = max_duration_seconds
@@ -76,8 +74,6 @@ class Segment:
         self._entry = entry
         self._span_ended = span_ended
         self._ended_early = ended_early
-        self._hook_may_stay = hook_may_stay
-        self._counted_as: object = None
         # Reentrant: a sample, a signal handler or a finalizer may run inside `close` on the same thread.
         self._lock = native.RLock()
         self._open = self._closed = self._hooked = self._busy = False
@@ -189,7 +185,6 @@ class Segment:
         self._unfollow()
         if native.thread_id() == self._owner:
             self._unhook()
-            private_names.end_left_hook(self._sampler)
 
     def _end_now(self, span_ended_ns: int | None, *, paused: bool) -> float:
         # First the coarser clock: a turn lost between the two makes the end late, and cuts nothing off.
@@ -233,18 +228,17 @@ class Segment:
                 raise
             self._end_early(error)
 
-    def pause(self, *, may_leave_hook: bool = False) -> bool:
-        """The unit's turn is over. Own thread. True when the hook stays for the next turn of another one."""
-        left = False
+    def pause(self) -> None:
+        """The unit's turn is over. Own thread."""
         try:
             with self._lock:
                 self._first_turn = False
                 if not self._hooked:
-                    return False
+                    return
                 if self._open:
                     self._count_cpu(ours=self._waiting_below is None and self._turn_is_ours)
                     self._paused_since = time.perf_counter()
-                left = self._unhook(leave=may_leave_hook and self._open and self._hook_may_stay())
+                self._unhook()
                 self._switching_cpu_seconds += time.thread_time() - self._cpu
                 if self._interrupted:
                     self._give_way()
@@ -252,12 +246,6 @@ class Segment:
             if came_from_signal_handler(error):
                 raise
             self._end_early(error)
-        return left
-
-    def end_first_turn(self) -> None:
-        """Another unit runs: the turn in which `open` was called is over, unless that unit runs inside it."""
-        if self._first_turn and not self._classifier.is_in_turn():
-            self.pause(may_leave_hook=True)
 
     def reach_limit(self) -> None:
         """The maximum duration is over, while the unit waits perhaps. Own thread."""
@@ -278,7 +266,6 @@ class Segment:
         self._interrupted = True
         self._open = False
         self._unfollow()
-        private_names.end_left_hook(self._sampler)
         self._tell_of_early_end()
 
     def _add_pause(self, now: float) -> Sequence[str] | None:
@@ -471,38 +458,25 @@ class Segment:
         left = self._interval_seconds - (time.perf_counter() - self._last) % self._interval_seconds
         longest = _FIRST_TURN_INTERVAL_SECONDS if self._first_turn else self._interval_seconds
         self._asked_interval_seconds = max(min(left, longest), _SHORTEST_INTERVAL_SECONDS)
-        if self._hook_may_stay():
-            # Samples are of the whole thread, in whosever turn they are due.
-            self._asked_interval_seconds = self._interval_seconds
         if not self._hooked:
             self._cpu = self._hooked_cpu = time.thread_time()
             self._hooked = True
-            self._counted_as = private_names.take_hook(self._sampler, self._on_sample)
-            if self._counted_as is not None:
-                self._asked_interval_seconds = private_names.sampling_interval_seconds(self._sampler)
-                return
-            self._counted_as = object()  # not `self`: it may outlive the segment
-            OTHER_THREADS.hook_begins(self._counted_as)
+            OTHER_THREADS.hook_begins(self)
         private_names.subscribe(self._sampler, self._on_sample, interval_seconds=self._asked_interval_seconds)
         if not self._hooked:  # a finalizer or a signal handler has ended the request in the middle
             private_names.unsubscribe(self._sampler, self._on_sample)
 
-    def _unhook(self, *, leave: bool = False) -> bool:
-        """Remove the hook, or leave it. Own thread. True when it was left."""
+    def _unhook(self) -> None:
         if not self._hooked:
-            return False
+            return
         self._hooked = False  # before the work: a sample may come here in the middle of it
         try:
             now = time.thread_time()
             self._hooked_cpu_seconds += now - self._hooked_cpu
             self._hooked_cpu = now
-            if leave and private_names.leave_hook(self._sampler, self._on_sample, self._counted_as):
-                return True
-            # First: the rest can be done again when a signal breaks in.
-            OTHER_THREADS.hook_ends(self._counted_as)
+            OTHER_THREADS.hook_ends(self)  # first: the rest can be done again when a signal breaks in
             intact = private_names.unsubscribe(self._sampler, self._on_sample)
         except BaseException:
             self._hooked = True  # the next sample tries again
             raise
         self._interrupted = self._interrupted or not intact
-        return False

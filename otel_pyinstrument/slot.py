@@ -18,17 +18,6 @@ class EndedEarly(NamedTuple):
     switching_seconds: float
 
 
-class Presence:
-    """The requests of one thread: how many are open, how many have begun, and the slots they hold."""
-
-    __slots__ = ("begun", "open", "slots")
-
-    def __init__(self) -> None:
-        self.open = self.begun = 0
-        self.slots: set[int] = set()
-        """By `id`: a slot that is dropped must be gone. Changed without a lock, by single calls."""
-
-
 class Slot:
     """The place of one profiled request, from its thread. Gone when released or garbage collected.
 
@@ -47,7 +36,6 @@ class Slot:
         "held",
         "holds_thread",
         "hooked_seconds",
-        "presence",
         "reason",
         "reserved_seconds",
         "switching_seconds",
@@ -62,14 +50,10 @@ class Slot:
         reserved_seconds: float,
         thread_seconds: Callable[[], float],
         ended_early: list[EndedEarly],
-        presence: Presence | None = None,
     ) -> None:
         self.held = True
         self.holds_thread = False
         self.reason: Reason = reason
-        self.presence = presence
-        if presence is not None:
-            presence.slots.add(id(self))
         self.began = began
         self.reserved_seconds = reserved_seconds
         self.thread = native.thread_id()
@@ -81,18 +65,11 @@ class Slot:
         self.hooked_seconds = self.switching_seconds = self.cost_seconds = 0.0
         """Charged so far, and what that costs."""
 
-    def all_here_are_profiled(self) -> bool:
-        """Whether there are other requests on its thread, all of them being profiled too."""
-        presence = self.presence
-        return presence is not None and 1 < presence.open <= len(presence.slots)
-
     def release(self, sampled_cpu_seconds: float | None = None) -> None:
         """`sampled_cpu_seconds`: CPU time under the hook, for when the caller is on another thread."""
         if not self.held:
             return
         self.held = False
-        if self.presence is not None:
-            self.presence.slots.discard(id(self))
         if native.thread_id() == self.thread:
             self.cpu_end = self._thread_seconds()
         elif sampled_cpu_seconds is not None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import time
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyinstrument.low_level.stat_profile import setstatprofile, walltime_coarse_resolution
-from pyinstrument.stack_sampler import StackSampler, StackSamplerSubscriber
+from pyinstrument.stack_sampler import StackSampler
 
 from otel_pyinstrument.guard import came_from_signal_handler
-from otel_pyinstrument.other_threads import OTHER_THREADS
-
-if TYPE_CHECKING:
-    from pyinstrument.stack_sampler import StackSamplerSubscriberTarget
 
 _CALLS_OF_A_SAMPLE = 24
 _SHARE = 0.1
@@ -32,51 +28,8 @@ class ThreadSampler(StackSampler):
 
     _asks_for_context = False
     _installed_interval = 0.0
-    _left_by: object = None
-    """The hook in whose name `OTHER_THREADS` counts one that was left without a subscriber."""
-
-    def leave(self, target: StackSamplerSubscriberTarget, counted_as: object) -> bool:
-        """`target` goes, the only subscriber, and the hook stays for the next one, or until a sample is due.
-
-        To install it takes time, from Python 3.12 on in each function that runs afterwards. False where the
-        hook cannot be left.
-        """
-        if self._asks_for_context or [each.target for each in self.subscribers] != [target]:
-            return False
-        self.subscribers, self._left_by = [], counted_as
-        return True
-
-    def take(self, target: StackSamplerSubscriberTarget) -> object:
-        """Give the hook that was left to `target`: what it counts as. None when there is none."""
-        subscriber = StackSamplerSubscriber(
-            target=target,
-            desired_interval=self.current_sampling_interval or 0.0,
-            bound_to_async_context=False,
-            async_state=None,
-        )
-        # Without a call from here on: a sample that is due in between would end the hook.
-        counted_as, self._left_by = self._left_by, None
-        if counted_as is not None:
-            self.subscribers = [subscriber]
-        return counted_as
-
-    def end_left(self, *, remove: bool) -> None:
-        """End what was left, if something was. `remove`: the hook is still this sampler's."""
-        if self._left_by is None:
-            return
-        if remove:
-            self._update()
-        else:
-            self._forget_left()
-            self.current_sampling_interval = None
-
-    def _forget_left(self) -> None:
-        counted_as, self._left_by = self._left_by, None
-        if counted_as is not None:
-            OTHER_THREADS.hook_ends(counted_as)
 
     def _update(self) -> None:
-        self._forget_left()
         if not self._asks_for_context and self._needs_context():
             self.current_sampling_interval = None  # so that sampling begins anew, whatever the interval
         super()._update()
@@ -107,12 +60,8 @@ class ThreadSampler(StackSampler):
         """Called by the hook in the middle of the user's code, which must not feel it.
 
         No sample where the recursion limit is so near that it would be reached, or where something of the
-        application raises that names a function or a thread: the time goes to the next one. A hook that was
-        left ends when nobody has come for it.
+        application raises that names a function or a thread: the time goes to the next one.
         """
-        if not self.subscribers:
-            self._update()
-            return
         try:
             _require_calls(_CALLS_OF_A_SAMPLE)
         except RecursionError:

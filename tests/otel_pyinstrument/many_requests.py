@@ -132,7 +132,7 @@ def main(request_count: int) -> None:
     private_names.silence_overhead_warning()
     private_names.sampler_self_test()
     processor = ProfilingSpanProcessor(
-        Settings(rate=1.0, cpu_budget=1.0, interval=0.01, max_concurrent=100),
+        Settings(rate=1.0, cpu_budget=1.0, interval=5.0, max_concurrent=100),
         payload_as_bytes=lambda: False,
         reraise=True,
     )

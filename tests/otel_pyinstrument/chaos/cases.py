@@ -101,8 +101,6 @@ NAMES_OF_PYINSTRUMENT = [
     Case("desired_interval", PYINSTRUMENT, FLASK, OFF),
     Case("use_async_context", PYINSTRUMENT, FLASK, OFF),
     Case("unsubscribe", PYINSTRUMENT, FLASK, OFF),
-    Case("StackSamplerSubscriber", PYINSTRUMENT, FLASK, OFF),
-    Case("async_state", PYINSTRUMENT, FLASK, SAME),
     Case("subscribers", PYINSTRUMENT, FLASK, OFF),
     Case("target", SAMPLER, FLASK, OFF),
     Case("current_sampling_interval", PYINSTRUMENT, FLASK, OFF),

@@ -36,7 +36,6 @@ PUBLIC = {
     *("append", "extend", "pop", "popitem", "get", "keys", "items", "add", "copy", "split", "startswith"),
     "Export",  # the method of OTLP's services
     "thread_time",
-    "hook_ends",  # of our `OtherThreads`
     *(
         "removeprefix",
         "set",
