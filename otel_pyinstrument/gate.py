@@ -186,7 +186,6 @@ class Gate:
             visit.untouched = (presence[1], self._hooks_ever)
             if self._slots and self._other_threads.every_thread_pays and self._held_slots():
                 visit.untouched = (presence[1], -1)
-            # Here, because it is the end of nearly every request's way.
             if not forced:
                 visit.choice = self._choose(visit)
                 self._decisions["not_chosen"] += visit.choice[0] is None
@@ -259,19 +258,15 @@ class Gate:
                 history.clean_cpu_seconds += cpu
         return 0.0
 
-    def admit(self, visit: Visit | None = None, *, forced: bool = False) -> Slot | None:
+    def admit(self, visit: Visit) -> Slot | None:
         """A slot for one request, to be released at its end; None when it is not to be profiled.
 
-        On the request's thread, right before the hook goes in. Without a `visit` it is chosen here; `forced`:
-        only budget and limits count.
+        On the request's thread, right before the hook goes in.
         """
+        reason, floor = visit.choice
+        if reason is None:
+            return None
         with self._lock:
-            if visit is not None:
-                reason, floor = visit.choice
-            else:
-                reason, floor = _FORCED if forced else self._choose_any()
-            if reason is None:
-                return None
             refused = self._obstacle(floor)
             if refused is not None:
                 self._decisions[refused] += 1
@@ -286,9 +281,8 @@ class Gate:
             )
             self._hooks_ever += 1
             self._slots.append(weakref.ref(slot))
-            if visit is not None:
-                self._profiled_paths += not visit.history.profiles and not visit.history.is_route
-                visit.history.profiles += 1
+            self._profiled_paths += not visit.history.profiles and not visit.history.is_route
+            visit.history.profiles += 1
         return slot
 
     def begin_hook(self, slot: Slot) -> None:
@@ -303,15 +297,14 @@ class Gate:
             slot.holds_thread = True
             self._estimate.hook_begins(slot.thread, slot.cpu_start, others_here=others_here)
 
-    def refuse(self, slot: Slot, visit: Visit | None) -> None:
+    def refuse(self, slot: Slot, visit: Visit) -> None:
         """The hook could not be put in after all: the slot is given back and costs nothing."""
         slot.release()
         with self._lock:
             self._decisions["profiled"] -= 1
             self._decisions["unavailable"] += 1
-            if visit is not None:
-                visit.history.profiles -= 1
-                self._profiled_paths -= not visit.history.profiles and not visit.history.is_route
+            visit.history.profiles -= 1
+            self._profiled_paths -= not visit.history.profiles and not visit.history.is_route
 
     def hold(self, recording: object, node_count: int) -> None:
         """Count the nodes of `recording` as waiting until nothing refers to it any more."""
@@ -342,7 +335,7 @@ class Gate:
                 process=self._process_seconds() - self._process_start,
             )
 
-    # --- with the lock held, but for the first three -------------------------------------------------
+    # --- with the lock held, but for _rule_for, _count and _wanted ------------------------------------
 
     def _rule_for(self, endpoint: Endpoint, rules: Rules) -> EndpointRule | None:
         """The platform's, as far as it decides; else that of the settings."""
@@ -364,13 +357,6 @@ class Gate:
             exclude and exclude.match(endpoint.method, endpoint.path)
             for exclude in (self._exclude, rules.exclude)
         )
-
-    def _choose_any(self) -> tuple[Reason | None, float]:
-        """As `_choose`, of a request that nothing is known of."""
-        if self._happens(self._rate):
-            return "rate", _FLOOR
-        self._decisions["not_chosen"] += 1
-        return None, 1.0
 
     def _choose(self, visit: Visit) -> tuple[Reason | None, float]:
         """Why the request is profiled, and the share of the budget that it must leave; None: it is not."""

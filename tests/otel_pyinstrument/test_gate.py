@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,6 +18,7 @@ from otel_pyinstrument.gate import MAX_NEW_PATHS, Gate, Visit
 from otel_pyinstrument.other_threads import OtherThreads
 from otel_pyinstrument.remote_rules.rules import read_rules
 from otel_pyinstrument.settings import Settings
+from otel_pyinstrument.slot import Slot
 
 ORDERS = Endpoint("GET /orders", "GET", "/orders")
 
@@ -58,7 +60,7 @@ class Service:
     ) -> str | None:
         """The reason why the request was profiled; None when it was not."""
         visit = self.gate.arrive(endpoint, forced=forced)
-        slot = None if visit is None else self.gate.admit(visit, forced=forced)
+        slot = None if visit is None else self.gate.admit(visit)
         if slot is not None:
             self.gate.begin_hook(slot)
         self.cpu += cpu
@@ -82,6 +84,12 @@ class Service:
 @pytest.fixture
 def make() -> Callable[..., Service]:
     return Service
+
+
+def admitted(gate: Gate, *, forced: bool = False) -> Slot | None:
+    """The slot of one more request of the same endpoint."""
+    visit = gate.arrive(ORDERS, forced=forced)
+    return None if visit is None else gate.admit(visit)
 
 
 def endpoint(path: str, method: str = "GET") -> Endpoint:
@@ -311,10 +319,10 @@ def test_rate_zero_means_none_even_of_slow_ones(make) -> None:
 def test_a_forced_request_is_profiled_whatever_the_rate(make) -> None:
     service = make(rate=0.0)
 
-    slot = service.gate.admit(forced=True)
+    slot = admitted(service.gate, forced=True)
 
     assert slot.reason == "forced"
-    assert make(rate=0.0).gate.admit() is None
+    assert admitted(make(rate=0.0).gate) is None
 
 
 # --- include and exclude -----------------------------------------------------------------------------
@@ -671,29 +679,29 @@ def test_a_fork_starts_with_no_standing_cost(make) -> None:
 
 def test_a_released_slot_is_free_again(make) -> None:
     gate = make(max_concurrent=1).gate
-    slot = gate.admit()
-    assert gate.admit() is None
+    slot = admitted(gate)
+    assert admitted(gate) is None
 
     slot.release()
     slot.release()
 
-    second = gate.admit()
+    second = admitted(gate)
     assert second is not None
-    assert gate.admit() is None
+    assert admitted(gate) is None
     assert gate.decisions()["concurrency"] == 2
 
 
 def test_a_place_is_free_again_after_the_maximum_duration(make) -> None:
     # Given a request whose thread blocks, so that it cannot give its place back
     service = make(max_concurrent=1, max_duration=30.0)
-    blocked = service.gate.admit()
+    blocked = admitted(service.gate)
     service.now += 29.9
-    assert service.gate.admit() is None
+    assert admitted(service.gate) is None
 
     # When its time is over
     service.now += 0.2
 
-    assert service.gate.admit() is not None
+    assert admitted(service.gate) is not None
     assert blocked.held
 
 
@@ -729,7 +737,7 @@ def test_where_every_thread_pays_a_hook_that_outlives_its_place_is_charged() -> 
 
 
 def test_where_every_thread_pays_a_request_below_a_hook_does_not_tell_what_is_usual() -> None:
-    # Given another request that is profiled all the time
+    # Given a request of another thread that is profiled all the time
     cpu = 0.0
     gate = Gate(
         Settings(rate=0.0, cpu_budget=1.0),
@@ -737,7 +745,8 @@ def test_where_every_thread_pays_a_request_below_a_hook_does_not_tell_what_is_us
         process_seconds=lambda: cpu,
         other_threads=OtherThreads(every_thread_pays=True),
     )
-    profiled = gate.admit(forced=True)
+    with ThreadPoolExecutor(1) as other_thread:
+        profiled = other_thread.submit(admitted, gate, forced=True).result()
 
     def serve(cpu_seconds: float) -> Visit:
         nonlocal cpu
@@ -792,16 +801,16 @@ def test_where_every_thread_pays_a_request_on_an_event_loop_is_charged_for_the_o
 
 def test_a_forgotten_slot_is_free_again(make) -> None:
     gate = make(max_concurrent=1).gate
-    gate.admit()
+    admitted(gate)
     gc.collect()
 
-    assert gate.admit() is not None
+    assert admitted(gate) is not None
 
 
 def test_forgetting_runs_no_python_in_the_application(make) -> None:
     # Given a slot and a recording that are dropped without a word
     gate = make(max_concurrent=1).gate
-    forgotten = [gate.admit(), Finished()]
+    forgotten = [admitted(gate), Finished()]
     gate.hold(forgotten[1], 1)
     calls: list[str] = []
 
@@ -840,14 +849,14 @@ def test_nothing_is_admitted_while_finished_trees_pile_up(make, monkeypatch: pyt
     waiting = [Finished(), Finished()]
     gate.hold(waiting[0], 50)
     gate.hold(waiting[1], 50)
-    assert gate.admit() is None
+    assert admitted(gate) is None
     assert gate.decisions()["backlog"] == 1
 
     # When one of them is encoded, or its span dropped
     waiting.pop()
     gc.collect()
 
-    assert gate.admit() is not None
+    assert admitted(gate) is not None
 
 
 def test_a_request_that_ends_twice_counts_once(make) -> None:
@@ -884,16 +893,16 @@ def test_nothing_is_kept_of_threads_and_requests_that_are_over(make) -> None:
 def test_a_forked_child_starts_with_its_own_places_and_numbers(make) -> None:
     # Given a gate with all places taken
     gate = make(max_concurrent=1).gate
-    parents = gate.admit()
+    parents = admitted(gate)
     before = gate._random
 
     # When it is reset, as after a fork
     gate.reset()
 
     # Then there is a place, and what the parent's slot does concerns nobody
-    slot = gate.admit()
+    slot = admitted(gate)
     assert slot is not None
     parents.release()
-    assert gate.admit() is None
+    assert admitted(gate) is None
     assert gate._random is not before
     assert gate.decisions()["profiled"] == 1
