@@ -10,8 +10,9 @@ _MAX_RATIO = 8.0
 _MAX_SLOWDOWN = 5.0
 _OTHER_THREADS_SLOWDOWN = 1.8
 _FIRST_GUESS_SECONDS = 0.005
-_IN_PLACE = 5.0
-_ROOT_SPANS = 15
+_IN_PLACE = 6.0
+_ROOT_SPANS = 70
+_PASSAGE_SPANS = 40
 
 
 class CostEstimate:
@@ -88,9 +89,9 @@ class StandingCost:
     """What requests pay because profiling is on, whether they are profiled or not. Not thread-safe, as above.
 
     Too little to be measured where it happens. So the handling of one span is measured in a loop at the
-    start; between the work of an application, with nothing in the caches, it takes about five times that, and
-    the start and end of a request as much as 15 spans (docs/adr/009). How many spans a request has is known
-    of those that were profiled, by endpoint.
+    start; between the work of an application, with nothing in the caches, it takes about six times that, the
+    start and end of a request as much as 70 spans, of one that is only counted 40 (docs/adr/009). How many
+    spans a request has is known of those that were profiled, by endpoint.
     """
 
     def __init__(self, span_seconds: float) -> None:
@@ -101,6 +102,10 @@ class StandingCost:
     def add(self, child_spans: int) -> None:
         """A request has ended that has usually so many spans below its root."""
         self._spans += _ROOT_SPANS + child_spans
+
+    def add_passages(self, count: int, child_spans: int) -> None:
+        """As `add`, of so many requests that were only counted."""
+        self._spans += count * (_PASSAGE_SPANS + child_spans)
 
     @property
     def seconds(self) -> float:

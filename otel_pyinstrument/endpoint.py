@@ -68,6 +68,13 @@ def endpoint_of(span: Span, routes: LearnedRoutes | None = None, *, with_path: b
     return Endpoint(f"{method} {shown}", method, path, is_route=bool(learned))
 
 
+def is_named(endpoint: Endpoint, span_name: str) -> bool:
+    """Whether a span of that name is one of `endpoint`: the name is method and route."""
+    method, _, route = span_name.partition(" ")
+    named = endpoint.is_route and method == endpoint.method and route != ""
+    return named and endpoint_key(method, route) == endpoint.key
+
+
 def learn_route(span: Span, endpoint: Endpoint, routes: LearnedRoutes) -> bool:
     """Teach `routes` what the ended `span` says, if that is not the `endpoint` that its start told.
 

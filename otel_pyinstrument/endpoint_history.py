@@ -20,9 +20,12 @@ class EndpointHistory:
         "clean_cpu_seconds",
         "failed_left",
         "is_route",
+        "passed",
+        "passes_left",
         "profiles",
         "seconds",
         "slow_left",
+        "stands_for",
         "visits",
         "weight",
     )
@@ -41,6 +44,12 @@ class EndpointHistory:
         self.is_route = False
         self.answered = False
         """Whether a request was not refused, as those for paths that are none are."""
+        self.passes_left = 0
+        """How many of the next requests are only counted."""
+        self.passed = 0
+        """How many were since the last visit."""
+        self.stands_for = 1
+        """Requests, of the last visit: itself, and what was only counted before it."""
 
     @property
     def usual_cpu_seconds(self) -> float | None:
@@ -60,18 +69,23 @@ class EndpointTable:
         return len(self._endpoints)
 
     def visit(self, key: str) -> EndpointHistory:
-        """The history of `key`, one visit richer. The endpoint not seen for longest makes room."""
+        """The history of `key`, richer by one visit and what passed. The endpoint not seen for longest makes
+        room.
+        """
         history = self._endpoints.get(key)
         if history is None:
             if len(self._endpoints) >= MAX_ENDPOINTS:
                 _, oldest = self._endpoints.popitem(last=False)
                 self._visits -= oldest.visits
                 self._weight -= oldest.weight
+                oldest.passes_left = 0
             history = self._endpoints[key] = EndpointHistory()
         else:
             self._endpoints.move_to_end(key)
-        history.visits += 1
-        self._visits += 1
+        history.stands_for = 1 + history.passed
+        history.passed = history.passes_left = 0
+        history.visits += history.stands_for
+        self._visits += history.stands_for
         history.slow_left -= history.slow_left > 0
         history.failed_left -= history.failed_left > 0
         if self._visits > _FORGET_AFTER_REQUESTS:

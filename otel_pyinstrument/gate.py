@@ -11,10 +11,11 @@ from typing import NamedTuple
 from otel_pyinstrument import native
 from otel_pyinstrument.cost_estimate import CostEstimate, StandingCost
 from otel_pyinstrument.cpu_budget import CpuBudget
-from otel_pyinstrument.endpoint import Endpoint
-from otel_pyinstrument.endpoint_history import EndpointHistory, EndpointTable
+from otel_pyinstrument.endpoint import Endpoint, is_named
+from otel_pyinstrument.endpoint_history import MAX_ENDPOINTS, EndpointHistory, EndpointTable
 from otel_pyinstrument.other_threads import OTHER_THREADS, OtherThreads
 from otel_pyinstrument.path_patterns import PathPatterns
+from otel_pyinstrument.presences import Presence, Presences
 from otel_pyinstrument.remote_rules.rules import NO_RULES, EndpointRule, Rules, rules_of
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.slot import EndedEarly, Reason, Slot
@@ -44,6 +45,12 @@ _FLOOR = 0.3
 
 
 _FORCED: tuple[Reason, float] = ("forced", _RULE_FLOOR)
+
+_KNOWN_AFTER_VISITS = 100
+_MOST_PASSED = 16
+_MOST_CHANCE = 0.25
+"""One request in so many is looked at of an endpoint that is known, on average, as long as its chance, which
+is then that of all of them, stays this small."""
 
 
 class Costs(NamedTuple):
@@ -88,6 +95,17 @@ class Visit:
         self.done = False
 
 
+class Passage:
+    """One request that is counted and not looked at, because others of its endpoint are."""
+
+    __slots__ = ("done", "history", "presence")
+
+    def __init__(self, history: EndpointHistory, presence: Presence) -> None:
+        self.history = history
+        self.presence = presence
+        self.done = False
+
+
 class Gate:
     """Chooses by endpoint within a budget of CPU time, a bounded number at a time.
 
@@ -117,8 +135,8 @@ class Gate:
         self._other_threads = other_threads
         self._rules_clock = rules_clock
         self._span_seconds = span_seconds
-        self.apply(NO_RULES)
         self.reset()
+        self.apply(NO_RULES)
 
     def reset(self) -> None:
         """Forget all slots and draw new random numbers: a forked child starts with its own gate."""
@@ -130,8 +148,10 @@ class Gate:
         self._ended_early: list[EndedEarly] = []
         self._waiting: list[tuple[weakref.ref[object], int]] = []
         self._hooks_ever = 0
-        self._presences: dict[int, list[int]] = {}
+        self._presences = Presences()
         self._endpoints = EndpointTable()
+        self._named: dict[str, EndpointHistory] = {}
+        """By the name that spans of theirs begin with: those of which not every request is looked at."""
         self._profiled_paths = 0
         self._budget = CpuBudget(
             self._settings.cpu_budget, process_seconds=self._process_seconds, clock=self._clock
@@ -152,13 +172,51 @@ class Gate:
         self._rate = self._settings.rate if rules.sampling_rate is None else rules.sampling_rate
         patterns = self._include or self._exclude or rules.include or rules.exclude
         self.asks_for_paths = bool(patterns or self._own_rules.endpoints or rules.endpoints)
+        with self._lock:
+            self._named = {}  # what comes next is looked at by these rules
 
     # --- a request -----------------------------------------------------------------------------------
 
-    def arrive(self, endpoint: Endpoint, *, forced: bool = False) -> Visit | None:
+    def pass_by(self, span_name: str) -> Passage | None:
+        """On the request's thread, at its start: to be told of its end, and nothing else. None: `arrive`.
+
+        To look at a request costs four times as much as the request can see of us otherwise (docs/adr/009).
+        """
+        history = self._named.get(span_name)
+        if history is None:
+            return None
+        presence = self._presences.here()
+        with self._lock:
+            if not history.passes_left:
+                return None
+            history.passes_left -= 1
+            history.passed += 1
+            self._decisions["not_chosen"] += 1
+            presence.begun += 1
+            presence.under_way += 1
+        return Passage(history, presence)
+
+    def passed(self, passage: Passage, *, seconds: float, failed: bool) -> None:
+        """At the end of the request, after `seconds` of wall time. One that was slow or failed makes the gate
+        look at the next ones.
+        """
+        with self._lock:
+            if passage.done:
+                return
+            passage.done = True
+            passage.presence.under_way -= 1
+            history = passage.history
+            history.seconds += seconds
+            slow = seconds >= self._settings.slow_threshold
+            if slow or failed:
+                history.passes_left = 0
+                self._endpoints.ended(history, 0.0, slow=slow, failed=failed)
+
+    def arrive(self, endpoint: Endpoint, *, forced: bool = False, span_name: str = "") -> Visit | None:
         """On the request's thread, at its start. None: the request is not to be looked at at all.
 
-        `forced`: the application asked for this profile, so the patterns do not matter.
+        `forced`: the application asked for this profile, so the patterns do not matter. `span_name` is what
+        its root span begins with; later ones of that name may `pass_by`.
         """
         rules, rule = self._rules, None
         if rules.enabled is False:
@@ -169,25 +227,23 @@ class Gate:
                 self._count("excluded")
                 return None
             rule = self._rule_for(endpoint, rules)
-        thread = native.thread_id()
+        thread, presence = native.thread_id(), self._presences.here()
         with self._lock:
             history = self._endpoints.visit(endpoint.key)
+            self._standing.add_passages(history.stands_for - 1, history.child_spans)
             visit = Visit(endpoint, history, rule)
             visit.first = history.visits <= 1
             history.is_route = history.is_route or endpoint.is_route
-            presence = self._presences.get(thread)
-            if presence is None:
-                presence = self._presences[thread] = [0, 0]
-            presence[0] += 1
-            presence[1] += 1
             visit.presence = presence
-            visit.alone = presence[0] == 1
+            presence.begun += 1
+            presence.under_way += 1
+            visit.alone = presence.under_way == 1
             # The number that both must still have at the end of a request that nothing else touched.
-            visit.untouched = (presence[1], self._hooks_ever)
+            visit.untouched = (presence.begun, self._hooks_ever)
             if self._slots and self._other_threads.every_thread_pays and self._held_slots():
-                visit.untouched = (presence[1], -1)
+                visit.untouched = (presence.begun, -1)
             if not forced:
-                visit.choice = self._choose(visit)
+                visit.choice = self._choose(visit, span_name)
                 self._decisions["not_chosen"] += visit.choice[0] is None
         visit.thread = thread
         visit.cpu = self._thread_seconds()
@@ -225,11 +281,9 @@ class Gate:
             threshold = visit.rule.slow_threshold
         with self._lock:
             presence = visit.presence
-            presence[0] -= 1
-            if presence[0] <= 0 and self._presences.get(visit.thread) is presence:
-                del self._presences[visit.thread]
+            presence.under_way -= 1
             begun, hooks = visit.untouched
-            alone = visit.alone and same_thread and presence[1] == begun
+            alone = visit.alone and same_thread and presence.begun == begun
             cpu = thread_seconds - visit.cpu
             history = visit.history
             self._endpoints.ended(history, seconds, slow=seconds >= threshold, failed=failed)
@@ -358,7 +412,7 @@ class Gate:
             for exclude in (self._exclude, rules.exclude)
         )
 
-    def _choose(self, visit: Visit) -> tuple[Reason | None, float]:
+    def _choose(self, visit: Visit, span_name: str) -> tuple[Reason | None, float]:
         """Why the request is profiled, and the share of the budget that it must leave; None: it is not."""
         rate = self._rate
         rule, history = visit.rule, visit.history
@@ -372,12 +426,31 @@ class Gate:
             return "rate", 0.0
         # With a probability above 1 for rare endpoints there would be fewer than `rate` in all.
         boost = self._endpoints.boost(history) if is_endpoint else 1.0
-        chance, reason = 1 - (1 - rate) ** boost, "rate"
+        own_chance = 1 - (1 - rate) ** boost
+        chance, reason = own_chance * history.stands_for, "rate"
         if history.slow_left and self._settings.slow_rate > chance:
             chance, reason = self._settings.slow_rate, "slow"
         if history.failed_left and self._settings.error_rate >= chance:
             chance, reason = self._settings.error_rate, "error"
+        if is_endpoint and not (history.slow_left or history.failed_left):
+            self._let_pass(visit, own_chance, span_name)
         return (reason if self._happens(chance) else None), _FLOOR
+
+    def _let_pass(self, visit: Visit, own_chance: float, span_name: str) -> None:
+        """How many of the next requests of this endpoint are only counted.
+
+        By chance, so that what comes at every so many requests is not always passed, or never.
+        """
+        history = visit.history
+        most = min(_MOST_PASSED, int(_MOST_CHANCE / own_chance)) if own_chance else _MOST_PASSED
+        if self.asks_for_paths or most <= 1 or history.visits < _KNOWN_AFTER_VISITS:
+            return
+        if not is_named(visit.endpoint, span_name):
+            return
+        if len(self._named) >= MAX_ENDPOINTS:
+            self._named = {}
+        self._named[span_name] = history
+        history.passes_left = self._random.randrange(2 * most - 1)
 
     def _is_endpoint(self, history: EndpointHistory) -> bool:
         """A path without a route of the application is one when it was answered, and not one too many."""

@@ -26,7 +26,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import EventBase, ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import INVALID_SPAN, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, SpanKind, set_span_in_context
 
 from otel_pyinstrument import native
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _EVENTS = "_events"
 _LIMITS = "_limits"
+_KIND = "_kind"
 _ON_ENDING = "_on_ending"
 _ACTIVE_SPAN_PROCESSOR = "_active_span_processor"
 _SPAN_PROCESSORS = "_span_processors"
@@ -103,6 +104,14 @@ Raises:
 """
 
 
+outcome_in = attrgetter("_start_time", "_end_time", "_status._status_code", "_attributes._dict")
+"""How a span began and ended, its attributes: in one call.
+
+Raises:
+    AttributeError: this version of the SDK keeps them elsewhere.
+"""
+
+
 figures_in = attrgetter(
     "_context",
     "_parent",
@@ -154,6 +163,8 @@ class _Probe(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         max_events_of(span)
         len(events_of(span))
+        if not isinstance(getattr(span, _KIND), SpanKind):
+            raise AttributeError("the kind of a span is not where we look for it")
 
     def _on_ending(self, span: Span) -> None:
         self.saw_ending = True

@@ -17,7 +17,7 @@ from otel_pyinstrument.endpoint import attributes_of
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.facts.request_facts import RequestFacts
 from otel_pyinstrument.frames import identifier_of
-from otel_pyinstrument.gate import Visit
+from otel_pyinstrument.gate import Passage, Visit
 from otel_pyinstrument.guard import Guard, came_from_signal_handler
 from otel_pyinstrument.hop import Hop
 from otel_pyinstrument.private_names import frame_identifiers
@@ -199,14 +199,16 @@ class Request:
 
 
 class Belonging:
-    """What hangs on a span: the profiled request that it is part of, the visit whose root it is.
+    """What hangs on a span: the profiled request that it is part of, the visit or passage whose root it is.
 
     `is_root` is False for the spans below. Theirs is `below`, made once: they begin under the profile hook.
     """
 
     __slots__ = ("below", "is_root", "request", "visit")
 
-    def __init__(self, request: Request | None, visit: Visit | None = None, *, is_root: bool = True) -> None:
+    def __init__(
+        self, request: Request | None, visit: Visit | Passage | None = None, *, is_root: bool = True
+    ) -> None:
         self.request = request
         self.visit = visit
         self.is_root = is_root
@@ -249,12 +251,12 @@ def outcome_of(span: RecordingSpan, end_time: int | None = None) -> Outcome:
     Of an ended span; `end_time` in nanoseconds where the SDK does not have it yet.
     """
     try:
-        _, _, _, start, end, code, _ = private_names.figures_in(span)
+        start, end, code, attributes = private_names.outcome_in(span)
     except AttributeError as error:
         if came_from_signal_handler(error):
             raise
         start, end, code = span.start_time, span.end_time, span.status.status_code
-    attributes = attributes_of(span)
+        attributes = attributes_of(span)
     status = attributes.get("http.status_code") or attributes.get("http.response.status_code")
     if not isinstance(status, int):
         status = 0

@@ -12,14 +12,14 @@ from functools import partial
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context, get_value
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
-from opentelemetry.trace import SpanContext, SpanKind
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from otel_pyinstrument import native, private_names
 from otel_pyinstrument.endpoint import endpoint_of, learn_route
 from otel_pyinstrument.engine import Engine
-from otel_pyinstrument.gate import Gate, Visit
+from otel_pyinstrument.gate import Gate, Passage, Visit
 from otel_pyinstrument.guard import Guard, came_from_signal_handler
 from otel_pyinstrument.installed import FORCED_KEY
 from otel_pyinstrument.learned_routes import LearnedRoutes
@@ -89,11 +89,10 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._poller = _rules_poller(settings, self.gate)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        if self._off:
-            return
         try:
             # First what holds for nearly all spans: they are no root, and nothing is being profiled. The
-            # application asks for a profile of its own by the context.
+            # application asks for a profile of its own by the context. Not by the property `kind`, whose call
+            # costs more than all the rest; whether it is there is tried when profiling is switched on.
             if self._profiled:
                 # Under the profile hook, where every call costs twice: nothing is called that can be written.
                 context: Any = private_names.current_context() if parent_context is None else parent_context
@@ -106,7 +105,7 @@ class ProfilingSpanProcessor(SpanProcessor):
                     child: Any = span
                     child.otel_pyinstrument_belonging = below
                     return
-            elif parent_context is None and span.kind is not _SERVER:
+            elif span._kind is not _SERVER and parent_context is None:  # pyright: ignore[reportPrivateUsage]
                 return
             self._start(span, parent_context)
         except Exception as error:
@@ -116,7 +115,10 @@ class ProfilingSpanProcessor(SpanProcessor):
 
     def _on_ending(self, span: Span) -> None:
         try:
-            # As `belonging_of`, without the call: this runs for every span.
+            # As for the start. To look for an attribute that is not there costs far more.
+            if span._kind is not _SERVER and not self._profiled:  # pyright: ignore[reportPrivateUsage]
+                return
+            # As `belonging_of`, without the call.
             belonging: Belonging | None = getattr(span, BELONGING, None)
             if belonging is None or not self._ending_hook_works or self._guard.tripped:
                 return
@@ -171,7 +173,9 @@ class ProfilingSpanProcessor(SpanProcessor):
             self._poller.reset()
 
     def _start(self, span: Span, parent_context: Context | None) -> None:
-        forced = parent_context is not None and get_value(FORCED_KEY, parent_context) is True
+        if self._off:
+            return
+        forced = parent_context is not None and parent_context.get(FORCED_KEY) is True
         parent = span.parent
         if parent is not None and not parent.is_remote:
             if not forced or parent.trace_id in self._traces:
@@ -187,13 +191,11 @@ class ProfilingSpanProcessor(SpanProcessor):
             _root_here.set(weakref.ref(span))
         belonging = self._admit(span, span.get_span_context(), forced=forced)
         attach(span, belonging)
-        if not self._ending_hook_works:
-            self._wrap_end(span, belonging)
+        if not self._ending_hook_works or (span.kind is not _SERVER and belonging.request is None):
+            self._wrap_end(span, belonging)  # nobody else tells of its end: see `_on_ending`
 
     def _admit(self, span: Span, context: SpanContext, *, forced: bool) -> Belonging:
-        if not context.trace_flags.sampled or (
-            self._log_events is None and private_names.max_events_of(span) == 0
-        ):
+        if not context.trace_flags & TraceFlags.SAMPLED:
             return _NOT_LOOKED_AT
         if os.getpid() != self._pid:
             # Forked in C, as uWSGI does: no hook of Python has run.
@@ -215,8 +217,16 @@ class ProfilingSpanProcessor(SpanProcessor):
         if len(self._traces) >= _MAX_TRACES:
             self._traces = {}  # of spans that were dropped without an end
         self._traces[context.trace_id] = None
+        passage = None if forced else self.gate.pass_by(span.name)
+        if passage is not None:
+            return Belonging(None, passage)
+        if self._log_events is None and private_names.max_events_of(span) == 0:
+            return _NOT_LOOKED_AT
+        return self._look(span, forced=forced)
+
+    def _look(self, span: Span, *, forced: bool) -> Belonging:
         endpoint = endpoint_of(span, self._routes, with_path=self.gate.asks_for_paths)
-        visit = self.gate.arrive(endpoint, forced=forced)
+        visit = self.gate.arrive(endpoint, forced=forced, span_name=span.name)
         if visit is None:
             return _NOT_LOOKED_AT
         slot = None if visit.choice[0] is None else self.gate.admit(visit)
@@ -243,6 +253,10 @@ class ProfilingSpanProcessor(SpanProcessor):
         request, visit = belonging.request, belonging.visit
         self._traces.pop(span.get_span_context().trace_id, None)
         if visit is None:
+            return
+        if isinstance(visit, Passage):
+            seconds, failed, _ = outcome_of(span, timestamp)
+            self.gate.passed(visit, seconds=seconds, failed=failed)
             return
         recording = None
         ended_ns = span.end_time if timestamp is None else timestamp
@@ -320,7 +334,7 @@ class ProfilingSpanProcessor(SpanProcessor):
         return min(tries)
 
     def _wrap_end(self, span: Span, belonging: Belonging) -> None:
-        """For an SDK without `_on_ending`: see `end` of this one span before the exporters do."""
+        """See `end` of this one span before the exporters do."""
         original = span.end
 
         def end(end_time: int | None = None) -> None:
@@ -334,7 +348,7 @@ class ProfilingSpanProcessor(SpanProcessor):
 class _ChildSpan:
     """As much of a span as is looked at when nothing is profiled."""
 
-    kind = SpanKind.INTERNAL
+    _kind = SpanKind.INTERNAL
 
 
 def _belonging_of_root_below(remote_parent: SpanContext) -> Belonging | None:

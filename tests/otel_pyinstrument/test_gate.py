@@ -16,69 +16,13 @@ from otel_pyinstrument import gate as gate_module
 from otel_pyinstrument.endpoint import Endpoint
 from otel_pyinstrument.gate import MAX_NEW_PATHS, Gate, Visit
 from otel_pyinstrument.other_threads import OtherThreads
-from otel_pyinstrument.remote_rules.rules import read_rules
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.slot import Slot
-
-ORDERS = Endpoint("GET /orders", "GET", "/orders")
+from tests.otel_pyinstrument.gate_service import ORDERS, Service, endpoint
 
 
 class Finished:
     """Stands where a recording stands."""
-
-
-class Service:
-    """A process whose clocks move when it serves. A profiled request takes twice the CPU time."""
-
-    def __init__(self, **settings: object) -> None:
-        self.cpu = 0.0
-        self.now = 0.0
-        self.date = 1_000_000.0
-        self.gate = Gate(
-            Settings(**{"rate": 1.0, "cpu_budget": 1.0, "max_concurrent": 1000, **settings}),  # type: ignore[arg-type]
-            thread_seconds=lambda: self.cpu,
-            process_seconds=lambda: self.cpu,
-            clock=lambda: self.now,
-            rules_clock=lambda: self.date,
-            other_threads=OtherThreads(every_thread_pays=False),
-            span_seconds=1e-6,
-        )
-        self.gate._random = random.Random(1)
-        self.extra = 0.0
-
-    def serve(
-        self,
-        endpoint: Endpoint = ORDERS,
-        *,
-        cpu: float = 0.01,
-        seconds: float = 0.02,
-        failed: bool = False,
-        forced: bool = False,
-        child_spans: int = 0,
-        refused: bool = False,
-        is_route: bool | None = None,
-    ) -> str | None:
-        """The reason why the request was profiled; None when it was not."""
-        visit = self.gate.arrive(endpoint, forced=forced)
-        slot = None if visit is None else self.gate.admit(visit)
-        if slot is not None:
-            self.gate.begin_hook(slot)
-        self.cpu += cpu
-        self.now += seconds
-        if slot is not None:
-            self.cpu += cpu
-            self.extra += cpu
-            slot.release()
-        if visit is not None:
-            counted = 0 if slot is None else child_spans
-            visit.is_route = visit.endpoint.is_route if is_route is None else is_route
-            self.gate.leave(
-                visit, seconds=seconds, failed=failed, refused=refused, slot=slot, child_spans=counted
-            )
-        return None if slot is None else slot.reason
-
-    def rules(self, text: str) -> None:
-        self.gate.apply(read_rules(text.encode()))
 
 
 @pytest.fixture
@@ -90,10 +34,6 @@ def admitted(gate: Gate, *, forced: bool = False) -> Slot | None:
     """The slot of one more request of the same endpoint."""
     visit = gate.arrive(ORDERS, forced=forced)
     return None if visit is None else gate.admit(visit)
-
-
-def endpoint(path: str, method: str = "GET") -> Endpoint:
-    return Endpoint(f"{method} {path}", method, path)
 
 
 # --- the rate ----------------------------------------------------------------------------------------
@@ -657,10 +597,10 @@ def test_requests_that_are_not_profiled_have_a_standing_cost_by_their_usual_span
     assert [service.serve(child_spans=40) for _ in range(100)] == [None] * 100
     assert [service.serve(endpoint("/health")) for _ in range(10)] == [None] * 10
 
-    # Then each counts as many spans, the root as 15 of them, and the budget is not charged
+    # Then each counts as many spans, the root as 70 of them, and the budget is not charged
     after = service.gate.costs()
-    spans = 100 * (40 + 15) + 10 * 15
-    assert after.standing - before.standing == pytest.approx(spans * 5 * 1e-6)
+    spans = 100 * (40 + 70) + 10 * 70
+    assert after.standing - before.standing == pytest.approx(spans * 6 * 1e-6)
     assert (after.hook, after.encoding) == (before.hook, before.encoding)
 
 
@@ -885,7 +825,6 @@ def test_nothing_is_kept_of_threads_and_requests_that_are_over(make) -> None:
     for visit in handed_over:
         service.gate.leave(visit, seconds=1, failed=False)
 
-    assert service.gate._presences == {}
     assert service.gate._held_slots() == []
     assert service.gate._estimate._covered == {}
 

@@ -7,6 +7,7 @@ import base64
 import gc
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -793,11 +794,13 @@ def test_a_request_that_finds_profiling_switched_off_by_another_thread_installs_
     monkeypatch.setattr(private_names, "subscribe", lambda *_arguments, **_how: installed.append("hook"))
     processor = traced.processor
 
-    def looked(_span) -> int:
-        processor._off = True
-        return 128
+    own = os.getpid()
 
-    monkeypatch.setattr(private_names, "max_events_of", looked)
+    def looked() -> int:
+        processor._off = True
+        return own
+
+    monkeypatch.setattr(os, "getpid", looked)
 
     # When it goes on
     with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):

@@ -58,7 +58,7 @@ NAMES_OF_OPENTELEMETRY = [
     Case("_instrumentation_scope", OTEL, FLASK, SAME),
     Case("_start_time", OTEL, FLASK, SAME),
     Case("_end_time", OTEL, FLASK, SAME),
-    Case("_kind", OTEL, FLASK, SAME),
+    Case("_kind", OTEL, FLASK, OFF),
     Case("_status", OTEL, FLASK, SAME),
     Case("_status_code", OTEL, FLASK, SAME),
     Case("_client", OTEL, FLASK, SAME),
