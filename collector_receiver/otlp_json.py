@@ -297,35 +297,56 @@ _VALUE_TAG = tag_of(KeyValue.DESCRIPTOR.fields_by_name["value"])
 _TEXT_TAG = tag_of(AnyValue.DESCRIPTOR.fields_by_name["string_value"])
 
 _ONE_BYTE_LENGTHS = 128
+_SHORT_TEXTS_AT_ONCE = 1_024
 _HEADS_OF_SHORT_TEXT = 6  # three tags with their lengths: of the key, the value and the text in that
-_KEY_HEADS = [field_head(_KEY_TAG, length) for length in range(_ONE_BYTE_LENGTHS)]
+_KEY_HEADS = [field_head(_KEY_TAG, length).decode("latin-1") for length in range(_ONE_BYTE_LENGTHS)]
 _TEXT_HEADS = [
-    field_head(_VALUE_TAG, length + 2) + field_head(_TEXT_TAG, length) for length in range(_ONE_BYTE_LENGTHS)
+    (field_head(_VALUE_TAG, length + 2) + field_head(_TEXT_TAG, length)).decode("latin-1")
+    for length in range(_ONE_BYTE_LENGTHS)
 ]
 
 
 def _key_values(field: FieldDescriptor, write_other: _Write) -> _Write:
-    """A list of them. Most have so short a key and text that each length takes one byte: in one step."""
+    """A list of them. Most are texts so short that each length takes one byte: they are put together as text
+    in which each character stands for a byte, as in ASCII, and those in a row are encoded at once.
+    """
     name, tag = field.json_name, tag_of(field)
-    heads = [field_head(tag, length) for length in range(_ONE_BYTE_LENGTHS)]
+    heads_by_length = [
+        field_head(tag, length).decode("latin-1")
+        for length in range(_HEADS_OF_SHORT_TEXT, _ONE_BYTE_LENGTHS)  # from empty texts on
+    ]
+
+    def some(items: list[Any], level: int) -> bytearray:
+        heads = heads_by_length if level < MAX_LEVELS - 1 else ()  # deeper, the rules for any message decide
+        written = bytearray()
+        short: list[str] = []
+        for item in items:
+            try:
+                any_value = item["value"]
+                key, text = item["key"], any_value["stringValue"]
+                if len(item) == 2 and len(any_value) == 1:
+                    if not (key.isascii() and text.isascii()):
+                        key, text = key.encode().decode("latin-1"), text.encode().decode("latin-1")
+                    of_key, of_text = len(key), len(text)
+                    head = heads[of_key + of_text]
+                    short.append(f"{head}{_KEY_HEADS[of_key]}{key}{_TEXT_HEADS[of_text]}{text}")
+                    continue
+            except (LookupError, TypeError, AttributeError, UnicodeEncodeError):
+                pass
+            written += "".join(short).encode("latin-1")
+            short.clear()
+            written += write_other(item, level)
+        written += "".join(short).encode("latin-1")
+        return written
 
     def each(value: Any, level: int) -> bytes:
         if not isinstance(value, list):
             raise NotOtlpJson(f"{name} must be an array")
-        # Not joined from a list: there may be two million, and each would be an object until the end.
+        items = cast("list[Any]", value)
+        # Not all at once: each would be an object until the end.
         written = bytearray()
-        for item in cast("list[Any]", value):
-            try:
-                any_value = item["value"]
-                key, text = item["key"].encode(), any_value["stringValue"].encode()
-                length = len(key) + len(text) + _HEADS_OF_SHORT_TEXT
-                is_text = len(item) == 2 and len(any_value) == 1
-            except (LookupError, TypeError, AttributeError, UnicodeEncodeError):
-                key, text, length, is_text = b"", b"", 0, False
-            if is_text and length < _ONE_BYTE_LENGTHS and level < MAX_LEVELS - 1:
-                written += heads[length] + _KEY_HEADS[len(key)] + key + _TEXT_HEADS[len(text)] + text
-            else:
-                written += write_other(item, level)
+        for start in range(0, len(items), _SHORT_TEXTS_AT_ONCE):
+            written += some(items[start : start + _SHORT_TEXTS_AT_ONCE], level)
         return bytes(written)
 
     return each

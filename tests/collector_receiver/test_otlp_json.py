@@ -214,6 +214,26 @@ def test_attributes_of_every_length_are_the_same_in_protobuf(length):
     )
 
 
+def test_attributes_stay_in_their_order_whatever_stands_between_short_texts():
+    # Given thousands of short texts, and among them texts of two bytes a character, long ones and numbers
+    meant = [(f"key.{number}", f"value {number}") for number in range(3_000)]
+    meant[5] = ("\u00e4", "b")
+    meant[6] = ("b", "\u00e4")
+    meant[1_500] = ("long", "v" * 200)
+    meant[2_999] = ("number", 7)
+    attributes = [
+        {"key": key, "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}}
+        for key, value in meant
+    ]
+
+    # When they are read
+    span = span_of(attributes=attributes)
+
+    # Then each stands where it stood
+    read = [(pair.key, pair.value.string_value or pair.value.int_value) for pair in span.attributes]
+    assert read == meant
+
+
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
