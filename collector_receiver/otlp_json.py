@@ -10,10 +10,7 @@ what is stored of a span is its bytes. Wire format: https://protobuf.dev/program
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn, TypeAlias, cast
@@ -22,7 +19,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-from collector_receiver.wire_writing import field_head, tag_of, varint
+from collector_receiver.json_values import NotOtlpJson, Write, value_writer
+from collector_receiver.wire_writing import field_head, tag_of
 
 MAX_PARTS = 400_000
 """Objects and arrays in one body: each takes 64 to 230 bytes of memory, for as little as 2 bytes of text."""
@@ -40,21 +38,7 @@ _ITEM_LEVEL = 3  # of a span, and of what describes its scope
 
 _LOST: dict[str, Any] = {}  # in the place of an item that cannot be read; the translation refuses it by name
 
-_HEX_FIELDS = frozenset({"trace_id", "span_id", "parent_span_id"})
-
-_Write: TypeAlias = Callable[[Any, int], bytes]
-_Plan: TypeAlias = Mapping[str, _Write]
-
-
-class NotOtlpJson(Exception):
-    """What is wrong, naming the field but never its value.
-
-    `field` is the path to it in the names of JSON, without positions in arrays; "" when it is unknown.
-    """
-
-    def __init__(self, problem: str, field: str = "") -> None:
-        super().__init__(problem)
-        self.field = field
+_Plan: TypeAlias = Mapping[str, Write]
 
 
 def to_protobuf(kind: type[Message], body: bytes, *, keep_readable: bool = False) -> bytes:
@@ -219,7 +203,7 @@ def _plan(descriptor: Descriptor) -> _Plan:
     return {field.json_name: _writer(field) for field in descriptor.fields}
 
 
-def _writer(field: FieldDescriptor) -> _Write:
+def _writer(field: FieldDescriptor) -> Write:
     write = _single_writer(field)
     if not field.is_repeated:
         return write
@@ -239,7 +223,7 @@ def _writer(field: FieldDescriptor) -> _Write:
     return each
 
 
-def _single_writer(field: FieldDescriptor) -> _Write:
+def _single_writer(field: FieldDescriptor) -> Write:
     name = field.json_name
     if field.message_type is KeyValue.DESCRIPTOR:
         return _key_value(field)
@@ -251,27 +235,10 @@ def _single_writer(field: FieldDescriptor) -> _Write:
             return field_head(tag, len(content)) + content
 
         return message
-    if field.type == FieldDescriptor.TYPE_BYTES:
-        return _bytes(field, _hex(name) if field.name in _HEX_FIELDS else _base64(name))
-    if field.type == FieldDescriptor.TYPE_STRING:
-        return _bytes(field, _text(name))
-    tag = tag_of(field)
-    write = _NUMBERS[field.type]
-    convert = _CONVERTERS[field.cpp_type](name)
-    return lambda value, _level: tag + write(convert(value))
+    return value_writer(field)
 
 
-def _bytes(field: FieldDescriptor, convert: Callable[[Any], bytes]) -> _Write:
-    tag = tag_of(field)
-
-    def write(value: Any, _level: int) -> bytes:
-        content = convert(value)
-        return field_head(tag, len(content)) + content
-
-    return write
-
-
-def _key_value(field: FieldDescriptor) -> _Write:
+def _key_value(field: FieldDescriptor) -> Write:
     """As for any message. Most have a text or an integer, and most of a request is these."""
     tag = tag_of(field)
     plan = _plan(KeyValue.DESCRIPTOR)
@@ -306,7 +273,7 @@ _TEXT_HEADS = [
 ]
 
 
-def _key_values(field: FieldDescriptor, write_other: _Write) -> _Write:
+def _key_values(field: FieldDescriptor, write_other: Write) -> Write:
     """A list of them. Most are texts so short that each length takes one byte: they are put together as text
     in which each character stands for a byte, as in ASCII, and those in a row are encoded at once.
     """
@@ -382,121 +349,3 @@ def _message(plan: _Plan, value: Any, level: int, name: str = "the body") -> byt
                 problem.field = f"{key}.{problem.field}" if problem.field else key
                 raise
     return b"".join(fields)
-
-
-def _text(name: str) -> Callable[[Any], bytes]:
-    def convert(value: Any) -> bytes:
-        if not isinstance(value, str):
-            raise NotOtlpJson(f"{name} must be text")
-        try:
-            return value.encode()
-        except UnicodeEncodeError:  # lone surrogates
-            raise NotOtlpJson(f"{name} is a text that is no Unicode") from None
-
-    return convert
-
-
-def _hex(name: str) -> Callable[[Any], bytes]:
-    def convert(value: Any) -> bytes:
-        try:
-            return binascii.unhexlify(value)
-        except (ValueError, TypeError):
-            raise NotOtlpJson(f"{name} must be hexadecimal text") from None
-
-    return convert
-
-
-def _base64(name: str) -> Callable[[Any], bytes]:
-    def convert(value: Any) -> bytes:
-        try:
-            # Both alphabets, with or without padding, as protobuf's JSON mapping allows.
-            text = value.replace("-", "+").replace("_", "/").rstrip("=")
-            return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-        except (ValueError, TypeError, AttributeError):
-            raise NotOtlpJson(f"{name} must be base64 text") from None
-
-    return convert
-
-
-def _boolean(name: str) -> Callable[[Any], int]:
-    def convert(value: Any) -> int:
-        if not isinstance(value, bool):
-            raise NotOtlpJson(f"{name} must be true or false")
-        return value
-
-    return convert
-
-
-def _integer(lowest: int, highest: int) -> Callable[[str], Callable[[Any], int]]:
-    """Numbers, or decimal text as JavaScript needs it for 64 bits. Names of enum values are not OTLP."""
-
-    def of(name: str) -> Callable[[Any], int]:
-        def convert(value: Any) -> int:
-            if isinstance(value, str) and value.isascii() and len(value) <= 20 and "_" not in value:
-                try:
-                    value = int(value)
-                except ValueError:
-                    value = None
-            elif isinstance(value, float) and value.is_integer():
-                value = int(value)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise NotOtlpJson(f"{name} must be an integer")
-            if not lowest <= value <= highest:
-                raise NotOtlpJson(f"{name} is out of range")
-            return value
-
-        return convert
-
-    return of
-
-
-def _double(name: str) -> Callable[[Any], float]:
-    def convert(value: Any) -> float:
-        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
-                return float(value)
-            except (ValueError, OverflowError):
-                pass
-        raise NotOtlpJson(f"{name} must be a number")
-
-    return convert
-
-
-_CONVERTERS: Mapping[int, Callable[[str], Callable[[Any], Any]]] = {
-    FieldDescriptor.CPPTYPE_BOOL: _boolean,
-    FieldDescriptor.CPPTYPE_INT64: _integer(-(2**63), 2**63 - 1),
-    FieldDescriptor.CPPTYPE_UINT64: _integer(0, 2**64 - 1),
-    FieldDescriptor.CPPTYPE_INT32: _integer(-(2**31), 2**31 - 1),
-    FieldDescriptor.CPPTYPE_ENUM: _integer(-(2**31), 2**31 - 1),
-    FieldDescriptor.CPPTYPE_UINT32: _integer(0, 2**32 - 1),
-    FieldDescriptor.CPPTYPE_DOUBLE: _double,
-}
-
-
-def _signed_varint(value: int) -> bytes:
-    return varint(value & 2**64 - 1)
-
-
-def _zigzag(value: int) -> bytes:
-    return varint(value * 2 if value >= 0 else value * -2 - 1)
-
-
-_NUMBERS: Mapping[int, Callable[[Any], bytes]] = {
-    FieldDescriptor.TYPE_BOOL: varint,
-    FieldDescriptor.TYPE_INT32: _signed_varint,
-    FieldDescriptor.TYPE_INT64: _signed_varint,
-    FieldDescriptor.TYPE_ENUM: _signed_varint,
-    FieldDescriptor.TYPE_UINT32: varint,
-    FieldDescriptor.TYPE_UINT64: varint,
-    FieldDescriptor.TYPE_SINT32: _zigzag,
-    FieldDescriptor.TYPE_SINT64: _zigzag,
-    FieldDescriptor.TYPE_FIXED32: struct.Struct("<I").pack,
-    FieldDescriptor.TYPE_SFIXED32: struct.Struct("<i").pack,
-    FieldDescriptor.TYPE_FIXED64: struct.Struct("<Q").pack,
-    FieldDescriptor.TYPE_SFIXED64: struct.Struct("<q").pack,
-    FieldDescriptor.TYPE_DOUBLE: struct.Struct("<d").pack,
-}
-"""By type: those of OTLP, and two that a later release may have.
-
-Packed fields are written one by one, which protobuf reads as well.
-"""

@@ -28,7 +28,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 from collector_receiver import log_profiles
 from collector_receiver.counters import SignalName
 from collector_receiver.header_masking import may_hold_headers
-from collector_receiver.otlp_json import NotOtlpJson, to_protobuf
+from collector_receiver.json_values import NotOtlpJson
+from collector_receiver.otlp_json import to_protobuf
 from collector_receiver.outcome import Outcome
 from collector_receiver.profile_event import EVENT_NAME, DecodeBudget, TooCostlyHere
 from collector_receiver.projects import Sending

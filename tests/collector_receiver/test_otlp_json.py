@@ -20,7 +20,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, ExponentialHistogramDataPoint, Histogram
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from collector_receiver.otlp_json import MAX_PARTS, MAX_SEPARATORS, NotOtlpJson, to_protobuf
+from collector_receiver.json_values import NotOtlpJson
+from collector_receiver.otlp_json import MAX_PARTS, MAX_SEPARATORS, to_protobuf
 
 IDS = ("traceId", "spanId", "parentSpanId")
 
