@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor, TracerProvider
 
-from otel_pyinstrument import gate_metrics, hop_patches, private_names
+from otel_pyinstrument import gate_metrics, hop_patches, private_names, self_test
 from otel_pyinstrument import installed as switched_on
 from otel_pyinstrument.classification import load_strategies
 from otel_pyinstrument.guard import came_from_signal_handler
@@ -147,10 +147,10 @@ def _self_test() -> bool | None:
     try:
         private_names.silence_overhead_warning()
         private_names.keep_samplers_by_thread()
-        private_names.sampler_self_test()
+        self_test.check_sampler()
         load_strategies()
-        return private_names.ending_hook_works()
-    except (private_names.PrivateNameError, ImportError, AttributeError) as error:
+        return self_test.ending_hook_works()
+    except (self_test.PrivateNameError, ImportError, AttributeError) as error:
         _logger.warning("Profiling is off: it does not work with an installed library. %s", error)
         return None
 

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import SpanKind
 
-from otel_pyinstrument import private_names
+from otel_pyinstrument import private_names, self_test
 from otel_pyinstrument.call_tree import CallTree, decode
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pyinstrument_is_loaded() -> None:
     """As by the self-test when profiling is switched on, not by the first request."""
     private_names.silence_overhead_warning()
-    private_names.sampler_self_test()
+    self_test.check_sampler()
 
 
 @pytest.fixture(autouse=True)

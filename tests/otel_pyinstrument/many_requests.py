@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, use_span
 
-from otel_pyinstrument import hop_patches, private_names
+from otel_pyinstrument import hop_patches, private_names, self_test
 from otel_pyinstrument.segment import Segment
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
@@ -130,7 +130,7 @@ def resident_bytes() -> int | None:
 
 def main(request_count: int) -> None:
     private_names.silence_overhead_warning()
-    private_names.sampler_self_test()
+    self_test.check_sampler()
     processor = ProfilingSpanProcessor(
         Settings(rate=1.0, cpu_budget=1.0, interval=5.0, max_concurrent=100),
         payload_as_bytes=lambda: False,

@@ -13,8 +13,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NoOpTracerProvider, SpanKind
 
-from otel_pyinstrument import PyinstrumentInstrumentor, instrumentor, private_names
-from otel_pyinstrument.private_names import PrivateNameError, processors_of
+from otel_pyinstrument import PyinstrumentInstrumentor, instrumentor, private_names, self_test
+from otel_pyinstrument.private_names import processors_of
+from otel_pyinstrument.self_test import PrivateNameError
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
 
 
@@ -277,7 +278,7 @@ def test_libraries_that_changed_mean_one_warning(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(private_names, "sampler_self_test", fail)
+    monkeypatch.setattr(self_test, "check_sampler", fail)
 
     PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1)
 

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind
 from pyinstrument import stack_sampler
 from pyinstrument.low_level import stat_profile
 
-from otel_pyinstrument import PyinstrumentInstrumentor, private_names, thread_sampler
+from otel_pyinstrument import PyinstrumentInstrumentor, private_names, self_test, thread_sampler
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def serve(provider: TracerProvider) -> None:
 
 
 def test_the_installed_libraries_pass() -> None:
-    private_names.sampler_self_test()
+    self_test.check_sampler()
 
-    assert private_names.ending_hook_works()
+    assert self_test.ending_hook_works()
     assert sys.getprofile() is None
 
 
@@ -198,7 +198,7 @@ def test_an_sdk_without_the_ending_hook_still_gets_profiles(
 ) -> None:
     # Given an SDK that never calls `_on_ending`
     monkeypatch.setattr(SynchronousMultiSpanProcessor, "_on_ending", lambda self, span: None)
-    assert not private_names.ending_hook_works()
+    assert not self_test.ending_hook_works()
 
     # When a request is served
     PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1)
@@ -215,7 +215,7 @@ def test_an_sdk_whose_spans_still_record_while_ending_gets_profiles(
 ) -> None:
     # Given an SDK that lets processors change the ending span, as the specification asks
     monkeypatch.setattr(Span, "is_recording", lambda self: True)
-    assert private_names.ending_hook_works()
+    assert self_test.ending_hook_works()
 
     PyinstrumentInstrumentor().instrument(tracer_provider=provider, rate=1)
     serve(provider)
@@ -228,9 +228,9 @@ def test_the_self_test_keeps_away_from_threads_that_are_profiled_by_others() -> 
     # Given a debugger that profiles every new thread
     code = """
 import sys, threading
-from otel_pyinstrument import private_names
+from otel_pyinstrument import self_test
 threading.setprofile(lambda *arguments: None)
-private_names.sampler_self_test()
+self_test.check_sampler()
 print(threading.active_count(), sys.getprofile())
 """
 

@@ -36,11 +36,11 @@ WIDE = {"BaseException", "Exception", "OSError", "RuntimeError"}
 """What handlers are known to raise: `TimeoutError` is an `OSError`."""
 
 ON_THREADS_OF_OURS = {
-    "private_names.py:_probe_sampler",
     "remote_rules/last_good_copy.py:copy_path",
     "remote_rules/last_good_copy.py:read_copy",
     "remote_rules/last_good_copy.py:write_copy",
     "remote_rules/poller.py:_run",
+    "self_test.py:_probe_sampler",
     "transport/senders.py:send",
     "transport/spool.py:_run",
     "transport/spool_directory.py:_locks",

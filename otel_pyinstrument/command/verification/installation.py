@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 
-from otel_pyinstrument import private_names
+from otel_pyinstrument import private_names, self_test
 from otel_pyinstrument.command.service_settings import tracing_is_disabled
 from otel_pyinstrument.command.verification.report import Report
 
@@ -79,9 +79,9 @@ def check_private_names(report: Report) -> None:
     try:
         private_names.silence_overhead_warning()
         private_names.keep_samplers_by_thread()
-        private_names.sampler_self_test()
-        hook = private_names.ending_hook_works()
-    except (private_names.PrivateNameError, ImportError, AttributeError) as error:
+        self_test.check_sampler()
+        hook = self_test.ending_hook_works()
+    except (self_test.PrivateNameError, ImportError, AttributeError) as error:
         report.problem(
             "self-test",
             f"an installed library is not as we know it, so profiling switches itself off: {error}",

@@ -21,6 +21,7 @@ LISTED = {case.name for case in NAMES}
 
 IN_ONE_PLACE = (
     "private_names.py",
+    "self_test.py",
     "thread_sampler.py",
     "transport/private_names.py",
     "transport/uvicorn_flush.py",
