@@ -71,8 +71,7 @@ def endpoint_of(span: Span, routes: LearnedRoutes | None = None, *, with_path: b
 def is_named(endpoint: Endpoint, span_name: str) -> bool:
     """Whether a span of that name is one of `endpoint`: the name is method and route."""
     method, _, route = span_name.partition(" ")
-    named = endpoint.is_route and method == endpoint.method and route != ""
-    return named and endpoint_key(method, route) == endpoint.key
+    return endpoint.is_route and route != "" and endpoint_key(method, route) == endpoint.key
 
 
 def learn_route(span: Span, endpoint: Endpoint, routes: LearnedRoutes) -> bool:

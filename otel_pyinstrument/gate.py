@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import random
 import time
-import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
 from otel_pyinstrument import native
-from otel_pyinstrument.cost_estimate import CostEstimate, StandingCost
-from otel_pyinstrument.cpu_budget import CpuBudget
-from otel_pyinstrument.endpoint import Endpoint, is_named
-from otel_pyinstrument.endpoint_history import MAX_ENDPOINTS, EndpointHistory, EndpointTable
+from otel_pyinstrument.cost_estimate import StandingCost
+from otel_pyinstrument.endpoint import Endpoint
+from otel_pyinstrument.endpoint_history import EndpointHistory, EndpointTable
 from otel_pyinstrument.other_threads import OTHER_THREADS, OtherThreads
+from otel_pyinstrument.passages import Passage, Passages
 from otel_pyinstrument.path_patterns import PathPatterns
-from otel_pyinstrument.presences import Presence, Presences
+from otel_pyinstrument.presences import Presences
 from otel_pyinstrument.remote_rules.rules import NO_RULES, EndpointRule, Rules, rules_of
 from otel_pyinstrument.settings import Settings
-from otel_pyinstrument.slot import EndedEarly, Reason, Slot
-
-_MAX_WAITING_NODES = 40_000
-"""Nodes of finished trees that may wait to be encoded: about 10 MB. More pile up when export is stuck."""
+from otel_pyinstrument.slot import Reason, Slot
+from otel_pyinstrument.slots import Slots
+from otel_pyinstrument.visit import Visit
 
 DECISIONS: tuple[str, ...] = (
     "profiled",
@@ -43,14 +41,7 @@ _RULE_FLOOR = 0.1
 _FLOOR = 0.3
 """Shares of a full budget that a request by rule and an ordinary one leave for a new endpoint's first."""
 
-
 _FORCED: tuple[Reason, float] = ("forced", _RULE_FLOOR)
-
-_KNOWN_AFTER_VISITS = 100
-_MOST_PASSED = 16
-_MOST_CHANCE = 0.25
-"""One request in so many is looked at of an endpoint that is known, on average, as long as its chance, which
-is then that of all of them, stays this small."""
 
 
 class Costs(NamedTuple):
@@ -66,53 +57,8 @@ class Costs(NamedTuple):
     process: float
 
 
-class Visit:
-    """One request from the start of its root span to the end, profiled or not."""
-
-    __slots__ = (
-        "alone",
-        "choice",
-        "cpu",
-        "done",
-        "endpoint",
-        "first",
-        "history",
-        "is_route",
-        "presence",
-        "rule",
-        "thread",
-        "untouched",
-    )
-
-    def __init__(self, endpoint: Endpoint, history: EndpointHistory, rule: EndpointRule | None) -> None:
-        self.endpoint = endpoint
-        self.history = history
-        self.rule = rule
-        self.choice: tuple[Reason | None, float] = _FORCED
-        """Why it is profiled, or None, and the share of the budget that it must leave."""
-        self.is_route = endpoint.is_route
-        """May have become known when the request ends."""
-        self.done = False
-
-
-class Passage:
-    """One request that is counted and not looked at, because others of its endpoint are."""
-
-    __slots__ = ("done", "history", "presence")
-
-    def __init__(self, history: EndpointHistory, presence: Presence) -> None:
-        self.history = history
-        self.presence = presence
-        self.done = False
-
-
 class Gate:
-    """Chooses by endpoint within a budget of CPU time, a bounded number at a time.
-
-    Callable from any thread. Slots and trees that are dropped without a word give their place back:
-    plain weak references tell. A finalizer would run Python at any moment of the application, and swallow
-    the exception that a signal handler (a worker's timeout) raises at that moment.
-    """
+    """Chooses by endpoint within a budget of CPU time, a bounded number at a time. Any thread."""
 
     def __init__(
         self,
@@ -143,25 +89,19 @@ class Gate:
         # An own generator: drawing from the shared one would change the numbers of a seeded application.
         self._random = random.Random()  # noqa: S311 - sampling, not secrets
         self._lock = native.RLock()
-        self._slots: list[weakref.ref[Slot]] = []
-        # Strong: they are charged although their spans may be dropped. Appended to without the lock.
-        self._ended_early: list[EndedEarly] = []
-        self._waiting: list[tuple[weakref.ref[object], int]] = []
-        self._hooks_ever = 0
+        self._slots = Slots(
+            self._settings,
+            thread_seconds=self._thread_seconds,
+            process_seconds=self._process_seconds,
+            clock=self._clock,
+            other_threads=self._other_threads,
+        )
         self._presences = Presences()
         self._endpoints = EndpointTable()
-        self._named: dict[str, EndpointHistory] = {}
-        """By the name that spans of theirs begin with: those of which not every request is looked at."""
+        self._passages = Passages()
         self._profiled_paths = 0
-        self._budget = CpuBudget(
-            self._settings.cpu_budget, process_seconds=self._process_seconds, clock=self._clock
-        )
-        self._estimate = CostEstimate()
         self._standing = StandingCost(self._span_seconds)
-        self._other_threads.take()  # what was before is not ours to pay
         self._decisions = dict.fromkeys(DECISIONS, 0)
-        self._hook_seconds = 0.0
-        self._encoding_seconds = 0.0
         self._process_start = self._process_seconds()
 
     # --- what the platform says ----------------------------------------------------------------------
@@ -173,16 +113,16 @@ class Gate:
         patterns = self._include or self._exclude or rules.include or rules.exclude
         self.asks_for_paths = bool(patterns or self._own_rules.endpoints or rules.endpoints)
         with self._lock:
-            self._named = {}  # what comes next is looked at by these rules
+            self._passages.forbid()  # what comes next is looked at by these rules
 
     # --- a request -----------------------------------------------------------------------------------
 
     def pass_by(self, span_name: str) -> Passage | None:
         """On the request's thread, at its start: to be told of its end, and nothing else. None: `arrive`.
 
-        To look at a request costs four times as much as the request can see of us otherwise (docs/adr/009).
+        To look at each was most of what profiling cost at rest (docs/adr/009).
         """
-        history = self._named.get(span_name)
+        history = self._passages.by_name.get(span_name)
         if history is None:
             return None
         presence = self._presences.here()
@@ -192,8 +132,7 @@ class Gate:
             history.passes_left -= 1
             history.passed += 1
             self._decisions["not_chosen"] += 1
-            presence.begun += 1
-            presence.under_way += 1
+            presence.begin()
         return Passage(history, presence)
 
     def passed(self, passage: Passage, *, seconds: float, failed: bool) -> None:
@@ -231,16 +170,15 @@ class Gate:
         with self._lock:
             history = self._endpoints.visit(endpoint.key)
             self._standing.add_passages(history.stands_for - 1, history.child_spans)
-            visit = Visit(endpoint, history, rule)
+            visit = Visit(endpoint, history, rule, _FORCED)
             visit.first = history.visits <= 1
             history.is_route = history.is_route or endpoint.is_route
             visit.presence = presence
-            presence.begun += 1
-            presence.under_way += 1
+            presence.begin()
             visit.alone = presence.under_way == 1
             # The number that both must still have at the end of a request that nothing else touched.
-            visit.untouched = (presence.begun, self._hooks_ever)
-            if self._slots and self._other_threads.every_thread_pays and self._held_slots():
+            visit.untouched = (presence.begun, self._slots.taken)
+            if self._other_threads.every_thread_pays and self._slots.held():
                 visit.untouched = (presence.begun, -1)
             if not forced:
                 visit.choice = self._choose(visit, span_name)
@@ -295,18 +233,15 @@ class Gate:
                 history.child_spans = child_spans
             self._standing.add(history.child_spans)
             if slot is not None:
-                comparable = comparable and alone
-                self._charge_ended_early(leaving=slot)
-                if slot.holds_thread:
-                    here = max(self._end_hook(slot), cpu if comparable else 0.0)
-                    hooked_seconds = here + elsewhere_seconds
-                usual = history.usual_cpu_seconds
-                if comparable and usual is not None:
-                    self._estimate.compare(cpu, usual)
-                self._charge(slot, hooked_seconds, switching_seconds)
-                self._estimate.learn_usual(slot.cost_seconds)
-                return slot.cost_seconds
-            untouched = hooks == self._hooks_ever or not self._other_threads.every_thread_pays
+                return self._slots.settle(
+                    slot,
+                    hooked_seconds=hooked_seconds,
+                    switching_seconds=switching_seconds,
+                    elsewhere_seconds=elsewhere_seconds,
+                    own_seconds=cpu if comparable and alone else None,
+                    usual_seconds=history.usual_cpu_seconds,
+                )
+            untouched = hooks == self._slots.taken or not self._other_threads.every_thread_pays
             if alone and untouched and not visit.first:
                 history.clean_count += 1
                 history.clean_cpu_seconds += cpu
@@ -321,20 +256,12 @@ class Gate:
         if reason is None:
             return None
         with self._lock:
-            refused = self._obstacle(floor)
+            refused = self._slots.obstacle(floor)
             if refused is not None:
                 self._decisions[refused] += 1
                 return None
             self._decisions["profiled"] += 1
-            slot = Slot(
-                reason,
-                began=self._clock(),
-                reserved_seconds=self._estimate.usual_cost_seconds,
-                thread_seconds=self._thread_seconds,
-                ended_early=self._ended_early,
-            )
-            self._hooks_ever += 1
-            self._slots.append(weakref.ref(slot))
+            slot = self._slots.take(reason)
             self._profiled_paths += not visit.history.profiles and not visit.history.is_route
             visit.history.profiles += 1
         return slot
@@ -342,14 +269,7 @@ class Gate:
     def begin_hook(self, slot: Slot) -> None:
         """The hook is in, and stays until `slot` is released, whatever else its thread does meanwhile."""
         with self._lock:
-            self._charge_ended_early()
-            if not slot.held:
-                return  # gone again already
-            others_here = any(
-                other.holds_thread and other.thread == slot.thread for other in self._held_slots()
-            )
-            slot.holds_thread = True
-            self._estimate.hook_begins(slot.thread, slot.cpu_start, others_here=others_here)
+            self._slots.begin_hook(slot)
 
     def refuse(self, slot: Slot, visit: Visit) -> None:
         """The hook could not be put in after all: the slot is given back and costs nothing."""
@@ -363,13 +283,12 @@ class Gate:
     def hold(self, recording: object, node_count: int) -> None:
         """Count the nodes of `recording` as waiting until nothing refers to it any more."""
         with self._lock:
-            self._waiting.append((weakref.ref(recording), node_count))
+            self._slots.hold(recording, node_count)
 
     def charge_encoding(self, cpu_seconds: float) -> None:
         """A finished tree has taken this much CPU time to encode, on whatever thread."""
         with self._lock:
-            self._encoding_seconds += cpu_seconds
-            self._budget.spend(cpu_seconds)
+            self._slots.charge_encoding(cpu_seconds)
 
     # --- for reports ---------------------------------------------------------------------------------
 
@@ -381,10 +300,10 @@ class Gate:
     def costs(self) -> Costs:
         """Since this process began to profile."""
         with self._lock:
-            self._charge_ended_early()
+            self._slots.charge_ended_early()
             return Costs(
-                hook=self._hook_seconds,
-                encoding=self._encoding_seconds,
+                hook=self._slots.hook_seconds,
+                encoding=self._slots.encoding_seconds,
                 standing=self._standing.seconds,
                 process=self._process_seconds() - self._process_start,
             )
@@ -432,25 +351,15 @@ class Gate:
             chance, reason = self._settings.slow_rate, "slow"
         if history.failed_left and self._settings.error_rate >= chance:
             chance, reason = self._settings.error_rate, "error"
-        if is_endpoint and not (history.slow_left or history.failed_left):
-            self._let_pass(visit, own_chance, span_name)
+        if is_endpoint and not (history.slow_left or history.failed_left) and not self.asks_for_paths:
+            self._passages.allow(
+                visit.endpoint,
+                history,
+                span_name,
+                chance=own_chance,
+                random_below=self._random.randrange,
+            )
         return (reason if self._happens(chance) else None), _FLOOR
-
-    def _let_pass(self, visit: Visit, own_chance: float, span_name: str) -> None:
-        """How many of the next requests of this endpoint are only counted.
-
-        By chance, so that what comes at every so many requests is not always passed, or never.
-        """
-        history = visit.history
-        most = min(_MOST_PASSED, int(_MOST_CHANCE / own_chance)) if own_chance else _MOST_PASSED
-        if self.asks_for_paths or most <= 1 or history.visits < _KNOWN_AFTER_VISITS:
-            return
-        if not is_named(visit.endpoint, span_name):
-            return
-        if len(self._named) >= MAX_ENDPOINTS:
-            self._named = {}
-        self._named[span_name] = history
-        history.passes_left = self._random.randrange(2 * most - 1)
 
     def _is_endpoint(self, history: EndpointHistory) -> bool:
         """A path without a route of the application is one when it was answered, and not one too many."""
@@ -460,56 +369,3 @@ class Gate:
 
     def _happens(self, chance: float) -> bool:
         return chance >= 1 or self._random.random() < chance
-
-    def _obstacle(self, floor: float) -> str | None:
-        self._charge_ended_early()
-        # A thread that blocks notices no limit: its hook stays until it runs again, its place does not.
-        now, longest = self._clock(), self._settings.max_duration
-        held = [slot for slot in self._held_slots() if now - slot.began < longest]
-        if len(held) >= self._settings.max_concurrent:
-            return "concurrency"
-        self._waiting = [waiting for waiting in self._waiting if waiting[0]() is not None]
-        if sum(nodes for _, nodes in self._waiting) >= _MAX_WAITING_NODES:
-            return "backlog"
-        if not self._budget.unlimited:
-            reserved = sum(slot.reserved_seconds for slot in held)
-            if self._budget.balance() - reserved <= floor * self._budget.capacity:
-                return "budget"
-        return None
-
-    def _held_slots(self) -> list[Slot]:
-        held = [slot for slot in (reference() for reference in self._slots) if slot is not None and slot.held]
-        self._slots = [weakref.ref(slot) for slot in held]
-        return held
-
-    def _charge_ended_early(self, leaving: Slot | None = None) -> None:
-        """`leaving` is released and charged next: until its end its thread had a hook."""
-        while self._ended_early:
-            slot, hooked_seconds, switching_seconds = self._ended_early.pop(0)
-            if slot.holds_thread:
-                hooked_seconds = self._end_hook(slot, leaving)
-            self._charge(slot, hooked_seconds, switching_seconds)
-
-    def _end_hook(self, slot: Slot, leaving: Slot | None = None) -> float:
-        """CPU seconds of its thread under the hook, that no other profile has told of."""
-        if slot.covered_seconds is None:
-            later = [*self._held_slots(), *(ended.slot for ended in self._ended_early)]
-            if leaving is not None and leaving is not slot and leaving.covered_seconds is None:
-                later.append(leaving)
-            slot.covered_seconds = self._estimate.hook_ends(
-                slot.thread,
-                slot.cpu_end,
-                others_here=any(other.thread == slot.thread and other.holds_thread for other in later),
-            )
-        return slot.covered_seconds
-
-    def _charge(self, slot: Slot, hooked_seconds: float, switching_seconds: float) -> None:
-        """Charge what has been added since the last time."""
-        more_seconds = max(hooked_seconds - slot.hooked_seconds, 0.0)
-        cost = self._estimate.cost_of(more_seconds, self._other_threads.take(), held_thread=slot.holds_thread)
-        cost += max(switching_seconds - slot.switching_seconds, 0.0)
-        slot.hooked_seconds += more_seconds
-        slot.switching_seconds = switching_seconds
-        slot.cost_seconds += cost
-        self._hook_seconds += cost
-        self._budget.spend(cost)

@@ -15,6 +15,11 @@ class Presence:
         self.begun = 0
         """Since the thread has its first."""
 
+    def begin(self) -> None:
+        """A request begins. Its end is `under_way -= 1`, from any thread."""
+        self.begun += 1
+        self.under_way += 1
+
 
 class Presences:
     """One for each thread, gone with it."""

@@ -17,13 +17,14 @@ from otel_pyinstrument.endpoint import attributes_of
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.facts.request_facts import RequestFacts
 from otel_pyinstrument.frames import identifier_of
-from otel_pyinstrument.gate import Passage, Visit
 from otel_pyinstrument.guard import Guard, came_from_signal_handler
 from otel_pyinstrument.hop import Hop
+from otel_pyinstrument.passages import Passage
 from otel_pyinstrument.private_names import frame_identifiers
 from otel_pyinstrument.recording import HopTree, Recording, RecordingFacts
 from otel_pyinstrument.segment import MAX_NODES, Segment, SpanEnded, new_builder
 from otel_pyinstrument.slot import Reason, Slot
+from otel_pyinstrument.visit import Visit
 
 MAX_HOPS = 200
 """Different places of one request that wait for work elsewhere, and are seen there."""

@@ -19,10 +19,11 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from otel_pyinstrument import native, private_names
 from otel_pyinstrument.endpoint import endpoint_of, learn_route
 from otel_pyinstrument.engine import Engine
-from otel_pyinstrument.gate import Gate, Passage, Visit
+from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.guard import Guard, came_from_signal_handler
 from otel_pyinstrument.installed import FORCED_KEY
 from otel_pyinstrument.learned_routes import LearnedRoutes
+from otel_pyinstrument.passages import Passage
 from otel_pyinstrument.profile_event import ProfileEvent
 from otel_pyinstrument.recording import Recording
 from otel_pyinstrument.request import (
@@ -34,6 +35,7 @@ from otel_pyinstrument.request import (
     outcome_of,
 )
 from otel_pyinstrument.settings import Settings
+from otel_pyinstrument.visit import Visit
 
 if TYPE_CHECKING:
     from otel_pyinstrument.remote_rules.poller import RulesPoller

@@ -156,7 +156,7 @@ def main(request_count: int) -> None:
         "resident_bytes": resident,
         "has_hook": sys.getprofile() is not None,
         "open_segments": sum(type(each) is Segment and each.is_open for each in gc.get_objects()),
-        "held_slots": len(processor.gate._held_slots()),
+        "held_slots": len(processor.gate._slots.held()),
     }
     service.close()
     print(json.dumps(held))

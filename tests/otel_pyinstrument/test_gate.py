@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from otel_pyinstrument import gate as gate_module
+from otel_pyinstrument import slots as slots_module
 from otel_pyinstrument.endpoint import Endpoint
-from otel_pyinstrument.gate import MAX_NEW_PATHS, Gate, Visit
+from otel_pyinstrument.gate import MAX_NEW_PATHS, Gate
 from otel_pyinstrument.other_threads import OtherThreads
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.slot import Slot
+from otel_pyinstrument.visit import Visit
 from tests.otel_pyinstrument.gate_service import ORDERS, Service, endpoint
 
 
@@ -784,7 +785,7 @@ def test_threads_never_get_more_slots_than_there_are(make) -> None:
 
 def test_nothing_is_admitted_while_finished_trees_pile_up(make, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given trees that nobody encodes
-    monkeypatch.setattr(gate_module, "_MAX_WAITING_NODES", 100)
+    monkeypatch.setattr(slots_module, "_MAX_WAITING_NODES", 100)
     gate = make().gate
     waiting = [Finished(), Finished()]
     gate.hold(waiting[0], 50)
@@ -825,8 +826,8 @@ def test_nothing_is_kept_of_threads_and_requests_that_are_over(make) -> None:
     for visit in handed_over:
         service.gate.leave(visit, seconds=1, failed=False)
 
-    assert service.gate._held_slots() == []
-    assert service.gate._estimate._covered == {}
+    assert service.gate._slots.held() == []
+    assert service.gate._slots._estimate._covered == {}
 
 
 def test_a_forked_child_starts_with_its_own_places_and_numbers(make) -> None:

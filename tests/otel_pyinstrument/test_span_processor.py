@@ -28,8 +28,8 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from pyinstrument.stack_sampler import StackSampler
 
-from otel_pyinstrument import gate as gate_module
 from otel_pyinstrument import private_names
+from otel_pyinstrument import slots as slots_module
 from otel_pyinstrument import span_processor as span_processor_module
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
@@ -372,7 +372,7 @@ def test_trees_that_nobody_reads_do_not_pile_up(
     make_traced, profile_of, burn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an export that is stuck: spans are kept, their events are not read
-    monkeypatch.setattr(gate_module, "_MAX_WAITING_NODES", 100)
+    monkeypatch.setattr(slots_module, "_MAX_WAITING_NODES", 100)
     traced = make_traced(interval=1.0)
     spans = []
     while len(spans) < 100 and (not spans or profile_of(spans[-1]) is not None):
@@ -781,7 +781,7 @@ def test_a_request_that_begins_while_another_thread_switches_off_keeps_no_hook(t
 
     # Then it has neither a hook nor a place, nor a profile
     assert hook is None
-    assert gate._held_slots() == []
+    assert gate._slots.held() == []
     assert traced.exporter.get_finished_spans()[-1].events == ()
 
 
