@@ -19,8 +19,8 @@ from otel_pyinstrument import PyinstrumentInstrumentor
 from otel_pyinstrument.endpoint import Endpoint, endpoint_key
 from otel_pyinstrument.endpoint_rates import read_endpoint_rate
 from otel_pyinstrument.gate import Gate
-from otel_pyinstrument.remote_rules.rules import read_rules
 from otel_pyinstrument.settings import Settings, read_settings
+from tests.otel_pyinstrument.gate_service import Service
 
 # --- how they are written ----------------------------------------------------------------------------
 
@@ -117,62 +117,46 @@ def test_whatever_is_written_the_gate_can_use_what_is_read(written: object) -> N
 # --- what the gate makes of them ---------------------------------------------------------------------
 
 
-class Service:
-    """A gate whose budget is not what is tested."""
+def serve(service: Service, path: str, method: str = "GET", route: str = "") -> str | None:
+    """The reason why the request was profiled; None when it was not."""
+    return service.serve(Endpoint(f"{method} {route or path}", method, path))
 
-    def __init__(self, **settings: object) -> None:
-        self.date = 1_000_000.0
-        self.gate = Gate(Settings(**{"cpu_budget": 1.0, **settings}), rules_clock=lambda: self.date)  # type: ignore[arg-type]
-        self.gate._random = random.Random(1)
 
-    def serve(self, path: str, method: str = "GET", route: str = "") -> str | None:
-        """The reason why the request was profiled; None when it was not."""
-        visit = self.gate.arrive(Endpoint(f"{method} {route or path}", method, path))
-        assert visit is not None
-        slot = self.gate.admit(visit)
-        if slot is not None:
-            slot.release()
-        self.gate.leave(visit, seconds=0.01, failed=False, slot=slot)
-        return None if slot is None else slot.reason
-
-    def reasons(self, path: str, count: int = 20) -> set[str | None]:
-        return {self.serve(path) for _ in range(count)}
-
-    def rules(self, text: str) -> None:
-        self.gate.apply(read_rules(text.encode()))
+def reasons(service: Service, path: str, count: int = 20) -> set[str | None]:
+    return {serve(service, path) for _ in range(count)}
 
 
 def test_an_endpoint_has_its_own_rate_instead_of_the_general_one() -> None:
     service = Service(rate=1.0, endpoint_rates=("GET /orders/{id}=0", "/health=0"))
 
-    assert service.serve("/orders/7", route="/orders/{}") is None
-    assert service.serve("/orders/7", "POST", route="/orders/{}") == "rate"
-    assert [service.serve("/health", method) for method in ("GET", "HEAD")] == [None, None]
-    assert service.serve("/other") == "rate"
+    assert serve(service, "/orders/7", route="/orders/{}") is None
+    assert serve(service, "/orders/7", "POST", route="/orders/{}") == "rate"
+    assert [serve(service, "/health", method) for method in ("GET", "HEAD")] == [None, None]
+    assert serve(service, "/other") == "rate"
 
 
 def test_this_very_path_goes_before_its_route_whatever_is_known_of_it() -> None:
     service = Service(rate=0.0, endpoint_rates=("GET /orders/{id}=1", "/users/{name}=0", "/users/bob=1"))
     service.rules('{"endpoint_configs": {"GET /orders/7": {"sampling_rate": 0}}}')
 
-    assert service.serve("/orders/8", route="/orders/{}") == "rule"
-    assert service.serve("/orders/7", route="/orders/{}") is None
-    assert [service.serve("/users/bob", route=route) for route in ("", "/users/{}")] == ["rule", "rule"]
-    assert service.serve("/users/alice", route="/users/{}") is None
+    assert serve(service, "/orders/8", route="/orders/{}") == "rule"
+    assert serve(service, "/orders/7", route="/orders/{}") is None
+    assert [serve(service, "/users/bob", route=route) for route in ("", "/users/{}")] == ["rule", "rule"]
+    assert serve(service, "/users/alice", route="/users/{}") is None
 
 
 def test_an_endpoint_is_profiled_although_the_general_rate_is_zero() -> None:
     service = Service(rate=0.0, endpoint_rates=("GET /orders=1", "/products/7=1"))
 
-    assert service.reasons("/orders") == {"rule"}
-    assert service.serve("/products/7", route="/products/{}") == "rule"
-    assert service.serve("/products/8", route="/products/{}") is None
+    assert reasons(service, "/orders") == {"rule"}
+    assert serve(service, "/products/7", route="/products/{}") == "rule"
+    assert serve(service, "/products/8", route="/products/{}") is None
 
 
 def test_the_rate_is_the_share_of_the_endpoints_requests() -> None:
     service = Service(rate=0.0, endpoint_rates=("/orders=0.3",))
 
-    profiled = sum(service.serve("/orders") == "rule" for _ in range(10_000))
+    profiled = sum(serve(service, "/orders") == "rule" for _ in range(10_000))
 
     assert profiled == pytest.approx(3_000, rel=0.1)
 
@@ -186,11 +170,11 @@ def test_the_platforms_rate_for_the_endpoint_wins_until_it_expires() -> None:
         '{"endpoint_configs": {"GET /orders": {"sampling_rate": 1, "expires_at": 1000600}, '
         '"GET /products": {"sampling_rate": 0, "expires_at": 1000600}}}'
     )
-    assert (service.reasons("/orders"), service.reasons("/products")) == ({"rule"}, {None})
+    assert (reasons(service, "/orders"), reasons(service, "/products")) == ({"rule"}, {None})
 
     # Then the settings hold again afterwards
     service.date += 600
-    assert (service.reasons("/orders"), service.reasons("/products")) == ({None}, {"rule"})
+    assert (reasons(service, "/orders"), reasons(service, "/products")) == ({None}, {"rule"})
 
 
 def test_the_settings_decide_where_the_platform_does_not() -> None:
@@ -200,9 +184,9 @@ def test_the_settings_decide_where_the_platform_does_not() -> None:
     service.rules('{"sampling_rate": 1, "endpoint_configs": {"GET /orders": {"slow_threshold": 0.5}}}')
 
     # Then the platform's rate holds for the others
-    assert service.reasons("/orders") == {"rule"}
-    assert service.reasons("/health") == {None}
-    assert service.reasons("/other") == {"rate"}
+    assert reasons(service, "/orders") == {"rule"}
+    assert reasons(service, "/health") == {None}
+    assert reasons(service, "/other") == {"rate"}
 
 
 # --- a real application ------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from opentelemetry.trace import SpanKind
@@ -11,6 +11,7 @@ from opentelemetry.trace import SpanKind
 from otel_pyinstrument import installed, profile
 from otel_pyinstrument.endpoint import Endpoint, is_named
 from otel_pyinstrument.endpoint_history import MAX_ENDPOINTS, EndpointTable
+from otel_pyinstrument.passages import Passages
 from tests.otel_pyinstrument.gate_service import ORDERS, Service, endpoint
 
 RARE = endpoint("/rare")
@@ -42,6 +43,19 @@ def test_at_most_requests_of_a_known_endpoint_the_gate_does_not_look(known: Serv
     looks = looks_of(known, 3_200)
 
     assert 150 <= looks <= 260  # one in 16
+
+
+def test_what_comes_at_every_so_many_requests_is_looked_at_as_often(known: Service) -> None:
+    # Given requests of which each seventeenth is of the same kind
+    looked_at = Counter[int]()
+
+    # When many come
+    for number in range(17_000):
+        looked_at[number % 17] += looks_of(known, 1)
+
+    # Then the gate has looked at one in sixteen of each kind
+    assert len(looked_at) == 17
+    assert all(30 <= looks <= 100 for looks in looked_at.values()), looked_at
 
 
 def test_at_a_new_endpoint_the_gate_looks_each_time(known: Service) -> None:
@@ -78,6 +92,7 @@ def test_what_passed_counts_as_visits_of_its_endpoint(known: Service) -> None:
     history = known.gate.arrive(ORDERS).history
 
     assert history.visits > 1_100
+    assert history.seconds == pytest.approx(100 * 0.02 + 1_000 * 0.01)
     assert known.gate._endpoints._visits == history.visits
 
 
@@ -103,7 +118,7 @@ def test_one_that_was_slow_or_failed_makes_the_gate_look_at_the_next(outcome: di
 
 def test_rules_that_arrive_hold_for_the_very_next_request(known: Service) -> None:
     # Given an endpoint whose next request would pass
-    while known.gate._named[ORDERS.key].passes_left == 0:
+    while known.gate._passages.by_name[ORDERS.key].passes_left == 0:
         known.serve()
 
     # When the platform wants each of its requests
@@ -129,6 +144,8 @@ def test_where_patterns_decide_the_gate_looks_each_time() -> None:
         (Endpoint("GET /orders/{}", "GET", ""), "POST /orders/<int:id>", False),
         (Endpoint("GET /orders/{}", "GET", ""), "GET", False),
         (Endpoint("GET /orders/{}", "GET", ""), "", False),
+        (Endpoint("GET /", "GET", "/"), "GET /", True),
+        (Endpoint("GET /", "GET", "/"), "GET", False),
         (Endpoint("GET /orders/{}", "GET", ""), "GET /orders", False),
         (Endpoint("GET /orders/7", "GET", "/orders/7", is_route=False), "GET /orders/7", False),
     ],
@@ -141,10 +158,11 @@ def test_only_a_name_that_is_method_and_route_tells_the_endpoint(
 
 def test_an_endpoint_whose_name_does_not_tell_it_is_looked_at_each_time() -> None:
     service = Service(rate=0.001)
-    for _ in range(200):
+    for _ in range(100):
+        service.serve()
+    for _ in range(100):
+        assert service.gate.pass_by("GET") is None
         service.gate.leave(service.gate.arrive(ORDERS, span_name="GET"), seconds=0.01, failed=False)
-
-    assert service.gate.pass_by("GET") is None
 
 
 def test_a_request_beside_one_that_passes_does_not_tell_what_is_usual(known: Service) -> None:
@@ -164,6 +182,23 @@ def test_a_request_beside_one_that_passes_does_not_tell_what_is_usual(known: Ser
     assert visit.history.clean_count == before + 1
 
 
+def test_a_request_during_which_one_passed_does_not_tell_what_is_usual(known: Service) -> None:
+    # Given one that is looked at, alone on its thread when it began
+    while known.gate._passages.by_name[ORDERS.key].passes_left == 0:
+        known.serve()
+    visit = known.gate.arrive(RARE)
+    known.gate.leave(visit, seconds=0.01, failed=False)
+    visit = known.gate.arrive(RARE)
+    before = visit.history.clean_count
+
+    # When another one passes on its thread before it ends
+    known.gate.passed(known.gate.pass_by(ORDERS.key), seconds=0.01, failed=False)
+    known.gate.leave(visit, seconds=0.01, failed=False)
+
+    # Then its CPU time is not taken for that of a request alone
+    assert visit.history.clean_count == before
+
+
 def test_a_passage_that_ends_twice_counts_once(known: Service) -> None:
     while (passage := known.gate.pass_by(ORDERS.key)) is None:
         known.serve()
@@ -181,7 +216,7 @@ def test_what_passes_has_a_smaller_standing_cost(known: Service) -> None:
     while (passage := known.gate.pass_by(ORDERS.key)) is None:
         known.serve()
     known.gate.passed(passage, seconds=0.01, failed=False)
-    known.gate._named[ORDERS.key].passes_left = 0
+    known.gate._passages.by_name[ORDERS.key].passes_left = 0
     before, passed = known.gate.costs().standing, passage.history.passed
 
     # When it is looked at again
@@ -203,8 +238,20 @@ def test_an_endpoint_that_makes_room_passes_no_more() -> None:
     assert history.passes_left == 0
 
 
+def test_names_without_end_are_no_memory_without_end() -> None:
+    passages = Passages()
+    history = EndpointTable().visit("GET /")
+    history.visits = 1_000
+
+    for number in range(2 * MAX_ENDPOINTS):
+        kind = endpoint(f"/{number}")
+        passages.allow(kind, history, kind.key, chance=0.0, random_below=lambda below: below - 1)
+
+    assert len(passages.by_name) <= MAX_ENDPOINTS
+
+
 def test_a_forked_child_begins_by_looking(known: Service) -> None:
-    while known.gate._named[ORDERS.key].passes_left == 0:
+    while known.gate._passages.by_name[ORDERS.key].passes_left == 0:
         known.serve()
 
     known.gate.reset()
@@ -214,27 +261,23 @@ def test_a_forked_child_begins_by_looking(known: Service) -> None:
 
 def test_threads_may_pass_at_once(known: Service) -> None:
     # Given an endpoint of which 1,000 requests may pass
-    while known.gate._named[ORDERS.key].passes_left == 0:
+    while known.gate._passages.by_name[ORDERS.key].passes_left == 0:
         known.serve()
-    known.gate._named[ORDERS.key].passes_left = 1_000
-    passed: list[int] = []
+    known.gate._passages.by_name[ORDERS.key].passes_left = 1_000
 
-    def work() -> None:
+    def passed(_thread: int) -> int:
         passages = [known.gate.pass_by(ORDERS.key) for _ in range(500)]
         for passage in passages:
             if passage is not None:
                 known.gate.passed(passage, seconds=0.0, failed=False)
-        passed.append(sum(passage is not None for passage in passages))
+        return sum(passage is not None for passage in passages)
 
     # When four threads ask 500 times each
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        counts = list(threads.map(passed, range(4)))
 
     # Then so many did
-    assert sum(passed) == 1_000
+    assert sum(counts) == 1_000
 
 
 # --- with spans ---------------------------------------------------------------------------------------
@@ -272,7 +315,7 @@ def test_a_request_that_passes_pays_for_no_profile_of_its_block(make_traced, mon
     traced = make_traced(rate=0.001)
     monkeypatch.setattr(installed, "provider", traced.provider)
     serve(traced, 120)
-    while traced.processor.gate._named["GET /orders/{id}"].passes_left == 0:
+    while traced.processor.gate._passages.by_name["GET /orders/{id}"].passes_left == 0:
         serve(traced, 1)
     traced.exporter.clear()
 
@@ -282,6 +325,24 @@ def test_a_request_that_passes_pays_for_no_profile_of_its_block(make_traced, mon
 
     # Then it is a span and nothing more
     assert [profile_of(span) for span in traced.exporter.get_finished_spans()] == [None, None]
+
+
+def test_a_block_that_has_the_name_of_an_endpoint_does_not_pass(make_traced, monkeypatch, profile_of) -> None:
+    # Given an endpoint whose next request passes
+    traced = make_traced(rate=0.001)
+    monkeypatch.setattr(installed, "provider", traced.provider)
+    serve(traced, 120)
+    while traced.processor.gate._passages.by_name["GET /orders/{id}"].passes_left == 0:
+        serve(traced, 1)
+    traced.exporter.clear()
+
+    # When a block outside of any request has that name
+    with profile("GET /orders/{id}"):
+        pass
+
+    # Then it is profiled, as was asked for
+    (span,) = traced.exporter.get_finished_spans()
+    assert profile_of(span) is not None
 
 
 def test_a_block_that_is_refused_is_over_for_the_gate_at_its_end(make_traced, monkeypatch) -> None:
