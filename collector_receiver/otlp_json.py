@@ -136,6 +136,9 @@ def _salvaged(request: Any, document: Any) -> dict[str, Any] | None:
     kept: list[dict[str, Any]] = []
     lost = 0
     for resource in _listed(document, resources):
+        if not isinstance(resource, dict):  # there may be millions, and an exception takes a microsecond
+            lost += 1
+            continue
         try:
             about, inner = _taken_apart(resources, resource, _RESOURCE_LEVEL)
         except NotOtlpJson:
@@ -154,6 +157,8 @@ def _salvaged(request: Any, document: Any) -> dict[str, Any] | None:
 
 
 def _salvaged_scope(scopes: Any, scope: Any) -> dict[str, Any] | None:
+    if not isinstance(scope, dict):
+        return None
     items = scopes.message_type.fields_by_number[2]
     plan = _plan(items.message_type)
     try:
@@ -186,6 +191,8 @@ def _listed(value: Any, field: Any) -> list[Any]:
 
 
 def _is_readable(plan: _Plan, item: Any) -> bool:
+    if not isinstance(item, dict):
+        return False
     try:
         _message(plan, item, _ITEM_LEVEL)
     except NotOtlpJson:

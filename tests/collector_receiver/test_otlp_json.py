@@ -470,6 +470,28 @@ def test_a_wrong_span_is_empty_and_the_others_stay(wrong):
     assert list(request.resource_spans[0].scope_spans[0].spans) == [Span(name="a"), Span(), Span(name="c")]
 
 
+@pytest.mark.parametrize("place", ["resourceSpans", "scopeSpans", "spans"])
+def test_what_is_no_object_costs_no_exception_each(place, monkeypatch):
+    # Given a good span, and numbers instead of resources, scopes or spans
+    spans = [{"name": "a"}, *[5] * (1_000 * (place == "spans"))]
+    scopes = [{"spans": spans}, *[5] * (1_000 * (place == "scopeSpans"))]
+    resources = [{"scopeSpans": scopes}, *[5] * (1_000 * (place == "resourceSpans"))]
+    made, problem = [], NotOtlpJson.__init__
+    monkeypatch.setattr(
+        NotOtlpJson, "__init__", lambda self, *texts: made.append(self) or problem(self, *texts)
+    )
+
+    # When they are read
+    (kept,) = from_json(
+        ExportTraceServiceRequest, json.dumps({"resourceSpans": resources}).encode(), keep_readable=True
+    ).resource_spans
+
+    # Then the good one stays, with as many empty ones: a body of 4 KB may inflate to two million of them
+    found = [span for scope in kept.scope_spans for span in scope.spans]
+    assert found == [Span(name="a"), *[Span()] * 1_000]
+    assert len(made) < 5
+
+
 WRONG_DESCRIPTIONS = {
     "wrong type": {"attributes": [{"key": "a", "value": {"intValue": "x"}}]},
     "no Unicode": {"attributes": [{"key": "a", "value": {"stringValue": "\ud800"}}]},
