@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from opentelemetry.sdk.trace import Span
 
@@ -53,8 +53,8 @@ def endpoint_of(span: Span, routes: LearnedRoutes | None = None, *, with_path: b
     if isinstance(route, str) and isinstance(method, str) and route and method:
         path = _path(attributes) if with_path else ""
         return Endpoint(endpoint_key(method, route), method, path) if path else _endpoint(method, route)
-    path = _path(attributes)
-    first, _, rest = span.name.partition(" ")
+    path, name = _path(attributes), name_of(span)
+    first, _, rest = name.partition(" ")
     if not isinstance(method, str) or not method:
         method = first if first in _FIRST_WORDS else ""
     if not isinstance(route, str) or not route:
@@ -64,14 +64,22 @@ def endpoint_of(span: Span, routes: LearnedRoutes | None = None, *, with_path: b
         is_route = not route.startswith("/") or isinstance(attributes.get("http.route"), str)
         return Endpoint(endpoint_key(method, route), method, path or route, is_route)
     learned = routes.find(method, path) if routes is not None else ""
-    shown = learned or path_template(path or span.name[:_MAX_CHARACTERS])
+    shown = learned or path_template(path or name[:_MAX_CHARACTERS])
     return Endpoint(f"{method} {shown}", method, path, is_route=bool(learned))
+
+
+def name_of(span: Span) -> str:
+    """The name of a span; "" where the application has given it one that is no text."""
+    name = cast("object", span.name)
+    return name if isinstance(name, str) else ""
 
 
 def is_named(endpoint: Endpoint, span_name: str) -> bool:
     """Whether a span of that name is one of `endpoint`: the name is method and route."""
     method, _, route = span_name.partition(" ")
-    return endpoint.is_route and route != "" and endpoint_key(method, route) == endpoint.key
+    if not endpoint.is_route or not route or len(span_name) > _MAX_CHARACTERS:
+        return False
+    return endpoint_key(method, route) == endpoint.key
 
 
 def learn_route(span: Span, endpoint: Endpoint, routes: LearnedRoutes) -> bool:

@@ -148,7 +148,6 @@ class Gate:
             history.seconds += seconds
             slow = seconds >= self._settings.slow_threshold
             if slow or failed:
-                history.passes_left = 0
                 self._endpoints.ended(history, 0.0, slow=slow, failed=failed)
 
     def arrive(self, endpoint: Endpoint, *, forced: bool = False, span_name: str = "") -> Visit | None:
@@ -168,11 +167,10 @@ class Gate:
             rule = self._rule_for(endpoint, rules)
         thread, presence = native.thread_id(), self._presences.here()
         with self._lock:
-            history = self._endpoints.visit(endpoint.key)
+            history = self._endpoints.visit(endpoint.key, is_route=endpoint.is_route)
             self._standing.add_passages(history.stands_for - 1, history.child_spans)
             visit = Visit(endpoint, history, rule, _FORCED)
             visit.first = history.visits <= 1
-            history.is_route = history.is_route or endpoint.is_route
             visit.presence = presence
             presence.begin()
             visit.alone = presence.under_way == 1
@@ -226,7 +224,7 @@ class Gate:
             history = visit.history
             self._endpoints.ended(history, seconds, slow=seconds >= threshold, failed=failed)
             if visit.is_route and not history.is_route:
-                history.is_route = True
+                self._endpoints.name(history)
                 self._profiled_paths -= history.profiles > 0
             history.answered = history.answered or not refused
             if slot is not None:

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from otel_pyinstrument import native, private_names
-from otel_pyinstrument.endpoint import endpoint_of, learn_route
+from otel_pyinstrument.endpoint import endpoint_of, learn_route, name_of
 from otel_pyinstrument.engine import Engine
 from otel_pyinstrument.gate import Gate
 from otel_pyinstrument.guard import Guard, came_from_signal_handler
@@ -85,8 +85,8 @@ class ProfilingSpanProcessor(SpanProcessor):
         self._lock = native.RLock()
         # Weak, without callbacks: see `Gate`.
         self._profiled: list[weakref.ref[Request]] = []
-        self._traces: dict[int, None] = {}
-        """Those whose requests are being served here."""
+        self._traces: dict[int, int] = {}
+        """Those of which requests are being served here, and how many: a caller may ask for several."""
         self.gate = Gate(settings, span_seconds=self._seconds_of_a_span())
         self._poller = _rules_poller(settings, self.gate)
 
@@ -216,19 +216,21 @@ class ProfilingSpanProcessor(SpanProcessor):
             return _NOT_LOOKED_AT
         if self._poller is not None and not self._poller.started:
             self._poller.start()
-        if len(self._traces) >= _MAX_TRACES:
-            self._traces = {}  # of spans that were dropped without an end
-        self._traces[context.trace_id] = None
-        passage = None if forced else self.gate.pass_by(span.name)
+        with self._lock:
+            if len(self._traces) >= _MAX_TRACES:
+                self._traces = {}  # of spans that were dropped without an end
+            self._traces[context.trace_id] = self._traces.get(context.trace_id, 0) + 1
+        name = name_of(span)
+        passage = None if forced else self.gate.pass_by(name)
         if passage is not None:
             return Belonging(None, passage)
         if self._log_events is None and private_names.max_events_of(span) == 0:
             return _NOT_LOOKED_AT
-        return self._look(span, forced=forced)
+        return self._look(span, name, forced=forced)
 
-    def _look(self, span: Span, *, forced: bool) -> Belonging:
+    def _look(self, span: Span, name: str, *, forced: bool) -> Belonging:
         endpoint = endpoint_of(span, self._routes, with_path=self.gate.asks_for_paths)
-        visit = self.gate.arrive(endpoint, forced=forced, span_name=span.name)
+        visit = self.gate.arrive(endpoint, forced=forced, span_name=name)
         if visit is None:
             return _NOT_LOOKED_AT
         slot = None if visit.choice[0] is None else self.gate.admit(visit)
@@ -253,7 +255,11 @@ class ProfilingSpanProcessor(SpanProcessor):
 
     def _end(self, span: Span, belonging: Belonging, timestamp: int | None = None) -> None:
         request, visit = belonging.request, belonging.visit
-        self._traces.pop(span.get_span_context().trace_id, None)
+        trace_id = span.get_span_context().trace_id
+        with self._lock:
+            others = self._traces.pop(trace_id, 1) - 1
+            if others > 0:
+                self._traces[trace_id] = others
         if visit is None:
             return
         if isinstance(visit, Passage):

@@ -14,6 +14,7 @@ import pytest
 
 from otel_pyinstrument import slots as slots_module
 from otel_pyinstrument.endpoint import Endpoint
+from otel_pyinstrument.endpoint_history import MAX_ENDPOINTS
 from otel_pyinstrument.gate import MAX_NEW_PATHS, Gate
 from otel_pyinstrument.other_threads import OtherThreads
 from otel_pyinstrument.settings import Settings
@@ -172,6 +173,20 @@ def test_who_asks_for_random_paths_leaves_the_profiles_to_others(make) -> None:
 
     # Then these have nearly as many profiles beside two requests of a scanner for each of theirs
     assert profiles(scans=1) > 0.7 * profiles(scans=0) > 0
+
+
+def test_who_asks_for_random_paths_makes_no_endpoint_forgotten(make) -> None:
+    # Given an endpoint that is always slow, and profiled when it was
+    service = make(rate=0.000_001, slow_rate=1.0, slow_threshold=1.0)
+    for _ in range(3):
+        service.serve(endpoint("/slow"), seconds=5.0)
+
+    # When somebody asks for more paths than are remembered before its next request
+    for number in range(2 * MAX_ENDPOINTS):
+        service.serve(path(f"/scan/{number}"), refused=True)
+
+    # Then it is known to be slow
+    assert service.serve(endpoint("/slow")) == "slow"
 
 
 def test_a_request_whose_thread_cannot_be_profiled_was_not_the_first(make) -> None:

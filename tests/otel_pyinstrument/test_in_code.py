@@ -13,8 +13,17 @@ from collections.abc import Awaitable, Callable
 from functools import partial, update_wrapper
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+)
 
 from otel_pyinstrument import installed, profile
 from otel_pyinstrument.request import request_of
@@ -267,6 +276,35 @@ def test_a_request_that_was_not_chosen_pays_for_no_profile(scripted, profile_of)
 
 
 # --- coroutines --------------------------------------------------------------------------------------
+
+
+def test_a_block_in_one_of_two_requests_of_a_trace_pays_for_no_profile(
+    make_traced, monkeypatch, profile_of
+) -> None:
+    # Given a caller elsewhere that asks twice at the same time, and a service that chooses neither
+    traced = make_traced(rate=0.0)
+    monkeypatch.setattr(installed, "provider", traced.provider)
+
+    def request(caller_span_id: int):
+        caller = NonRecordingSpan(SpanContext(7, caller_span_id, is_remote=True, trace_flags=TraceFlags(1)))
+        around = trace.set_span_in_context(caller, Context())
+        return traced.tracer.start_as_current_span("GET /", context=around, kind=SpanKind.SERVER)
+
+    def other_request() -> None:
+        with request(1):
+            pass
+
+    # When one ends before a block of the other begins
+    with request(2):
+        thread = threading.Thread(target=other_request)
+        thread.start()
+        thread.join()
+        with profile("part"):
+            pass
+
+    # Then the block is a span of its request and nothing more
+    assert [profile_of(span) for span in traced.exporter.get_finished_spans()] == [None] * 3
+    assert traced.processor._traces == {}
 
 
 def test_a_coroutine_is_one_span_from_its_first_step_to_its_result(scripted) -> None:

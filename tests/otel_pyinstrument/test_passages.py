@@ -116,6 +116,24 @@ def test_one_that_was_slow_or_failed_makes_the_gate_look_at_the_next(outcome: di
     assert [service.serve() for _ in range(19)] == [reason] * 19
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_one_that_was_looked_at_and_slow_makes_the_gate_look_at_the_next(seed: int) -> None:
+    # Given a service that profiles what was slow each time, and a request that does not pass
+    service = Service(rate=0.001, slow_rate=1.0, slow_threshold=1.0)
+    for _ in range(150):
+        service.serve()
+    history = service.gate._passages.by_name[ORDERS.key]
+    service.gate._random.seed(seed)
+    while history.passes_left:
+        service.serve()
+
+    # When it is slow
+    service.serve(seconds=5.0)
+
+    # Then the next one is looked at, and profiled
+    assert service.serve() == "slow"
+
+
 def test_rules_that_arrive_hold_for_the_very_next_request(known: Service) -> None:
     # Given an endpoint whose next request would pass
     while known.gate._passages.by_name[ORDERS.key].passes_left == 0:
@@ -144,6 +162,7 @@ def test_where_patterns_decide_the_gate_looks_each_time() -> None:
         (Endpoint("GET /orders/{}", "GET", ""), "POST /orders/<int:id>", False),
         (Endpoint("GET /orders/{}", "GET", ""), "GET", False),
         (Endpoint("GET /orders/{}", "GET", ""), "", False),
+        (Endpoint("GET /" + "a" * 199, "GET", ""), "GET /" + "a" * 300, False),
         (Endpoint("GET /", "GET", "/"), "GET /", True),
         (Endpoint("GET /", "GET", "/"), "GET", False),
         (Endpoint("GET /orders/{}", "GET", ""), "GET /orders", False),
@@ -302,7 +321,7 @@ def test_requests_of_spans_pass_and_nothing_of_them_is_left(make_traced) -> None
     serve(traced, 320)
 
     gate = traced.processor.gate
-    history = gate._endpoints._endpoints["GET /orders/{}"]
+    history = gate._endpoints._routes["GET /orders/{}"]
     assert history.visits + history.passed == 440
     assert history.clean_count < 250
     assert before < 440

@@ -139,6 +139,15 @@ def test_spans_inside_a_request_inherit_it_and_carry_no_profile(traced, profile_
     assert [profile_of(span) is None for span in (innermost, inner, root)] == [True, True, False]
 
 
+@pytest.mark.parametrize("name", [None, b"GET /orders", 7, ["GET /orders"]], ids=str)
+def test_a_request_whose_span_has_no_text_for_a_name_is_profiled_as_others(name, traced, profile_of) -> None:
+    with traced.tracer.start_as_current_span(name, kind=SpanKind.SERVER):
+        pass
+
+    (span,) = traced.exporter.get_finished_spans()
+    assert profile_of(span) is not None
+
+
 class RecordOnly(Sampler):
     def should_sample(self, *_arguments: object, **_options: object) -> SamplingResult:
         return SamplingResult(Decision.RECORD_ONLY)
