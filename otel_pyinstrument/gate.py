@@ -47,8 +47,8 @@ _FORCED: tuple[Reason, float] = ("forced", _RULE_FLOOR)
 class Costs(NamedTuple):
     """Estimated CPU seconds that profiling has cost, and what the whole process used in that time.
 
-    `hook` and `encoding` are of profiles, and paid from the budget; `standing` is what all requests pay
-    because profiling is on.
+    `hook` and `encoding` are of profiles; `standing` is what all requests pay because profiling is on. All
+    is paid from the budget, of which half is for profiles alone.
     """
 
     hook: float
@@ -89,10 +89,12 @@ class Gate:
         # An own generator: drawing from the shared one would change the numbers of a seeded application.
         self._random = random.Random()  # noqa: S311 - sampling, not secrets
         self._lock = native.RLock()
+        self._standing = standing = StandingCost(self._span_seconds)
         self._slots = Slots(
             self._settings,
             thread_seconds=self._thread_seconds,
             process_seconds=self._process_seconds,
+            standing_seconds=lambda: standing.seconds,
             clock=self._clock,
             other_threads=self._other_threads,
         )
@@ -100,7 +102,6 @@ class Gate:
         self._endpoints = EndpointTable()
         self._passages = Passages()
         self._profiled_paths = 0
-        self._standing = StandingCost(self._span_seconds)
         self._decisions = dict.fromkeys(DECISIONS, 0)
         self._process_start = self._process_seconds()
 

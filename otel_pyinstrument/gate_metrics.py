@@ -45,7 +45,7 @@ def report(gate: Gate, meter_provider: MeterProvider | None = None) -> None:
         "otel_pyinstrument.gate.cpu.share",
         [_share],
         unit="1",
-        description="Estimated share of the process's CPU time that profiles have cost since profiling began",
+        description="Estimated share of the process's CPU time that profiling has cost since it began",
     )
 
 
@@ -87,4 +87,4 @@ def _share(_options: CallbackOptions) -> Iterable[Observation]:
     process = max((cost.process for cost in costs), default=0.0)
     if process <= 0:
         return []
-    return [Observation(sum(cost.hook + cost.encoding for cost in costs) / process)]
+    return [Observation(sum(cost.hook + cost.encoding + cost.standing for cost in costs) / process)]

@@ -29,6 +29,7 @@ class Slots:
         *,
         thread_seconds: Callable[[], float],
         process_seconds: Callable[[], float],
+        standing_seconds: Callable[[], float],
         clock: Callable[[], float],
         other_threads: OtherThreads,
     ) -> None:
@@ -41,7 +42,12 @@ class Slots:
         # Strong: they are charged although their spans may be dropped. Appended to without the lock.
         self._ended_early: list[EndedEarly] = []
         self._waiting: list[tuple[weakref.ref[object], int]] = []
-        self._budget = CpuBudget(settings.cpu_budget, process_seconds=process_seconds, clock=clock)
+        self._budget = CpuBudget(
+            settings.cpu_budget,
+            process_seconds=process_seconds,
+            standing_seconds=standing_seconds,
+            clock=clock,
+        )
         self._estimate = CostEstimate()
         self.taken = 0
         """How many there ever were."""

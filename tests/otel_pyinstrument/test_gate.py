@@ -613,11 +613,26 @@ def test_requests_that_are_not_profiled_have_a_standing_cost_by_their_usual_span
     assert [service.serve(child_spans=40) for _ in range(100)] == [None] * 100
     assert [service.serve(endpoint("/health")) for _ in range(10)] == [None] * 10
 
-    # Then each counts as many spans, the root as 70 of them, and the budget is not charged
+    # Then each counts as many spans, the root as 70 of them, and no profile is charged
     after = service.gate.costs()
     spans = 100 * (40 + 70) + 10 * 70
     assert after.standing - before.standing == pytest.approx(spans * 6 * 1e-6)
     assert (after.hook, after.encoding) == (before.hook, before.encoding)
+
+
+@pytest.mark.parametrize("child_spans", [0, 10, 1_000])
+def test_profiles_and_what_requests_pay_at_rest_share_the_budget(make, child_spans: int) -> None:
+    # Given requests of 0.1 s that pay 0.4 % at rest, 0.5 %, or 6 % for their many spans
+    service = make(cpu_budget=0.01)
+
+    # When it has served for 5,000 s
+    for _ in range(50_000):
+        service.serve(cpu=0.1, seconds=0.1, child_spans=child_spans)
+
+    # Then all together is 1 %; where requests alone pay half of that and more, profiles have the other half
+    costs = service.gate.costs()
+    standing, profiles = costs.standing / costs.process, (costs.hook + costs.encoding) / costs.process
+    assert profiles == pytest.approx(max(0.01 - standing, 0.005), rel=0.1)
 
 
 def test_a_fork_starts_with_no_standing_cost(make) -> None:

@@ -113,10 +113,11 @@ def test_costs_are_those_of_the_gate(reader, burn) -> None:
     # When the metrics are read
     before, seen, after = gate.costs(), points(reader), gate.costs()
 
-    # Then both parts are what the gate was charged, and the share is theirs in the time that the process used
+    # Then the parts are those of the gate, and the share is theirs in the time that the process used
     assert seen["otel_pyinstrument.gate.cpu.cost", "hook"] == before.hook > 0
     assert seen["otel_pyinstrument.gate.cpu.cost", "encoding"] == before.encoding > 0
-    cost = before.hook + before.encoding
+    assert seen["otel_pyinstrument.gate.cpu.cost", "standing"] == before.standing > 0
+    cost = before.hook + before.encoding + before.standing
     assert cost / after.process <= seen[("otel_pyinstrument.gate.cpu.share",)] <= cost / before.process
     meter_provider.shutdown()
 
