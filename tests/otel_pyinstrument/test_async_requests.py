@@ -169,7 +169,7 @@ def test_two_hundred_requests_at_once_are_exact(make_traced, tree_of, time_in, w
             at_once += 1
             most_at_once = max(most_at_once, at_once)
             for _ in range(3):
-                work(timed.name, 0.0015)
+                work(timed.name, 0.0025)
                 await slept(timed.name, dice.random() * 0.03)
             at_once -= 1
 
