@@ -132,12 +132,10 @@ class ChildSpans:
             attributes, figures = attributes_of(span), _figures_of(span)
         text: Any = None
         system: Any = None
-        if "db.statement" in attributes:
-            text = attributes["db.statement"]
-            system = attributes.get("db.system")
-        elif "db.query.text" in attributes:
-            text = attributes["db.query.text"]
-            system = attributes.get("db.system.name")
+        if "db.statement" in attributes and "db.system" in attributes:
+            text, system = attributes["db.statement"], attributes["db.system"]
+        elif "db.query.text" in attributes and "db.system.name" in attributes:
+            text, system = attributes["db.query.text"], attributes["db.system.name"]
         known = self._groups_by_text
         # A value may be anything, and only texts are sure to be hashable.
         key = (system, text) if text.__class__ is str and system.__class__ is str else None
