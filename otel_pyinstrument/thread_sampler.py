@@ -28,6 +28,7 @@ class ThreadSampler(StackSampler):
 
     _asks_for_context = False
     _installed_interval = 0.0
+    _cost_before = 0.0
 
     def _update(self) -> None:
         if not self._asks_for_context and self._needs_context():
@@ -75,7 +76,12 @@ class ThreadSampler(StackSampler):
         self._bound_cost(time.thread_time() - begun)
 
     def _bound_cost(self, cost_seconds: float) -> None:
-        """Samples that cost more than their share come more rarely, until they cost less or sampling ends."""
+        """Samples that cost more than their share come more rarely, until they cost less or sampling ends.
+
+        Two in a row: a single one may have been interrupted by a collection of garbage. To wait for ten times
+        that would leave the next tenths of a second without a sample.
+        """
+        cost_seconds, self._cost_before = min(cost_seconds, self._cost_before), cost_seconds
         if self._asks_for_context or self.current_sampling_interval is None:
             return
         interval = self.current_sampling_interval

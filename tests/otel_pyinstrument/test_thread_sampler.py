@@ -207,3 +207,22 @@ def test_samples_that_cost_much_come_rarely_until_they_are_cheap_again(sampler) 
         work()
     assert time.perf_counter() - begun < 10 * 0.1
     private_names.unsubscribe(sampler, take)
+
+
+def test_a_single_sample_that_cost_much_delays_no_other(sampler) -> None:
+    # Given a subscriber with one sample that takes far more than an interval, as with a collection of garbage
+    taken: list[float] = []
+    price = 0.05
+
+    def take(_stack: list[str], _elapsed: float, _state: object) -> None:
+        if len(taken) == 1:
+            cost(price)
+        taken.append(time.perf_counter())
+
+    private_names.subscribe(sampler, take, interval_seconds=INTERVAL_SECONDS)
+    # When its thread works on
+    while len(taken) < 3:
+        work()
+    # Then the next one comes long before that has become a small share of the time
+    assert taken[2] - taken[1] < 5 * price
+    private_names.unsubscribe(sampler, take)
