@@ -13,7 +13,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from otel_pyinstrument import native, private_names
-from otel_pyinstrument.endpoint import attributes_of
+from otel_pyinstrument.endpoint import attributes_of, name_of
 from otel_pyinstrument.facts.callers import Caller, nearest_caller
 from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.statements import CACHE_SYSTEMS, shown_sql
@@ -282,7 +282,7 @@ def _figures_of(span: Span) -> Figures:
 def _kind_of(span: Span, attributes: Mapping[str, Any]) -> Kind | None:
     if "jinja2.template_name" in attributes:
         name = attributes["jinja2.template_name"]
-        return TEMPLATE, name if isinstance(name, str) else "", _name_of(span)
+        return TEMPLATE, name if isinstance(name, str) else "", name_of(span)
     if span.kind is not SpanKind.CLIENT:
         return None
     if "db.system" in attributes or "db.system.name" in attributes:
@@ -291,7 +291,7 @@ def _kind_of(span: Span, attributes: Mapping[str, Any]) -> Kind | None:
         return EXTERNAL, f"{method} {_host_of(attributes)}".strip(), "http"
     if system := _text(attributes, "rpc.system.name", "rpc.system"):
         parts = (_text(attributes, "rpc.service"), _text(attributes, "rpc.method"))
-        return EXTERNAL, "/".join(filter(None, parts)) or _name_of(span), system
+        return EXTERNAL, "/".join(filter(None, parts)) or name_of(span), system
     return None
 
 
@@ -299,14 +299,14 @@ def _database_kind(span: Span, attributes: Mapping[str, Any]) -> Kind | None:
     system = _text(attributes, "db.system.name", "db.system").lower()
     statement = _text(attributes, "db.query.text", "db.statement")
     if system in CACHE_SYSTEMS:
-        return CACHE, (statement or _name_of(span)).partition(" ")[0][:40].upper(), system
+        return CACHE, (statement or name_of(span)).partition(" ")[0][:40].upper(), system
     name = shown_sql(statement, system) if statement else ""
     if not name:
         if not statement and span.name == "connect":
             return None  # SQLAlchemy's span for taking a connection from the pool
         # Only what is known to be a name: other languages mix names and values in ways of their own.
         operation = _text(attributes, "db.query.summary", "db.operation.name", "db.operation")
-        operation = operation or _name_of(span)
+        operation = operation or name_of(span)
         collection = _text(attributes, "db.collection.name", "db.mongodb.collection", "db.sql.table")
         name = operation if collection in operation else f"{operation} {collection}".strip()
     return DATABASE, name, system
@@ -324,11 +324,6 @@ def _host_of(attributes: Mapping[str, Any]) -> str:
             return ""
     port = attributes.get("server.port", attributes.get("net.peer.port"))
     return f"{host}:{port}" if isinstance(port, int) else host
-
-
-def _name_of(span: Span) -> str:
-    """Empty when it is no text: the SDK takes anything."""
-    return span.name if isinstance(span.name, str) else ""  # pyright: ignore[reportUnnecessaryIsInstance]
 
 
 def _text(attributes: Mapping[str, Any], *names: str) -> str:
