@@ -28,7 +28,8 @@ class ThreadSampler(StackSampler):
 
     _asks_for_context = False
     _installed_interval = 0.0
-    _cost_before = 0.0
+    _paid_at = 0.0
+    """When the dear samples so far have become their share of the time, by `time.perf_counter`."""
 
     def _update(self) -> None:
         if not self._asks_for_context and self._needs_context():
@@ -78,15 +79,17 @@ class ThreadSampler(StackSampler):
     def _bound_cost(self, cost_seconds: float) -> None:
         """Samples that cost more than their share come more rarely, until they cost less or sampling ends.
 
-        Two in a row: a single one may have been interrupted by a collection of garbage. To wait for ten times
-        that would leave the next tenths of a second without a sample.
+        After a dear one the next waits until the dear ones before have become their share of the time, and
+        not yet for this one: it may have been interrupted by a collection of garbage, and to wait for ten
+        times that would leave some tenths of a second without a sample.
         """
-        cost_seconds, self._cost_before = min(cost_seconds, self._cost_before), cost_seconds
         if self._asks_for_context or self.current_sampling_interval is None:
             return
         interval = self.current_sampling_interval
         if cost_seconds > _CHEAP_SECONDS:
-            interval = max(interval, cost_seconds / _SHARE)
+            now, due = time.perf_counter(), cost_seconds / _SHARE
+            interval = max(interval, min(due, self._paid_at - now))
+            self._paid_at = max(self._paid_at, now) + due
         if not self._installed_interval / 2 <= interval <= self._installed_interval * 2:
             self._install(interval)
 

@@ -209,20 +209,38 @@ def test_samples_that_cost_much_come_rarely_until_they_are_cheap_again(sampler) 
     private_names.unsubscribe(sampler, take)
 
 
-def test_a_single_sample_that_cost_much_delays_no_other(sampler) -> None:
+def test_dear_and_cheap_samples_by_turns_have_their_share_too(sampler) -> None:
+    # Given a subscriber whose every fourth sample takes a hundred intervals, as where deep stacks come and go
+    taken: list[float] = []
+
+    def take(_stack: list[str], _elapsed: float, _state: object) -> None:
+        taken.append(0.0 if len(taken) % 4 else 0.01)
+        cost(taken[-1])
+
+    private_names.subscribe(sampler, take, interval_seconds=INTERVAL_SECONDS)
+    # When its thread works
+    begun = time.perf_counter()
+    while sum(taken) < 0.045:
+        work()
+    # Then the dear ones have a share of the time, and not all of it
+    assert sum(taken) < 0.5 * (time.perf_counter() - begun)
+    private_names.unsubscribe(sampler, take)
+
+
+@pytest.mark.parametrize("later_seconds", [0.0, 0.001], ids=["cheap", "somewhat dear"])
+def test_a_single_sample_that_cost_much_delays_no_other(sampler, later_seconds: float) -> None:
     # Given a subscriber with one sample that takes far more than an interval, as with a collection of garbage
     taken: list[float] = []
     price = 0.05
 
     def take(_stack: list[str], _elapsed: float, _state: object) -> None:
-        if len(taken) == 1:
-            cost(price)
+        cost(price if len(taken) == 1 else later_seconds)
         taken.append(time.perf_counter())
 
     private_names.subscribe(sampler, take, interval_seconds=INTERVAL_SECONDS)
     # When its thread works on
-    while len(taken) < 3:
+    while len(taken) < 4:
         work()
-    # Then the next one comes long before that has become a small share of the time
-    assert taken[2] - taken[1] < 5 * price
+    # Then the next ones come long before that has become a small share of the time
+    assert taken[3] - taken[1] < 5 * price
     private_names.unsubscribe(sampler, take)
