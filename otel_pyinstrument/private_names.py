@@ -205,10 +205,12 @@ def subscribe(
 
     For a target that is subscribed already: from now on at this interval.
     """
-    if sys.getprofile() is None:
+    replaced = sys.getprofile()
+    if replaced is None:
         # Somebody's sys.setprofile(None) removed a hook that the sampler believes in.
         _forget_hook(sampler)
-    _keep_hook()
+    else:
+        _keep(replaced)
     for subscriber in sampler.subscribers:
         if subscriber.target == target:
             subscriber.desired_interval = interval_seconds
@@ -216,7 +218,7 @@ def subscribe(
             break
     else:
         sampler.subscribe(target, desired_interval=interval_seconds, use_async_context=False)
-    _keep_hook()
+    _keep(sys.getprofile())
 
 
 def unsubscribe(sampler: StackSampler, target: StackSamplerSubscriberTarget) -> bool:
@@ -224,16 +226,19 @@ def unsubscribe(sampler: StackSampler, target: StackSamplerSubscriberTarget) -> 
 
     A foreign profile function stays: the sampler's own way out would wipe it. Doing it twice is no harm.
     """
-    _keep_hook()
     intact = hook_is_installed()
-    if all(other.target != target for other in sampler.subscribers):
+    for subscriber in sampler.subscribers:
+        if subscriber.target == target:
+            break
+    else:
         return intact
-    # A new list, because the sampler may be iterating over the old one right now.
-    sampler.subscribers = list(sampler.subscribers)
+    _keep(sys.getprofile())
     if intact:
+        # A new list, because the sampler may be iterating over the old one right now.
+        sampler.subscribers = list(sampler.subscribers)
         sampler.unsubscribe(target)
     else:
-        sampler.subscribers = [other for other in sampler.subscribers if other.target != target]
+        sampler.subscribers = [other for other in sampler.subscribers if other is not subscriber]
         if not sampler.subscribers:
             _forget_hook(sampler)
     return intact
@@ -264,7 +269,7 @@ def sampling_interval_seconds(sampler: StackSampler) -> float:
     return sampler.current_sampling_interval or 0.0
 
 
-def _keep_hook() -> None:
+def _keep(hook: object) -> None:
     """Keep the state of the profile function alive for a while after it is replaced.
 
     CPython 3.11 creates a frame object between reading that state and calling the function with it, without a
@@ -274,7 +279,7 @@ def _keep_hook() -> None:
     kept: deque[object] | None = getattr(_hooks, "kept", None)
     if kept is None:
         kept = _hooks.kept = deque[object](maxlen=_KEPT_HOOKS)
-    kept.append(sys.getprofile())
+    kept.append(hook)
 
 
 def _forget_hook(sampler: StackSampler) -> None:

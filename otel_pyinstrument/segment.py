@@ -127,7 +127,7 @@ class Segment:
         self._start = self._last = time.perf_counter()
         self._open = True
         try:
-            self._hook()
+            self._hook(time.thread_time())
             self._unfollow = self._classifier.follow(self, self._max_duration_seconds)
         except BaseException:
             self.stop()
@@ -215,11 +215,11 @@ class Segment:
                 if now - self._start >= self._max_duration_seconds or self._turns > MAX_TURNS:
                     self._end_early(None, at=now)
                 elif private_names.hook_is_ours_to_share():
-                    self._hook()
+                    self._hook(began)
                     if waiting is not None and self._open:
                         # The unit waits for its hook too: the first thing that it does is not to blame.
                         self._add_wait(waiting, time.perf_counter() - now, samples=0)
-                    self._count_cpu(ours=False)
+                    self._cpu = self._hooked_cpu = time.thread_time()
                     self._switching_cpu_seconds += self._cpu - began
                 else:
                     self._give_way()
@@ -235,11 +235,12 @@ class Segment:
                 self._first_turn = False
                 if not self._hooked:
                     return
+                ended = time.thread_time()
                 if self._open:
-                    self._count_cpu(ours=self._waiting_below is None and self._turn_is_ours)
+                    self._count_cpu(ended, ours=self._waiting_below is None and self._turn_is_ours)
                     self._paused_since = time.perf_counter()
-                self._unhook()
-                self._switching_cpu_seconds += time.thread_time() - self._cpu
+                self._unhook(ended)
+                self._switching_cpu_seconds += time.thread_time() - ended
                 if self._interrupted:
                     self._give_way()
         except Exception as error:
@@ -393,7 +394,7 @@ class Segment:
         elif over:
             self.pause()
         elif self._hooked and not self._first_turn and asked_early:
-            self._hook()  # after what was left, the whole interval; never inside `_unhook`
+            self._ask_for_sample()  # after what was left, the whole interval; never inside `_unhook`
 
     def _add_end_of_first_turn(self, waiting: Sequence[str], now: float) -> None:
         """The unit waits since some moment after it was last seen, or since `now` at the latest.
@@ -413,8 +414,9 @@ class Segment:
         self._pending = (stack[self._skip :], now - self._last)
         self._last = now
 
-    def _count_cpu(self, *, ours: bool) -> None:
-        cpu = time.thread_time()
+    def _count_cpu(self, cpu: float | None = None, *, ours: bool) -> None:
+        """Own thread, whose CPU time is `cpu` seconds, now or a moment ago."""
+        cpu = time.thread_time() if cpu is None else cpu
         if ours:
             self._cpu_seconds += cpu - self._cpu
         self._cpu = cpu
@@ -451,32 +453,37 @@ class Segment:
         if self._ended_early is not None:
             self._ended_early(max(self._hooked_cpu_seconds, self._cpu_seconds), self._switching_cpu_seconds)
 
-    def _hook(self) -> None:
+    def _hook(self, cpu: float) -> None:
+        """Own thread, whose CPU time is `cpu` seconds."""
+        self._cpu = self._hooked_cpu = cpu
+        self._hooked = True
+        OTHER_THREADS.hook_begins(self)
+        self._ask_for_sample()
+
+    def _ask_for_sample(self) -> None:
         """The hook fires when what is left of the interval has been running time. Own thread."""
         # A coarse clock may have let more than an interval pass. Its sample is not due at once: what a turn
         # begins with would be blamed for the end of the turn before.
         left = self._interval_seconds - (time.perf_counter() - self._last) % self._interval_seconds
         longest = _FIRST_TURN_INTERVAL_SECONDS if self._first_turn else self._interval_seconds
         self._asked_interval_seconds = max(min(left, longest), _SHORTEST_INTERVAL_SECONDS)
-        if not self._hooked:
-            self._cpu = self._hooked_cpu = time.thread_time()
-            self._hooked = True
-            OTHER_THREADS.hook_begins(self)
         private_names.subscribe(self._sampler, self._on_sample, interval_seconds=self._asked_interval_seconds)
         if not self._hooked:  # a finalizer or a signal handler has ended the request in the middle
             private_names.unsubscribe(self._sampler, self._on_sample)
 
-    def _unhook(self) -> None:
+    def _unhook(self, cpu: float | None = None) -> None:
+        """Own thread, whose CPU time is `cpu` seconds."""
         if not self._hooked:
             return
         self._hooked = False  # before the work: a sample may come here in the middle of it
         try:
-            now = time.thread_time()
-            self._hooked_cpu_seconds += now - self._hooked_cpu
-            self._hooked_cpu = now
-            OTHER_THREADS.hook_ends(self)  # first: the rest can be done again when a signal breaks in
+            cpu = time.thread_time() if cpu is None else cpu
+            self._hooked_cpu_seconds += cpu - self._hooked_cpu
+            self._hooked_cpu = cpu
             intact = private_names.unsubscribe(self._sampler, self._on_sample)
         except BaseException:
             self._hooked = True  # the next sample tries again
             raise
+        finally:
+            OTHER_THREADS.hook_ends(self)
         self._interrupted = self._interrupted or not intact

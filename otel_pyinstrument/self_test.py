@@ -67,24 +67,29 @@ def _probe_sampler(failures: list[str]) -> None:
 def _sample_a_little() -> str | None:
     """What is not as we know it."""
     stacks: list[list[str]] = []
+    shared: list[list[str]] = []
 
     def keep(stack: list[str], _elapsed: float, _state: object) -> None:
         stacks.append(stack)
+
+    def share(stack: list[str], _elapsed: float, _state: object) -> None:
+        shared.append(stack)
 
     sampler = stack_sampler()
     if sampling_interval_seconds(sampler) or sampler.last_profile_time or sampler.subscribers:
         return "a new sampler is sampling already"
     subscribe(sampler, keep, interval_seconds=_RARELY_SECONDS)
     try:
+        subscribe(sampler, share, interval_seconds=_RARELY_SECONDS)
         subscribe(sampler, keep, interval_seconds=_PROBE_INTERVAL_SECONDS)
         for _ in range(_PROBE_CALLS):
-            if len(stacks) > 1:
+            if len(stacks) > 1 and shared:
                 break
         installed = hook_is_installed()
         (named,) = frame_identifiers([sys._getframe()])  # pyright: ignore[reportPrivateUsage]
         interval_seconds = sampling_interval_seconds(sampler)
     finally:
-        intact = unsubscribe(sampler, keep)
+        intact = unsubscribe(sampler, share) and unsubscribe(sampler, keep)
     own_name = f"{_sample_a_little.__name__}\0{__file__}\0"
     checks = {
         "its profile function is not the one we know": installed and intact and sys.getprofile() is None,
@@ -92,6 +97,7 @@ def _sample_a_little() -> str | None:
         "the samples do not show the running function": any(
             entry.startswith(own_name) for entry in chain(*stacks)
         ),
+        "two that share a thread do not both have samples": bool(shared),
         "frames and samples are not named alike": named.startswith(own_name),
     }
     return next((failure for failure, passed in checks.items() if not passed), None)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyinstrument.low_level.stat_profile import setstatprofile, walltime_coarse_resolution
-from pyinstrument.stack_sampler import StackSampler
+from pyinstrument.stack_sampler import StackSampler, StackSamplerSubscriber
 
 from otel_pyinstrument.guard import came_from_signal_handler
+
+if TYPE_CHECKING:
+    from pyinstrument.stack_sampler import StackSamplerSubscriberTarget
 
 _CALLS_OF_A_SAMPLE = 24
 _SHARE = 0.1
@@ -31,6 +34,53 @@ class ThreadSampler(StackSampler):
     _paid_at = 0.0
     """When the dear samples so far have become their share of the time, by `time.perf_counter`."""
 
+    def subscribe(
+        self,
+        target: StackSamplerSubscriberTarget,
+        *,
+        desired_interval: float,
+        use_timing_thread: bool | None = None,
+        use_async_context: bool,
+    ) -> None:
+        """As pyinstrument's. What an event loop does for each step, one subscriber alone, in few calls."""
+        if (
+            self.subscribers
+            or use_async_context
+            or use_timing_thread is not None
+            or self.timer_func is not None
+        ):
+            super().subscribe(
+                target,
+                desired_interval=desired_interval,
+                use_timing_thread=use_timing_thread,
+                use_async_context=use_async_context,
+            )
+            return
+        self.subscribers.append(
+            StackSamplerSubscriber(
+                target=target,
+                desired_interval=desired_interval,
+                bound_to_async_context=False,
+                async_state=None,
+            )
+        )
+        self._asks_for_context = False
+        self.current_sampling_interval = desired_interval
+        self.last_profile_time = time.perf_counter()
+        self._install(desired_interval)
+
+    def unsubscribe(self, target: StackSamplerSubscriberTarget) -> None:
+        """As pyinstrument's. One subscriber alone in few calls, and those without the hook."""
+        if len(self.subscribers) == 1:
+            [subscriber] = self.subscribers
+            if subscriber.target == target and not subscriber.bound_to_async_context:
+                setstatprofile(None)
+                self.subscribers = []
+                self.current_sampling_interval = None
+                self.last_profile_time = 0.0
+                return
+        super().unsubscribe(target)
+
     def _update(self) -> None:
         if not self._asks_for_context and self._needs_context():
             self.current_sampling_interval = None  # so that sampling begins anew, whatever the interval
@@ -43,7 +93,7 @@ class ThreadSampler(StackSampler):
             return
         self.current_sampling_interval = interval
         if self.last_profile_time == 0.0:
-            self.last_profile_time = self._timer()
+            self.last_profile_time = time.perf_counter()
         self._install(interval)
 
     def _install(self, interval: float) -> None:

@@ -26,7 +26,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult, StaticSampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from pyinstrument.stack_sampler import StackSampler
 
 from otel_pyinstrument import private_names
 from otel_pyinstrument import slots as slots_module
@@ -40,6 +39,7 @@ from otel_pyinstrument.request import Request, outcome_of, request_of
 from otel_pyinstrument.segment import Segment
 from otel_pyinstrument.settings import Settings
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
+from otel_pyinstrument.thread_sampler import ThreadSampler
 
 
 def provider_with(processors: list[SpanProcessor], **options: object) -> TracerProvider:
@@ -437,8 +437,8 @@ def failing(*_arguments: object, **_options: object) -> object:
         (ProfilingSpanProcessor, "_end", "on_ending"),
         (private_names, "subscribe", "on_start"),
         (private_names, "unsubscribe", "on_ending"),
-        (StackSampler, "subscribe", "on_start"),
-        (StackSampler, "unsubscribe", "on_ending"),
+        (ThreadSampler, "subscribe", "on_start"),
+        (ThreadSampler, "unsubscribe", "on_ending"),
     ],
 )
 def test_a_failure_in_a_hook_changes_nothing_but_one_log_line(

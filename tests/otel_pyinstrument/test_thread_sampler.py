@@ -101,13 +101,87 @@ def test_a_profiler_of_an_async_context_is_told_when_its_context_is_left(
     assert sys.getprofile() is None
 
 
+def test_a_profiler_of_an_async_context_that_comes_first_is_told_too(sampler: StackSampler) -> None:
+    # Given a profiler of the user's that is alone on our sampler
+    theirs = Target()
+    context = contextvars.copy_context()
+    context.run(sampler.subscribe, theirs.take, desired_interval=INTERVAL_SECONDS, use_async_context=True)
+
+    # When its context is left
+    context.run(work)
+    work()
+
+    # Then it knows, and a second one of the same context is refused
+    assert theirs.states == {"in_context", "out_of_context_unknown"}
+    with pytest.raises(RuntimeError, match="already a profiler"):
+        context.run(sampler.subscribe, Target().take, desired_interval=1.0, use_async_context=True)
+    context.run(sampler.unsubscribe, theirs.take)
+    assert sys.getprofile() is None
+
+
+def test_a_profiler_with_a_clock_of_its_own_gets_the_time_of_that(sampler: StackSampler) -> None:
+    # Given a clock that goes a second with each look
+    looks = iter(range(1_000_000))
+    sampler.timer_func = lambda: float(next(looks))
+    elapsed: list[float] = []
+
+    # When a profiler of the user's is alone on our sampler
+    def take(_stack: list[str], seconds: float, _state: AsyncState | None) -> None:
+        elapsed.append(seconds)
+
+    sampler.subscribe(take, desired_interval=5.0, use_async_context=False)
+    work()
+    sampler.unsubscribe(take)
+
+    # Then it is sampled by that clock
+    assert elapsed
+    assert all(seconds >= 5.0 for seconds in elapsed)
+
+
+def test_a_profiler_that_asks_for_a_timing_thread_alone_has_one(sampler: StackSampler) -> None:
+    theirs = Target()
+    sampler.subscribe(theirs.take, desired_interval=0.001, use_timing_thread=True, use_async_context=False)
+
+    # Then another wish is refused, as it would be without us
+    with pytest.raises(ValueError, match="timing thread"):
+        sampler.subscribe(
+            Target().take, desired_interval=0.001, use_timing_thread=False, use_async_context=False
+        )
+    sampler.subscribers.pop()
+    sampler.unsubscribe(theirs.take)
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_the_first_sample_tells_of_no_time_before_its_profiler(sampler: StackSampler, bound: bool) -> None:
+    # Given a subscriber of ours, gone, and some time since then
+    ours = Target()
+    private_names.subscribe(sampler, ours.take, interval_seconds=INTERVAL_SECONDS)
+    private_names.unsubscribe(sampler, ours.take)
+    cost(0.2)
+    elapsed: list[float] = []
+
+    # When a profiler of the user's comes
+    def take(_stack: list[str], seconds: float, _state: AsyncState | None) -> None:
+        elapsed.append(seconds)
+
+    begun = time.perf_counter()
+    sampler.subscribe(take, desired_interval=INTERVAL_SECONDS, use_async_context=bound)
+    work()
+    sampler.unsubscribe(take)
+
+    # Then
+    assert 0 < elapsed[0] < time.perf_counter() - begun
+
+
 def test_the_next_request_is_cheap_again_after_a_profiler_of_the_users(sampler: StackSampler) -> None:
     # Given a profiler of the user's on our sampler, and gone
     with Profiler(interval=INTERVAL_SECONDS):
         work()
 
-    # Then the next hook is ours alone
+    # Then the next hook is ours alone, and its samples are bounded
     test_the_hook_asks_for_no_context_variable_that_nobody_needs(sampler)
+    sampler.__dict__.pop("_sample")
+    test_samples_that_cost_much_come_rarely_until_they_are_cheap_again(sampler)
 
 
 def test_a_sampler_that_is_at_work_stays() -> None:

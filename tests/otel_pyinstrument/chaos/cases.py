@@ -96,6 +96,8 @@ NAMES_OF_PYINSTRUMENT = [
     Case("thread_locals", PYINSTRUMENT, FLASK, OFF),
     Case("IGNORE_OVERHEAD_WARNING", PYINSTRUMENT, FLASK, SAME),
     Case("StackSampler", PYINSTRUMENT, FLASK, OFF),
+    Case("StackSamplerSubscriber", PYINSTRUMENT, FLASK, OFF),
+    Case("async_state", PYINSTRUMENT, FLASK, OFF),
     Case("_update", PYINSTRUMENT, FLASK, OFF),
     Case("subscribe", PYINSTRUMENT, FLASK, OFF),
     Case("desired_interval", PYINSTRUMENT, FLASK, OFF),
@@ -111,7 +113,6 @@ NAMES_OF_PYINSTRUMENT = [
     Case("timer_func", PYINSTRUMENT, FLASK, OFF),
     Case("_start_sampling", PYINSTRUMENT, FLASK, SAME),
     Case("_sample", SAMPLER, FLASK, OFF),
-    Case("_timer", SAMPLER, FLASK, OFF),
     Case("walltime_coarse_resolution", PYINSTRUMENT, FLASK, OFF),
     Case("setstatprofile", PYINSTRUMENT, FLASK, OFF),
 ]

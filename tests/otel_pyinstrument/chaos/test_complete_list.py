@@ -36,7 +36,7 @@ NOT_OF_THIS_VERSION = {"_export"}
 PUBLIC = {
     *("append", "extend", "pop", "popitem", "get", "keys", "items", "add", "copy", "split", "startswith"),
     "Export",  # the method of OTLP's services
-    "thread_time",
+    *("thread_time", "perf_counter"),
     *(
         "removeprefix",
         "set",
