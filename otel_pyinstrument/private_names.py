@@ -235,7 +235,7 @@ def unsubscribe(sampler: StackSampler, target: StackSamplerSubscriberTarget) -> 
     _keep(sys.getprofile())
     if intact:
         # A new list, because the sampler may be iterating over the old one right now.
-        sampler.subscribers = list(sampler.subscribers)
+        sampler.subscribers = sampler.subscribers[:]
         sampler.unsubscribe(target)
     else:
         sampler.subscribers = [other for other in sampler.subscribers if other is not subscriber]

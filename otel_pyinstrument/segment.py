@@ -469,7 +469,8 @@ class Segment:
         self._asked_interval_seconds = max(min(left, longest), _SHORTEST_INTERVAL_SECONDS)
         private_names.subscribe(self._sampler, self._on_sample, interval_seconds=self._asked_interval_seconds)
         if not self._hooked:  # a finalizer or a signal handler has ended the request in the middle
-            private_names.unsubscribe(self._sampler, self._on_sample)
+            self._hooked = True
+            self._unhook()
 
     def _unhook(self, cpu: float | None = None) -> None:
         """Own thread, whose CPU time is `cpu` seconds."""
@@ -480,10 +481,9 @@ class Segment:
             cpu = time.thread_time() if cpu is None else cpu
             self._hooked_cpu_seconds += cpu - self._hooked_cpu
             self._hooked_cpu = cpu
+            OTHER_THREADS.hook_ends(self)  # first: the rest can be done again when a signal breaks in
             intact = private_names.unsubscribe(self._sampler, self._on_sample)
         except BaseException:
             self._hooked = True  # the next sample tries again
             raise
-        finally:
-            OTHER_THREADS.hook_ends(self)
         self._interrupted = self._interrupted or not intact

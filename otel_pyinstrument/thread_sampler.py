@@ -65,21 +65,24 @@ class ThreadSampler(StackSampler):
             )
         )
         self._asks_for_context = False
+        self._paid_at = 0.0
         self.current_sampling_interval = desired_interval
         self.last_profile_time = time.perf_counter()
         self._install(desired_interval)
+        if not self.subscribers:  # a finalizer or a signal handler has ended it in the middle
+            self._update()
 
     def unsubscribe(self, target: StackSamplerSubscriberTarget) -> None:
-        """As pyinstrument's. One subscriber alone in few calls, and those without the hook."""
-        if len(self.subscribers) == 1:
-            [subscriber] = self.subscribers
-            if subscriber.target == target and not subscriber.bound_to_async_context:
-                setstatprofile(None)
-                self.subscribers = []
-                self.current_sampling_interval = None
-                self.last_profile_time = 0.0
-                return
-        super().unsubscribe(target)
+        """As pyinstrument's. One subscriber alone in few calls."""
+        first, others = self.subscribers[:1], self.subscribers[1:]
+        # After each call the handler of a signal may start a profiler here: none before this is settled.
+        if first and not others and first[0].target == target and not first[0].bound_to_async_context:
+            self.subscribers = []
+            self.current_sampling_interval = None
+            self.last_profile_time = 0.0
+            setstatprofile(None)
+        else:
+            super().unsubscribe(target)
 
     def _update(self) -> None:
         if not self._asks_for_context and self._needs_context():
@@ -121,6 +124,8 @@ class ThreadSampler(StackSampler):
         begun = time.thread_time()
         try:
             super()._sample(frame, event, arg)
+            if not self.subscribers:
+                self.last_profile_time = 0.0  # the last one has left in this sample, which has set it again
         except Exception as error:
             if came_from_signal_handler(error):
                 raise
@@ -136,8 +141,9 @@ class ThreadSampler(StackSampler):
         if self._asks_for_context or self.current_sampling_interval is None:
             return
         interval = self.current_sampling_interval
-        if cost_seconds > _CHEAP_SECONDS:
-            now, due = time.perf_counter(), cost_seconds / _SHARE
+        due = cost_seconds / _SHARE
+        if cost_seconds > _CHEAP_SECONDS and due > 2 * interval:
+            now = time.perf_counter()
             interval = max(interval, min(due, self._paid_at - now))
             self._paid_at = max(self._paid_at, now) + due
         if not self._installed_interval / 2 <= interval <= self._installed_interval * 2:

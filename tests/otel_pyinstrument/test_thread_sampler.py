@@ -151,12 +151,19 @@ def test_a_profiler_that_asks_for_a_timing_thread_alone_has_one(sampler: StackSa
     sampler.unsubscribe(theirs.take)
 
 
+@pytest.mark.parametrize("left", ["between samples", "in a sample"])
 @pytest.mark.parametrize("bound", [True, False])
-def test_the_first_sample_tells_of_no_time_before_its_profiler(sampler: StackSampler, bound: bool) -> None:
+def test_the_first_sample_tells_of_no_time_before_its_profiler(
+    sampler: StackSampler, bound: bool, left: str
+) -> None:
     # Given a subscriber of ours, gone, and some time since then
-    ours = Target()
-    private_names.subscribe(sampler, ours.take, interval_seconds=INTERVAL_SECONDS)
-    private_names.unsubscribe(sampler, ours.take)
+    def leave(*_sample: object) -> None:
+        if left == "in a sample":
+            private_names.unsubscribe(sampler, leave)
+
+    private_names.subscribe(sampler, leave, interval_seconds=INTERVAL_SECONDS)
+    work()
+    private_names.unsubscribe(sampler, leave)
     cost(0.2)
     elapsed: list[float] = []
 
@@ -317,4 +324,22 @@ def test_a_single_sample_that_cost_much_delays_no_other(sampler, later_seconds: 
         work()
     # Then the next ones come long before that has become a small share of the time
     assert taken[3] - taken[1] < 5 * price
+    private_names.unsubscribe(sampler, take)
+
+
+def test_samples_that_cost_nearly_their_share_delay_no_dear_one(sampler: StackSampler) -> None:
+    # Given a subscriber with many samples that take a little more than their share, and then a dear one
+    taken: list[float] = []
+    price = 0.05
+
+    def take(_stack: list[str], _elapsed: float, _state: object) -> None:
+        cost(price if len(taken) == 200 else 0.00025)
+        taken.append(time.perf_counter())
+
+    private_names.subscribe(sampler, take, interval_seconds=0.002)
+    # When its thread works on
+    while len(taken) < 202:
+        work()
+    # Then
+    assert taken[201] - taken[200] < 2 * price
     private_names.unsubscribe(sampler, take)
