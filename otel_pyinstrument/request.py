@@ -113,6 +113,8 @@ class Request:
             return None
         if is_own:
             segment.begin_waiting(path)
+        else:
+            segment.hand_over()
         return Hop(
             self.guard,
             open_segment=lambda entry: self._open_part(entry, builder),

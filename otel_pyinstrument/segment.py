@@ -83,6 +83,7 @@ class Segment:
         self._pending: tuple[list[str], float] | None = None
         self._waiting_below: Sequence[str] | None = None
         self._waiting_since = 0.0
+        self._waits_for_pause_only = False
         self._awaiting_codes: list[CodeType] = []
         self._awaiting: list[str] = [AWAIT]
         self._paused_since = 0.0
@@ -239,6 +240,10 @@ class Segment:
                 if self._open:
                     self._count_cpu(ended, ours=self._waiting_below is None and self._turn_is_ours)
                     self._paused_since = time.perf_counter()
+                    if self._waits_for_pause_only:
+                        self._add_waiting(self._paused_since, samples=0)
+                        self._waiting_below = None
+                        self._waits_for_pause_only = False
                 self._unhook(ended)
                 self._switching_cpu_seconds += time.thread_time() - ended
                 if self._interrupted:
@@ -298,10 +303,28 @@ class Segment:
         return self._classifier.calls()[self._skip :]
 
     def begin_waiting(self, path: Sequence[str]) -> None:
-        """From now on, until `end_waiting`, the unit waits in `path`, whatever its thread does."""
+        """From now on, until `end_waiting`, the unit waits in `path`, whatever else runs. Own thread."""
         with self._lock:
+            if self._hooked:
+                self._count_cpu(ours=True)
             self._waiting_since = time.perf_counter()
             self._waiting_below = path
+
+    def hand_over(self) -> None:
+        """What runs here, another task of the request, is about to wait for work elsewhere. Own thread.
+
+        The rest of its step is part of the unit's wait, out of which that work is paid: it may have begun
+        while this thread does not get its turn.
+        """
+        with self._lock:
+            if (
+                self._hooked
+                and self._waiting_below is None
+                and not self._first_turn
+                and self._classifier.has_step_alone()
+            ):
+                self._waits_for_pause_only = True
+                self.begin_waiting(self._awaiting[:-1])
 
     def end_waiting(self) -> None:
         with self._lock:

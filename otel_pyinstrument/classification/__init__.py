@@ -59,6 +59,10 @@ class Classifier(Protocol):
         """Whether a turn of this unit goes on, even if another one runs inside it, as eager tasks do."""
         ...
 
+    def has_step_alone(self) -> bool:
+        """Whether what runs now was called by the event loop, and not by a task, as eager tasks are."""
+        ...
+
     @property
     def shares_thread(self) -> bool:
         """Whether other requests take turns on the same thread."""
@@ -87,6 +91,9 @@ class AlwaysItsTurn:
 
     def is_in_turn(self) -> bool:
         return True
+
+    def has_step_alone(self) -> bool:
+        return False
 
     def follow(self, stepped: Stepped, max_duration_seconds: float) -> Callable[[], None]:
         return lambda: None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from inspect import CO_COROUTINE
 from types import FrameType
 from typing import Any
 
@@ -12,6 +13,7 @@ from opentelemetry.trace import get_current_span
 
 from otel_pyinstrument.classification import AWAIT, Place, SameRequest, is_loaded
 from otel_pyinstrument.classification.frame_chains import (
+    calls_up_to,
     frame_of,
     outer_call_count,
     running_calls,
@@ -108,6 +110,13 @@ class TaskClassifier:
 
     def is_in_turn(self) -> bool:
         return getattr(self._task.get_coro(), "cr_running", False) is True
+
+    def has_step_alone(self) -> bool:
+        task = asyncio.current_task(self._loop)
+        frame = None if task is None else frame_of(task.get_coro())
+        return frame is not None and not any(
+            call.f_code.co_flags & CO_COROUTINE for call in calls_up_to(frame.f_back)
+        )
 
     def _from_coroutine(self, task: asyncio.Task[Any], stack: list[str]) -> list[str]:
         frame = frame_of(task.get_coro())

@@ -7,7 +7,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial, wraps
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -260,6 +262,85 @@ def test_hops_side_by_side_share_the_time_that_was_waited(run_traced, time_in) -
     assert time_in(tree, "second") / tree.duration_us == pytest.approx(0.5, abs=0.15)
     assert min(tree.self_us) >= 0
     assert all(path[0] == "view" for path in paths(tree, "first") | paths(tree, "second"))
+
+
+class SlowToReturn(ThreadPoolExecutor):
+    """Its threads begin to work long before `submit` returns, as where threads compete for their turns."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        future = super().submit(function, *arguments, **options)
+        time.sleep(0.03)
+        return future
+
+
+@pytest.mark.parametrize("in_own_task", [True, False])
+def test_a_hop_is_whole_when_the_step_that_began_it_ends_later(
+    in_own_task: bool, run_traced, time_in, burn
+) -> None:
+    # Given work in a thread that has begun when the loop's thread has not yet gone on
+    def query() -> None:
+        start = time.perf_counter()
+        time.sleep(0.06)
+        seconds.append(time.perf_counter() - start)
+
+    async def asks() -> None:
+        await asyncio.to_thread(query)
+        burn(0.03)
+
+    async def view() -> None:
+        asyncio.get_running_loop().set_default_executor(SlowToReturn())
+        await (asks() if in_own_task else asyncio.create_task(asks()))
+
+    seconds: list[float] = []
+
+    tree = run_traced(view)
+
+    # Then what both did at that time is the work's, and what comes afterwards is seen as ever
+    assert time_in(tree, "query") >= sum(seconds) * 1e6 - 1
+    assert paths(tree, "submit") == set()
+    assert paths(tree, "run") == {("view", "asks", "run")}
+    assert time_in(tree, "run") > 20_000
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are eager from Python 3.12 on")
+def test_what_comes_after_a_hop_of_an_eager_task_is_no_waiting(run_traced, time_in, burn) -> None:
+    # Given tasks that run in the middle of a step until they wait for a thread
+    async def asks() -> None:
+        await asyncio.to_thread(time.sleep, 0.01)
+
+    async def begins_another() -> None:
+        others.append(asyncio.create_task(asks()))
+        burn(0.05)
+
+    async def view() -> None:
+        loop = asyncio.get_running_loop()
+        other = asyncio.create_task(begins_another())
+        loop.set_task_factory(asyncio.eager_task_factory)
+        await other
+        await begins_another()
+        await asyncio.gather(*others)
+
+    others: list[asyncio.Task[None]] = []
+
+    tree = run_traced(view)
+
+    # Then the rest of that step is work, of the request's first task and of another
+    assert paths(tree, "run") == {("view", "begins_another", "run")}
+    assert time_in(tree, "run") > 90_000
+
+
+def test_the_cpu_time_before_a_hop_is_counted(run_traced, burn, traced, profile_of) -> None:
+    # When a request works for less than the interval, again and again, before it waits for a thread
+    async def view() -> None:
+        for _ in range(10):
+            burn(0.006)
+            await asyncio.to_thread(time.sleep, 0.001)
+
+    run_traced(view)
+
+    # Then its CPU time has all of that
+    (span,) = traced.exporter.get_finished_spans()
+    assert 0.058 < profile_of(span).attributes["pyinstrument.cpu_time"] < 0.085
 
 
 def test_concurrent_requests_with_threads_do_not_mix(make_traced, tree_of, burn) -> None:
