@@ -18,6 +18,8 @@ from otel_pyinstrument import native
 from otel_pyinstrument.guard import came_from_signal_handler
 
 _logger = getLogger(__name__)
+_FOLLOWER = "otel_pyinstrument_follower"
+"""The attribute of a task of a request that says, weakly, who is told of its steps."""
 _TIMER_SLACK_SECONDS = 0.01
 """Loops round their timers to milliseconds, also down."""
 
@@ -97,6 +99,11 @@ def is_followed(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> boo
     """Whether somebody is told of the steps of `task` already. There is no telling for a second one."""
     steps = vars(loop).get("call_soon")
     return isinstance(steps, _LoopSteps) and steps.is_followed(task)
+
+
+def is_followed_by_another(task: asyncio.Task[Any], stepped: Stepped | None) -> bool:
+    """Whether another than `stepped` is told of the steps of `task`, as far as is known."""
+    return _follower_of(task) not in (None, stepped)
 
 
 def follow(
@@ -205,14 +212,36 @@ class _LoopSteps:
                 return None
             # A copy, because a task that is running has entered its context.
             span = context.copy().run(get_current_span)
-            for stepped, followed in all_followed:
-                if followed.belongs(span):
-                    return stepped
+            told = {stepped: followed.task for stepped, followed in all_followed if followed.belongs(span)}
+            return self._choose(cast("asyncio.Task[Any]", task), told) if told else None
         except Exception as error:
             if came_from_signal_handler(error):
                 raise
             _logger.debug("A task could not be told apart", exc_info=error)
         return None
+
+    def _choose(self, task: asyncio.Task[Any], told: dict[Stepped, asyncio.Task[Any]]) -> Stepped:
+        """Of those that are told of a request's tasks the one whose own task has begun `task`, or the first.
+
+        Several are told where work comes back to the loop from a thread. The first step of a task is asked
+        for by who begins it.
+        """
+        known = chosen = _follower_of(task)
+        if known is None:
+            beginner = asyncio.current_task(self._loop)
+            own = (stepped for stepped, own_task in told.items() if own_task is beginner)
+            chosen = next(own, None) or _follower_of(beginner)
+        if chosen not in told:
+            chosen = next(iter(told))
+        if chosen is not known:
+            setattr(task, _FOLLOWER, ref(chosen))
+        return chosen
+
+
+def _follower_of(task: asyncio.Task[Any] | None) -> Stepped | None:
+    """Who is told of the steps of `task`, a task of a request; None when that is not known, or over."""
+    known: ref[Stepped] | None = getattr(task, _FOLLOWER, None)
+    return None if known is None else known()
 
 
 def _reach_limit(stepped: ref[Stepped]) -> None:

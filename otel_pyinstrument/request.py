@@ -156,10 +156,13 @@ class Request:
             return hop.builder
 
     def _open_part(self, entry: FrameType, builder: CallTreeBuilder) -> Segment | None:
-        if any(segment.calls_of_running() is not None for segment in self._segments_here()):
+        segments = self._segments_here()
+        if any(segment.calls_of_running() is not None for segment in segments):
             return None  # seen there already
         segment = self._engine.open_hop(self._same_request(), entry, builder, self._span_ended())
         if segment is not None:
+            for other in segments:
+                other.hand_over()  # until now this step was seen there
             with self._lock:
                 self._hop_segments.append(segment)
                 finished = self._finished

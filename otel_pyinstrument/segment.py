@@ -94,7 +94,7 @@ class Segment:
         self._cpu_seconds = self._hooked_cpu_seconds = self._switching_cpu_seconds = 0.0
         self._turns = 0
         self._turn_is_ours = True
-        """As far as samples tell: a task of the request may go over to another trace in the middle."""
+        """That the CPU time is counted here, as far as samples tell: a task may go over to another trace."""
         self.place_without_samples: Sequence[str] = ()
         """Where the time goes when the segment is too short for a sample."""
 
@@ -238,7 +238,7 @@ class Segment:
                     return
                 ended = time.thread_time()
                 if self._open:
-                    self._count_cpu(ended, ours=self._waiting_below is None and self._turn_is_ours)
+                    self._count_cpu(ended, ours=self._turn_is_ours)
                     self._paused_since = time.perf_counter()
                     if self._waits_for_pause_only:
                         self._add_waiting(self._paused_since, samples=0)
@@ -305,26 +305,24 @@ class Segment:
     def begin_waiting(self, path: Sequence[str]) -> None:
         """From now on, until `end_waiting`, the unit waits in `path`, whatever else runs. Own thread."""
         with self._lock:
-            if self._hooked:
-                self._count_cpu(ours=True)
+            self._give_turn_away()
             self._waiting_since = time.perf_counter()
             self._waiting_below = path
 
     def hand_over(self) -> None:
-        """What runs here, another task of the request, is about to wait for work elsewhere. Own thread.
+        """The rest of this step of another task of the request is part of the unit's wait. Own thread.
 
-        The rest of its step is part of the unit's wait, out of which that work is paid: it may have begun
-        while this thread does not get its turn.
+        That task is about to wait for work elsewhere, which may have begun while this thread does not get
+        its turn; or it has a segment of its own from now on.
         """
         with self._lock:
-            if (
-                self._hooked
-                and self._waiting_below is None
-                and not self._first_turn
-                and self._classifier.has_step_alone()
-            ):
+            if not self._hooked or self._first_turn or not self._classifier.has_step_alone():
+                return
+            if self._waiting_below is None:
                 self._waits_for_pause_only = True
                 self.begin_waiting(self._awaiting[:-1])
+            else:
+                self._give_turn_away()
 
     def end_waiting(self) -> None:
         with self._lock:
@@ -335,8 +333,15 @@ class Segment:
                     if self._hooked and native.thread_id() == self._owner:
                         self._count_cpu(ours=False)
                 self._waiting_below = None
+                self._turn_is_ours = True
             finally:
                 self._busy = False
+
+    def _give_turn_away(self) -> None:
+        """What the thread does from now on is not counted as CPU time of the request, or by others."""
+        if self._hooked:
+            self._count_cpu(ours=self._turn_is_ours)
+        self._turn_is_ours = False
 
     def _add_waiting(self, now: float, *, samples: int) -> None:
         if self._waiting_below is None or now <= self._waiting_since:
@@ -409,7 +414,7 @@ class Segment:
         else:
             over = self._first_turn and not self._classifier.is_running()
             self._add_waiting(now, samples=1)
-            self._count_cpu(ours=False)
+            self._count_cpu(ours=self._turn_is_ours)  # of another task of the request, or not
         self._sample_count += 1
         asked_early = self._asked_interval_seconds < _NEARLY * self._interval_seconds
         if now - self._start >= self._max_duration_seconds or self.builder.node_count >= MAX_NODES:

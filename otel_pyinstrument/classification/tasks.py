@@ -8,6 +8,7 @@ from collections.abc import Callable
 from inspect import CO_COROUTINE
 from types import FrameType
 from typing import Any
+from weakref import ref
 
 from opentelemetry.trace import get_current_span
 
@@ -20,7 +21,13 @@ from otel_pyinstrument.classification.frame_chains import (
     suspended_calls,
 )
 from otel_pyinstrument.guard import came_from_signal_handler
-from otel_pyinstrument.loop_steps import Stepped, can_be_followed, follow, is_followed
+from otel_pyinstrument.loop_steps import (
+    Stepped,
+    can_be_followed,
+    follow,
+    is_followed,
+    is_followed_by_another,
+)
 from otel_pyinstrument.private_names import frame_identifiers
 
 
@@ -52,6 +59,7 @@ class TaskClassifier:
         self._task = task
         self._loop = loop
         self._same_request = same_request
+        self._stepped: Callable[[], Stepped | None] = lambda: None
         self._greenlet: Callable[[], Any] | None = None
         if is_loaded("greenlet"):
             from otel_pyinstrument.classification.greenlets import weak_greenlet
@@ -73,6 +81,7 @@ class TaskClassifier:
         return cls(task, loop, same_request)
 
     def follow(self, stepped: Stepped, max_duration_seconds: float) -> Callable[[], None]:
+        self._stepped = ref(stepped)  # which has this classifier
         return follow(
             self._loop,
             self._task,
@@ -91,7 +100,7 @@ class TaskClassifier:
             below = self._from_coroutine(self._task, stack)
             return Place(below, True) if below else Place([AWAIT], False, nobodys=True)
         awaiting = frame_identifiers(suspended_calls(self._task.get_coro()))
-        if task is not None and self._same_request(get_current_span()):
+        if task is not None and self._is_of_request(task):
             below = self._from_coroutine(task, stack)
             return Place(awaiting + (below or [AWAIT]), bool(below), nobodys=not below)
         return Place([*awaiting, AWAIT], False, nobodys=task is None)
@@ -101,7 +110,7 @@ class TaskClassifier:
         if task is self._task:
             return self._calls_from_coroutine(self._task)
         awaiting = suspended_calls(self._task.get_coro())
-        if task is not None and self._same_request(get_current_span()):
+        if task is not None and self._is_of_request(task):
             return awaiting + self._calls_from_coroutine(task)
         return awaiting
 
@@ -117,6 +126,10 @@ class TaskClassifier:
         return frame is not None and not any(
             call.f_code.co_flags & CO_COROUTINE for call in calls_up_to(frame.f_back)
         )
+
+    def _is_of_request(self, task: asyncio.Task[Any]) -> bool:
+        """Whether `task`, which is running, belongs to the request, and here: not to another part of it."""
+        return self._same_request(get_current_span()) and not is_followed_by_another(task, self._stepped())
 
     def _from_coroutine(self, task: asyncio.Task[Any], stack: list[str]) -> list[str]:
         frame = frame_of(task.get_coro())

@@ -43,6 +43,7 @@ ALONE = {
     "test_in_code",
     "test_loop_steps",
     "test_other_threads",
+    "test_random_programs",
     "test_segment",
 }
 """Files whose tests compare durations with each other: what the machine takes from one of two would count.

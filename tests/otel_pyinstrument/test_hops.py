@@ -343,6 +343,24 @@ def test_the_cpu_time_before_a_hop_is_counted(run_traced, burn, traced, profile_
     assert 0.058 < profile_of(span).attributes["pyinstrument.cpu_time"] < 0.085
 
 
+def test_the_cpu_time_of_another_task_beside_a_hop_is_counted(run_traced, burn, traced, profile_of) -> None:
+    # Given a task of the request that works while the first one waits for a thread
+    async def beside() -> None:
+        for _ in range(3):
+            burn(0.02)
+            await asyncio.sleep(0.001)
+
+    async def view() -> None:
+        other = asyncio.create_task(beside())
+        await asyncio.to_thread(time.sleep, 0.1)
+        await other
+
+    run_traced(view)
+
+    (span,) = traced.exporter.get_finished_spans()
+    assert 0.058 < profile_of(span).attributes["pyinstrument.cpu_time"] < 0.085
+
+
 def test_concurrent_requests_with_threads_do_not_mix(make_traced, tree_of, burn) -> None:
     # Given requests that each have a thread work for them
     traced = make_traced(max_concurrent=10)
@@ -584,6 +602,88 @@ def test_an_async_function_called_from_sync_code_stands_below_it(run_traced_in_t
     assert paths(tree, "on_loop") == {("view", "on_loop")}
     assert time_in(tree, "on_loop") > 75_000
     assert ("view", "on_loop", "sleep", "[await]") in paths(tree, "[await]")
+
+
+def test_work_of_another_task_that_comes_back_to_the_loop_is_counted_once(
+    run_traced, time_in, burn, profile_of, traced
+) -> None:
+    # Given a task of the request whose thread has the loop do some work, while the first task waits
+    async def on_loop() -> None:
+        start = time.perf_counter()
+        burn(0.03)
+        seconds.append(time.perf_counter() - start)
+
+    async def other() -> None:
+        await sync_to_async(async_to_sync(on_loop))()
+
+    async def view() -> None:
+        await asyncio.sleep(0.05)
+        await asyncio.create_task(other())
+
+    seconds: list[float] = []
+
+    tree = run_traced(view)
+
+    # Then its time is there once, and so is its CPU time
+    assert time_in(tree, "on_loop") < 1.4e6 * sum(seconds)
+    (span,) = traced.exporter.get_finished_spans()
+    assert profile_of(span).attributes["pyinstrument.cpu_time"] == pytest.approx(0.035, abs=0.012)
+
+
+def test_a_task_that_work_begins_on_its_way_back_stands_below_that_work(run_traced, time_in, burn) -> None:
+    # Given a thread of the request that runs async code on the loop, which begins tasks; and an older one
+    async def begun() -> None:
+        await asyncio.create_task(begun_there())
+
+    async def begun_there() -> None:
+        burn(0.02)
+        await asyncio.sleep(0.01)
+        burn(0.02)
+
+    async def on_loop() -> None:
+        await asyncio.create_task(begun())
+
+    async def older(finished: asyncio.Event) -> None:
+        while not finished.is_set():
+            burn(0.005)
+            await asyncio.sleep(0.002)
+
+    async def view() -> None:
+        finished = asyncio.Event()
+        other = asyncio.create_task(older(finished))
+        await sync_to_async(async_to_sync(on_loop))()
+        finished.set()
+        await other
+
+    tree = run_traced(view)
+
+    # Then they are below what has begun them, and the older one is not
+    assert paths(tree, "begun_there") == {("view", "on_loop", "begun_there")}
+    assert time_in(tree, "begun_there") > 38_000
+    assert not any("on_loop" in path for path in paths(tree, "older"))
+
+
+def test_what_comes_back_to_the_loop_does_not_see_other_tasks_of_the_request(
+    run_traced, burn, profile_of, traced
+) -> None:
+    # Given a task of the request that works whenever the others of the loop have had their turns
+    async def busy() -> None:
+        for _ in range(4):
+            burn(0.03)
+            await asyncio.sleep(0)
+
+    async def on_loop() -> None:
+        await asyncio.sleep(0.02)
+
+    async def view() -> None:
+        await asyncio.gather(sync_to_async(async_to_sync(on_loop))(), busy())
+
+    tree = run_traced(view)
+
+    # Then its work is not below what waits meanwhile, and its CPU time is counted once
+    assert paths(tree, "busy") == {("view", "busy")}
+    (span,) = traced.exporter.get_finished_spans()
+    assert 0.118 < profile_of(span).attributes["pyinstrument.cpu_time"] < 0.145
 
 
 def test_work_that_comes_back_to_the_waiting_thread_is_counted_once(

@@ -88,7 +88,8 @@ def test_a_profile_on_an_event_loop_is_charged_when_it_ends_and_not_again(
     asyncio.run(connection())
 
     # Then what it has cost is known while it is open, and that is all; in its last step the hook went
-    assert 0 < while_it_works[0] == gate.costs().hook
+    # (in the middle of a hook's beginning perhaps: that beginning is counted at the end)
+    assert 0 < while_it_works[0] <= gate.costs().hook < while_it_works[0] + 0.001
     assert while_it_works[0] >= 0.9 * sum(steps[:-1]) * (1 - 1 / 3)
 
 
