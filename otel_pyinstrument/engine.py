@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
@@ -51,9 +52,10 @@ class Engine:
         entry: FrameType,
         builder: CallTreeBuilder,
         span_ended: SpanEnded = never,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> Segment | None:
         """Sample what runs below `entry`, for a request that waits for it elsewhere, into `builder`."""
-        segment = self._segment(same_request, span_ended, builder=builder, entry=entry)
+        segment = self._segment(same_request, span_ended, builder=builder, entry=entry, clock=clock)
         if segment is not None:
             self._start(segment)
         return segment
@@ -79,6 +81,7 @@ class Engine:
         builder: CallTreeBuilder | None = None,
         entry: FrameType | None = None,
         ended_early: Callable[[float, float], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> Segment | None:
         if not private_names.hook_is_ours_to_share():
             return None
@@ -93,6 +96,7 @@ class Engine:
             entry=entry,
             span_ended=span_ended,
             ended_early=ended_early,
+            clock=clock,
         )
 
     def _start(self, segment: Segment) -> None:

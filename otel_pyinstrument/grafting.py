@@ -15,7 +15,8 @@ def graft(tree: CallTree, hops: Sequence[tuple[Sequence[Frame], CallTree]]) -> C
     """`tree` with each hop's tree below the path of frames that waited for it.
 
     A hop's time comes out of the nearest `[await]` leaf: below its path, else below the closest call
-    around it. Hops that ran side by side and took more than was waited share that time in proportion.
+    around it. What hops have is theirs already (`SharedWait`); where they have more than was waited all the
+    same, because the request's part was cut off before theirs, they share that time in proportion.
     What nobody waited for is left out. The total is unchanged.
     """
     if not hops:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from otel_pyinstrument.passages import Passage
 from otel_pyinstrument.private_names import frame_identifiers
 from otel_pyinstrument.recording import HopTree, Recording, RecordingFacts
 from otel_pyinstrument.segment import MAX_NODES, Segment, SpanEnded, new_builder
+from otel_pyinstrument.shared_wait import SharedWait
 from otel_pyinstrument.slot import Reason, Slot
 from otel_pyinstrument.visit import Visit
 
@@ -111,14 +112,17 @@ class Request:
         builder = self._builder_for(segment.builder, path)
         if builder is None:
             return None
+        shared = None
         if is_own:
             segment.begin_waiting(path)
         else:
+            shared = segment.shared_wait()
             segment.hand_over()
+        clock = segment.clock if shared is None else shared.seconds
         return Hop(
             self.guard,
-            open_segment=lambda entry: self._open_part(entry, builder),
-            close_segment=lambda part: self._end_part(part, (id(segment.builder), path)),
+            open_segment=lambda entry: self._open_part(entry, builder, clock, shared),
+            close_segment=lambda part: self._end_part(part, (id(segment.builder), path), shared),
             end=segment.end_waiting if is_own else None,
         )
 
@@ -155,14 +159,22 @@ class Request:
             self._hops.append(hop)
             return hop.builder
 
-    def _open_part(self, entry: FrameType, builder: CallTreeBuilder) -> Segment | None:
+    def _open_part(
+        self,
+        entry: FrameType,
+        builder: CallTreeBuilder,
+        clock: Callable[[], float],
+        shared: SharedWait | None,
+    ) -> Segment | None:
         segments = self._segments_here()
         if any(segment.calls_of_running() is not None for segment in segments):
             return None  # seen there already
-        segment = self._engine.open_hop(self._same_request(), entry, builder, self._span_ended())
+        segment = self._engine.open_hop(self._same_request(), entry, builder, self._span_ended(), clock)
         if segment is not None:
             for other in segments:
                 other.hand_over()  # until now this step was seen there
+            if shared is not None:
+                shared.begin_hop()
             with self._lock:
                 self._hop_segments.append(segment)
                 finished = self._finished
@@ -170,7 +182,11 @@ class Request:
                 segment.close()
         return segment
 
-    def _end_part(self, segment: Segment, place: tuple[int, tuple[str, ...]]) -> None:
+    def _end_part(
+        self, segment: Segment, place: tuple[int, tuple[str, ...]], shared: SharedWait | None
+    ) -> None:
+        if shared is not None:
+            shared.end_hop()
         with self._lock:
             if self._finished:
                 return

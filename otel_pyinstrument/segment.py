@@ -16,6 +16,7 @@ from otel_pyinstrument.frames import identifier_of
 from otel_pyinstrument.guard import came_from_signal_handler
 from otel_pyinstrument.other_threads import OTHER_THREADS
 from otel_pyinstrument.recording import Recording, RecordingFacts
+from otel_pyinstrument.shared_wait import SharedWait
 
 MAX_NODES = 20_000
 MAX_DEPTH = 2_000
@@ -50,10 +51,11 @@ class Segment:
     Where the classifier tells of the unit's turns, the hook is there for these alone, the time between them
     is credited exactly where the unit waits, and the interval between samples is running time.
 
-    `builder` may already hold the samples of earlier segments. Of the stacks only what is below `entry`
-    is recorded, and nothing once `span_ended` says so; where the span was dropped, sampling ends. When that
-    happens before `close`, `ended_early` is called, under the hook perhaps, with the CPU seconds under the
-    hook and those of installing and removing it around turns.
+    `clock`, in seconds, is that of what waits for this segment. `builder` may already hold the samples of
+    earlier segments. Of the stacks only what is below `entry` is recorded, and nothing once `span_ended` says
+    so; where the span was dropped, sampling ends. When that happens before `close`, `ended_early` is called,
+    under the hook perhaps, with the CPU seconds under the hook and those of installing and removing it around
+    turns.
     """
 
     def __init__(
@@ -66,12 +68,16 @@ class Segment:
         entry: FrameType | None = None,
         span_ended: SpanEnded = never,
         ended_early: Callable[[float, float], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._interval_seconds = interval_seconds
         self._max_duration_seconds = max_duration_seconds
         self._classifier: Classifier = ThreadClassifier() if classifier is None else classifier
         self.builder = new_builder() if builder is None else builder
         self._entry = entry
+        self.clock = self._clock = clock
+        self._clock_is_real = clock is time.perf_counter
+        self._shared_wait: SharedWait | None = None
         self._span_ended = span_ended
         self._ended_early = ended_early
         # Reentrant: a sample, a signal handler or a finalizer may run inside `close` on the same thread.
@@ -125,7 +131,8 @@ class Segment:
         self._skip = calls.index(self._entry) + 1 if self._entry in calls else 0
         self._entry = None
         self._start_codes = [call.f_code for call in calls]
-        self._start = self._last = time.perf_counter()
+        self._start = self._last = self._clock()
+        self._opened = time.perf_counter()
         self._open = True
         try:
             self._hook(time.thread_time())
@@ -167,7 +174,10 @@ class Segment:
             self._add_rest(end)
         facts = RecordingFacts(
             duration_seconds=end - self._start,
-            cpu_seconds=min(self._cpu_seconds, end - self._start),  # read a moment after the end
+            # Read a moment after the end. Of a wait that it shares, a part may have less than it used.
+            cpu_seconds=min(self._cpu_seconds, end - self._start)
+            if self._clock_is_real
+            else self._cpu_seconds,
             hooked_cpu_seconds=max(self._hooked_cpu_seconds, self._cpu_seconds),
             switching_cpu_seconds=self._switching_cpu_seconds,
             sample_count=self._sample_count,
@@ -190,7 +200,7 @@ class Segment:
     def _end_now(self, span_ended_ns: int | None, *, paused: bool) -> float:
         # First the coarser clock: a turn lost between the two makes the end late, and cuts nothing off.
         late_seconds = 0.0 if span_ended_ns is None else (time.time_ns() - span_ended_ns) / 1e9
-        now = time.perf_counter()
+        now = self._clock()
         if not _WALL_CLOCK_STEP_SECONDS < late_seconds < now - self._start:
             return now  # before the beginning: the application gave its span a time of its own
         credited = self._last
@@ -211,15 +221,16 @@ class Segment:
                     return
                 self._turns += 1
                 self._turn_is_ours = True
-                now = time.perf_counter()
+                now = self._clock()
                 waiting = self._add_pause(now)
-                if now - self._start >= self._max_duration_seconds or self._turns > MAX_TURNS:
+                self._share_wait(False, now)
+                if self._has_lasted(now) or self._turns > MAX_TURNS:
                     self._end_early(None, at=now)
                 elif private_names.hook_is_ours_to_share():
                     self._hook(began)
                     if waiting is not None and self._open:
                         # The unit waits for its hook too: the first thing that it does is not to blame.
-                        self._add_wait(waiting, time.perf_counter() - now, samples=0)
+                        self._add_wait(waiting, self._clock() - now, samples=0)
                     self._cpu = self._hooked_cpu = time.thread_time()
                     self._switching_cpu_seconds += self._cpu - began
                 else:
@@ -239,11 +250,12 @@ class Segment:
                 ended = time.thread_time()
                 if self._open:
                     self._count_cpu(ended, ours=self._turn_is_ours)
-                    self._paused_since = time.perf_counter()
+                    self._paused_since = self._clock()
                     if self._waits_for_pause_only:
                         self._add_waiting(self._paused_since, samples=0)
                         self._waiting_below = None
                         self._waits_for_pause_only = False
+                    self._share_wait(self._waiting_below is None, self._paused_since)
                 self._unhook(ended)
                 self._switching_cpu_seconds += time.thread_time() - ended
                 if self._interrupted:
@@ -258,7 +270,7 @@ class Segment:
         try:
             with self._lock:
                 if self._open:
-                    now = time.perf_counter()
+                    now = self._clock()
                     if not self._hooked:
                         self._add_pause(now)
                     self._end_early(None, at=now)
@@ -266,6 +278,11 @@ class Segment:
             if came_from_signal_handler(error):
                 raise
             self._end_early(error)
+
+    def _has_lasted(self, now: float) -> bool:
+        """Whether it is open for the maximum duration, also when it has but a share of that time."""
+        seconds = now - self._start if self._clock_is_real else time.perf_counter() - self._opened
+        return seconds >= self._max_duration_seconds
 
     def _give_way(self) -> None:
         """Another profiler has taken the thread."""
@@ -306,8 +323,19 @@ class Segment:
         """From now on, until `end_waiting`, the unit waits in `path`, whatever else runs. Own thread."""
         with self._lock:
             self._give_turn_away()
-            self._waiting_since = time.perf_counter()
+            self._waiting_since = self._clock()
             self._waiting_below = path
+
+    def shared_wait(self) -> SharedWait | None:
+        """What hops of other tasks of the request share; None where nobody tells of turns. Own thread."""
+        with self._lock:
+            if self._shared_wait is None and self._classifier.knows_turns:
+                self._shared_wait = SharedWait(self._clock)
+            return self._shared_wait
+
+    def _share_wait(self, waits: bool, now: float) -> None:
+        if self._shared_wait is not None:
+            self._shared_wait.set_waits(waits, now)
 
     def hand_over(self) -> None:
         """The rest of this step of another task of the request is part of the unit's wait. Own thread.
@@ -321,6 +349,7 @@ class Segment:
             if self._waiting_below is None:
                 self._waits_for_pause_only = True
                 self.begin_waiting(self._awaiting[:-1])
+                self._share_wait(True, self._waiting_since)
             else:
                 self._give_turn_away()
 
@@ -329,7 +358,7 @@ class Segment:
             self._busy = True
             try:
                 if self._open:
-                    self._add_waiting(time.perf_counter(), samples=0)
+                    self._add_waiting(self._clock(), samples=0)
                     if self._hooked and native.thread_id() == self._owner:
                         self._count_cpu(ours=False)
                 self._waiting_below = None
@@ -365,7 +394,7 @@ class Segment:
             if not self._open:
                 self._unhook()
                 return
-            now = time.perf_counter()
+            now = self._clock()
             # A faster profiler of the user's may drive the hook; the time then goes to our next sample.
             if (
                 not self._first_turn
@@ -388,7 +417,7 @@ class Segment:
             return
         if ended:
             # Until `close` other span processors run, or other threads.
-            if now - self._start >= self._max_duration_seconds:
+            if self._has_lasted(now):
                 self._end_early(None)
             return
         if self._waiting_below is None:
@@ -400,7 +429,7 @@ class Segment:
                 return
             if place.nobodys and not self._first_turn:
                 # Inside `resume` or `pause`, or after an exception that has ended the loop.
-                if now - self._start >= self._max_duration_seconds:
+                if self._has_lasted(now):
                     self._end_early(None)
                 return
             self._turn_is_ours = ours
@@ -417,7 +446,7 @@ class Segment:
             self._count_cpu(ours=self._turn_is_ours)  # of another task of the request, or not
         self._sample_count += 1
         asked_early = self._asked_interval_seconds < _NEARLY * self._interval_seconds
-        if now - self._start >= self._max_duration_seconds or self.builder.node_count >= MAX_NODES:
+        if self._has_lasted(now) or self.builder.node_count >= MAX_NODES:
             self._end_early(None)
         elif over:
             self.pause()
@@ -492,7 +521,7 @@ class Segment:
         """The hook fires when what is left of the interval has been running time. Own thread."""
         # A coarse clock may have let more than an interval pass. Its sample is not due at once: what a turn
         # begins with would be blamed for the end of the turn before.
-        left = self._interval_seconds - (time.perf_counter() - self._last) % self._interval_seconds
+        left = self._interval_seconds - (self._clock() - self._last) % self._interval_seconds
         longest = _FIRST_TURN_INTERVAL_SECONDS if self._first_turn else self._interval_seconds
         self._asked_interval_seconds = max(min(left, longest), _SHORTEST_INTERVAL_SECONDS)
         private_names.subscribe(self._sampler, self._on_sample, interval_seconds=self._asked_interval_seconds)

@@ -388,6 +388,61 @@ def test_concurrent_requests_with_threads_do_not_mix(make_traced, tree_of, burn)
         assert {name for name in functions if name.startswith("work_of")} == {f"work_of_{span.name}"}
 
 
+def test_what_ran_side_by_side_takes_nothing_from_what_ran_alone(run_traced, time_in) -> None:
+    # Given a task of the request that waits for two threads at once, beside which it works, and for one alone
+    def first() -> None:
+        time.sleep(0.06)
+
+    def second() -> None:
+        time.sleep(0.06)
+
+    def alone() -> None:
+        time.sleep(0.06)
+
+    async def works() -> None:
+        time.sleep(0.03)
+
+    async def asks() -> None:
+        await asyncio.gather(asyncio.to_thread(first), asyncio.to_thread(second), works())
+        await asyncio.to_thread(alone)
+
+    async def view() -> None:
+        await asyncio.create_task(asks())
+
+    tree = run_traced(view)
+
+    # Then only what ran at the same time shares its time, and half of that is the work's
+    assert time_in(tree, "alone") > 59_000
+    assert time_in(tree, "works") > 29_000
+    for function in ("first", "second"):
+        assert 12_000 < time_in(tree, function) < 22_000
+
+
+def test_a_hop_ends_at_the_maximum_duration_when_nothing_waits_for_it(make_traced) -> None:
+    # Given a request whose profile reaches its limit in a step of a task, while a thread works for another
+    traced = make_traced(max_duration=0.05)
+    hooks: list[object] = []
+
+    def in_thread() -> None:
+        end = time.perf_counter() + 10
+        while sys.getprofile() is not None and time.perf_counter() < end:
+            time.sleep(0.001)
+        hooks.append(sys.getprofile())
+
+    async def works() -> None:
+        while not hooks:
+            await asyncio.sleep(0.001)
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await asyncio.gather(asyncio.to_thread(in_thread), works())
+
+    asyncio.run(main())
+
+    # Then the thread has lost its hook before the request ended
+    assert hooks == [None]
+
+
 def test_many_hops_from_one_place_make_one_tree(run_traced, time_in, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a response that is streamed chunk by chunk from a thread, as Starlette does
     monkeypatch.setattr(request, "MAX_HOPS", 1)
