@@ -26,7 +26,7 @@ class Hop:
         *,
         open_segment: Callable[[FrameType], Segment | None],
         close_segment: Callable[[Segment], None],
-        end: Callable[[], None] | None,
+        end: Callable[[], None],
     ) -> None:
         self._guard = guard
         self._open_segment = open_segment
@@ -56,8 +56,7 @@ class Hop:
 
     def end(self) -> None:
         """The caller has its answer, or waits no longer."""
-        if self._end is not None:
-            self._guard.call("hop", self._end)
+        self._guard.call("hop", self._end)
 
     def _open(self, entry: FrameType, function: Callable[..., Any]) -> Segment | None:
         place = _identifiers_of(function)  # first: nothing that may fail comes after the opening

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import Context
 from functools import cache, partial
+from inspect import CORO_CREATED, getcoroutinestate
 from logging import getLogger
+from types import CoroutineType
 from typing import Any, NamedTuple, Protocol, cast
 from weakref import ref
 
@@ -26,6 +28,11 @@ _TIMER_SLACK_SECONDS = 0.01
 
 class Stepped(Protocol):
     """What is told of the steps. Must not raise. On the loop's thread."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still wants to be told."""
+        ...
 
     def resume(self) -> None:
         """A step of one of the request's tasks begins now."""
@@ -103,7 +110,8 @@ def is_followed(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> boo
 
 def is_followed_by_another(task: asyncio.Task[Any], stepped: Stepped | None) -> bool:
     """Whether another than `stepped` is told of the steps of `task`, as far as is known."""
-    return _follower_of(task) not in (None, stepped)
+    follower = _follower_of(task)
+    return follower is not None and follower is not stepped and follower.is_open
 
 
 def follow(
@@ -194,9 +202,12 @@ class _LoopSteps:
         stepped = self._stepped_by(callback, context) if self._followed else None
         if stepped is None:
             return self._call_soon(callback, *arguments, context=context)
-        self._call_soon(stepped.resume, context=self._context)
+        step: Stepped | _Step = stepped
+        if [stepped] != list(self._followed)[:1]:
+            step = _Step(stepped, partial(self._stepped_by, callback, context))
+        self._call_soon(step.resume, context=self._context)
         handle = self._call_soon(callback, *arguments, context=context)
-        self._call_soon(stepped.pause, context=self._context)
+        self._call_soon(step.pause, context=self._context)
         return handle
 
     def _stepped_by(self, callback: object, context: Context | None) -> Stepped | None:
@@ -221,13 +232,14 @@ class _LoopSteps:
         return None
 
     def _choose(self, task: asyncio.Task[Any], told: dict[Stepped, asyncio.Task[Any]]) -> Stepped:
-        """Of those that are told of a request's tasks the one whose own task has begun `task`, or the first.
+        """Of those that are told of a request's tasks the one that `task` is a part of, or the first.
 
-        Several are told where work comes back to the loop from a thread. The first step of a task is asked
-        for by who begins it.
+        Several are told where work comes back to the loop from a thread. A task is of the part whose own task
+        has begun it, or that is told of the one that has. Who begins it asks for its first step; eager tasks
+        have had theirs, and who asks for the next one has only woken them.
         """
         known = chosen = _follower_of(task)
-        if known is None:
+        if known is None and _has_not_begun(task):
             beginner = asyncio.current_task(self._loop)
             own = (stepped for stepped, own_task in told.items() if own_task is beginner)
             chosen = next(own, None) or _follower_of(beginner)
@@ -239,9 +251,30 @@ class _LoopSteps:
 
 
 def _follower_of(task: asyncio.Task[Any] | None) -> Stepped | None:
-    """Who is told of the steps of `task`, a task of a request; None when that is not known, or over."""
+    """Who is or was told of the steps of `task`, a task of a request; None when that is not known."""
     known: ref[Stepped] | None = getattr(task, _FOLLOWER, None)
     return None if known is None else known()
+
+
+def _has_not_begun(task: asyncio.Task[Any]) -> bool:
+    work = task.get_coro()
+    return isinstance(work, CoroutineType) and getcoroutinestate(work) == CORO_CREATED
+
+
+class _Step:
+    """One step of a task that a later part of its request has begun, which may be over when it is made."""
+
+    def __init__(self, stepped: Stepped, ask_again: Callable[[], Stepped | None]) -> None:
+        self._stepped = stepped
+        self._ask_again = ask_again
+
+    def resume(self) -> None:
+        if not self._stepped.is_open:
+            self._stepped = self._ask_again() or self._stepped
+        self._stepped.resume()
+
+    def pause(self) -> None:
+        self._stepped.pause()
 
 
 def _reach_limit(stepped: ref[Stepped]) -> None:

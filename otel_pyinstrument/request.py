@@ -123,7 +123,7 @@ class Request:
             self.guard,
             open_segment=lambda entry: self._open_part(entry, builder, clock, shared),
             close_segment=lambda part: self._end_part(part, (id(segment.builder), path), shared),
-            end=segment.end_waiting if is_own else None,
+            end=segment.end_waiting if is_own else segment.take_back,
         )
 
     def _waiting_segment(self, waiting: FrameType) -> tuple[Segment, Sequence[FrameType], bool] | None:
@@ -171,13 +171,13 @@ class Request:
             return None  # seen there already
         segment = self._engine.open_hop(self._same_request(), entry, builder, self._span_ended(), clock)
         if segment is not None:
-            for other in segments:
-                other.hand_over()  # until now this step was seen there
-            if shared is not None:
-                shared.begin_hop()
             with self._lock:
                 self._hop_segments.append(segment)
                 finished = self._finished
+            if shared is not None:
+                shared.begin_hop()
+            for other in segments:
+                other.hand_over()  # until now this step was seen there
             if finished:
                 segment.close()
         return segment

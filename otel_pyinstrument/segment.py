@@ -100,7 +100,9 @@ class Segment:
         self._cpu_seconds = self._hooked_cpu_seconds = self._switching_cpu_seconds = 0.0
         self._turns = 0
         self._turn_is_ours = True
-        """That the CPU time is counted here, as far as samples tell: a task may go over to another trace."""
+        """Its CPU time is counted here: not once its rest was given away, to a hop or to another part, and as
+        far as samples tell, because a task may go over to another trace.
+        """
         self.place_without_samples: Sequence[str] = ()
         """Where the time goes when the segment is too short for a sample."""
 
@@ -252,9 +254,7 @@ class Segment:
                     self._count_cpu(ended, ours=self._turn_is_ours)
                     self._paused_since = self._clock()
                     if self._waits_for_pause_only:
-                        self._add_waiting(self._paused_since, samples=0)
-                        self._waiting_below = None
-                        self._waits_for_pause_only = False
+                        self._end_hand_over(self._paused_since)
                     self._share_wait(self._waiting_below is None, self._paused_since)
                 self._unhook(ended)
                 self._switching_cpu_seconds += time.thread_time() - ended
@@ -322,9 +322,13 @@ class Segment:
     def begin_waiting(self, path: Sequence[str]) -> None:
         """From now on, until `end_waiting`, the unit waits in `path`, whatever else runs. Own thread."""
         with self._lock:
-            self._give_turn_away()
-            self._waiting_since = self._clock()
-            self._waiting_below = path
+            self._busy = True
+            try:
+                self._give_turn_away()
+                self._waiting_since = self._clock()
+                self._waiting_below = path
+            finally:
+                self._busy = False
 
     def shared_wait(self) -> SharedWait | None:
         """What hops of other tasks of the request share; None where nobody tells of turns. Own thread."""
@@ -352,6 +356,19 @@ class Segment:
                 self._share_wait(True, self._waiting_since)
             else:
                 self._give_turn_away()
+
+    def take_back(self) -> None:
+        """That task goes on in the same step: nothing was to wait for, or it has failed. Own thread."""
+        with self._lock:
+            if self._waits_for_pause_only:
+                self._end_hand_over(self._clock())
+                self._turn_is_ours = True
+                self._share_wait(False, self._waiting_since)
+
+    def _end_hand_over(self, now: float) -> None:
+        self._add_waiting(now, samples=0)
+        self._waiting_below = None
+        self._waits_for_pause_only = False
 
     def end_waiting(self) -> None:
         with self._lock:
@@ -443,7 +460,7 @@ class Segment:
         else:
             over = self._first_turn and not self._classifier.is_running()
             self._add_waiting(now, samples=1)
-            self._count_cpu(ours=self._turn_is_ours)  # of another task of the request, or not
+            self._count_cpu(ours=self._is_others_turn_ours(stack))
         self._sample_count += 1
         asked_early = self._asked_interval_seconds < _NEARLY * self._interval_seconds
         if self._has_lasted(now) or self.builder.node_count >= MAX_NODES:
@@ -452,6 +469,12 @@ class Segment:
             self.pause()
         elif self._hooked and not self._first_turn and asked_early:
             self._ask_for_sample()  # after what was left, the whole interval; never inside `_unhook`
+
+    def _is_others_turn_ours(self, stack: list[str]) -> bool:
+        """While the unit waits, other tasks of the request may have their turns, and tasks of others."""
+        if self._turn_is_ours:
+            self._turn_is_ours = self._classifier.place(stack).ours
+        return self._turn_is_ours
 
     def _add_end_of_first_turn(self, waiting: Sequence[str], now: float) -> None:
         """The unit waits since some moment after it was last seen, or since `now` at the latest.

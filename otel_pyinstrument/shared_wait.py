@@ -48,6 +48,6 @@ class SharedWait:
 
     def _go_on(self, now: float) -> None:
         if now > self._known_at:
-            if self._waits and self._hops:
+            if self._waits and self._hops > 0:
                 self._seconds += (now - self._known_at) / self._hops
             self._known_at = now

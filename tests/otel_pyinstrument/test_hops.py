@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
 
 from otel_pyinstrument import hop_patches, private_names, request
@@ -297,7 +298,7 @@ def test_a_hop_is_whole_when_the_step_that_began_it_ends_later(
 
     # Then what both did at that time is the work's, and what comes afterwards is seen as ever
     assert time_in(tree, "query") >= sum(seconds) * 1e6 - 1
-    assert paths(tree, "submit") == set()
+    assert paths(tree, "SlowToReturn.submit") == set()
     assert paths(tree, "run") == {("view", "asks", "run")}
     assert time_in(tree, "run") > 20_000
 
@@ -739,6 +740,129 @@ def test_what_comes_back_to_the_loop_does_not_see_other_tasks_of_the_request(
     assert paths(tree, "busy") == {("view", "busy")}
     (span,) = traced.exporter.get_finished_spans()
     assert 0.118 < profile_of(span).attributes["pyinstrument.cpu_time"] < 0.145
+
+
+@pytest.mark.parametrize("in_own_task", [True, False])
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_a_task_that_outlives_the_work_that_began_it_is_seen(
+    in_thread: bool, in_own_task: bool, run_traced, time_in, burn, profile_of, traced
+) -> None:
+    # Given work that came back to the loop, and is over before the task that it has begun
+    def work() -> None:
+        burn(0.05)
+
+    async def begun() -> None:
+        if in_thread:
+            await asyncio.to_thread(work)
+        else:
+            work()
+            await asyncio.sleep(0)
+
+    async def on_loop() -> None:
+        tasks.append(asyncio.create_task(begun()))
+
+    async def asks() -> None:
+        await sync_to_async(async_to_sync(on_loop))()
+        await tasks.pop()
+
+    async def view() -> None:
+        await (asks() if in_own_task else asyncio.create_task(asks()))
+
+    tasks: list[asyncio.Task[None]] = []
+
+    tree = run_traced(view)
+
+    # Then what it does is there (while the request did not wait for that first work), with its CPU time
+    (span,) = traced.exporter.get_finished_spans()
+    assert 0.045 < profile_of(span).attributes["pyinstrument.cpu_time"] < 0.075
+    if in_thread or not in_own_task:
+        assert time_in(tree, "work") > 20_000
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are eager from Python 3.12 on")
+def test_an_eager_task_does_not_stand_below_who_wakes_it(run_traced, time_in, burn) -> None:
+    # Given a task that has begun eagerly, and waits for what comes back to the loop
+    async def waits(event: asyncio.Event) -> None:
+        await event.wait()
+        burn(0.03)
+
+    async def view() -> None:
+        async def on_loop() -> None:
+            event.set()
+            await asyncio.sleep(0.05)
+
+        event = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        other = asyncio.create_task(waits(event))
+        loop.set_task_factory(None)
+        await asyncio.gather(sync_to_async(async_to_sync(on_loop))(), other)
+
+    tree = run_traced(view)
+
+    assert time_in(tree, "waits") > 20_000
+    assert not any("on_loop" in str(path) for path in paths(tree, "waits"))
+
+
+@pytest.mark.parametrize("in_own_task", [True, False])
+def test_what_follows_a_hop_that_fails_at_once_is_no_waiting(
+    in_own_task: bool, run_traced, time_in, burn, profile_of, traced
+) -> None:
+    # Given a thread pool that takes nothing any more
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+
+    async def asks() -> None:
+        with pytest.raises(RuntimeError):
+            await sync_to_async(burn, thread_sensitive=False, executor=pool)(0.01)
+        burn(0.05)
+
+    async def view() -> None:
+        await (asks() if in_own_task else asyncio.create_task(asks()))
+
+    tree = run_traced(view)
+
+    # Then what the task does instead is work
+    assert time_in(tree, "run") > 40_000
+    (span,) = traced.exporter.get_finished_spans()
+    assert profile_of(span).attributes["pyinstrument.cpu_time"] > 0.048
+
+
+def test_the_cpu_time_of_another_trace_beside_a_hop_is_not_counted(
+    run_traced, burn, profile_of, traced
+) -> None:
+    # Given a task that goes over to a trace of its own, while the request waits for a thread
+    async def consumer() -> None:
+        with traced.tracer.start_as_current_span("job", context=Context(), kind=SpanKind.CONSUMER):
+            burn(0.05)
+
+    async def view() -> None:
+        other = asyncio.create_task(consumer())
+        await asyncio.to_thread(time.sleep, 0.1)
+        await other
+
+    run_traced(view)
+
+    request = traced.exporter.get_finished_spans()[-1]
+    assert profile_of(request).attributes["pyinstrument.cpu_time"] < 0.025
+
+
+def test_the_cpu_time_between_hops_of_a_thread_is_counted(
+    run_traced_in_thread, burn, profile_of, traced
+) -> None:
+    # When a sync view works for less than the interval, again and again, before it runs async code
+    async def nothing() -> None:
+        pass
+
+    def view() -> None:
+        for _ in range(20):
+            burn(0.003)
+            async_to_sync(nothing)()
+
+    run_traced_in_thread(view)
+
+    (span,) = traced.exporter.get_finished_spans()
+    assert profile_of(span).attributes["pyinstrument.cpu_time"] > 0.058
 
 
 def test_work_that_comes_back_to_the_waiting_thread_is_counted_once(

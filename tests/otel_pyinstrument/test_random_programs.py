@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanKind
 
@@ -23,8 +23,8 @@ from otel_pyinstrument.call_tree import CallTree
 
 SECONDS = 0.015
 """Of each leaf."""
-WITHIN = 0.4
-"""How far what is seen of a leaf may be from what it took; once too often or not at all is 1."""
+AT_LEAST, AT_MOST = 0.6, 1.8
+"""Of what a leaf took, by its own clock. It may lose its turn before that begins; twice is 2."""
 OF_A_FUNCTION_SECONDS = 0.0015
 """CPU time of a call of one that is no leaf: the way to a thread and back, and what is sampled there."""
 
@@ -124,6 +124,12 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def anyio_is_loaded() -> None:
+    """What it loads when it is first used is not the request's."""
+    anyio.run(anyio.to_thread.run_sync, int)
+
+
 @pytest.fixture(autouse=True)
 def patched() -> Iterator[None]:
     hop_patches.install()
@@ -145,9 +151,9 @@ def check(program: Program, span: Any, tree: CallTree, cpu_seconds: float) -> No
                 seen_us[function] += total_us[node]
     for name, seconds in program.seconds.items():
         if name.startswith(("burn", "sleep")):
-            assert seen_us[name] <= seconds * 1e6 * (1 + WITHIN), (name, seen_us[name], seconds)
+            assert seen_us[name] <= seconds * 1e6 * AT_MOST, (name, seen_us[name], seconds)
             beside = any(caller.startswith("gather") for caller in program.ancestors[name])
-            least_us = 0 if beside else seconds * 1e6 * (1 - WITHIN)
+            least_us = 0 if beside else seconds * 1e6 * AT_LEAST
             assert seen_us[name] >= least_us, (name, seen_us[name], seconds)
     burnt = program.burnt_seconds
     assert burnt - 0.001 <= cpu_seconds <= burnt * 1.2 + OF_A_FUNCTION_SECONDS * len(program.ancestors)
@@ -161,6 +167,12 @@ def check(program: Program, span: Any, tree: CallTree, cpu_seconds: float) -> No
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(shape=on_loops)
+@example(shape=("sync_to_async", ("async_to_sync", ("call", ("burn",)))))
+@example(shape=("sync_to_async", ("async_to_sync", ("create_task", ("call", ("burn",))))))
+@example(shape=("create_task", ("sync_to_async", ("async_to_sync", ("call", ("burn",))))))
+@example(
+    shape=("create_task", ("sync_to_async", ("async_to_sync", ("task_group", ("to_thread", ("burn",))))))
+)
 def test_a_request_on_an_event_loop_is_seen_as_it_was(shape, make_traced, tree_of, profile_of) -> None:
     # Given a request of some shape
     traced = make_traced(interval=1.0)
