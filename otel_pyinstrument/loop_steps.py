@@ -202,15 +202,12 @@ class _LoopSteps:
         stepped = self._stepped_by(callback, context) if self._followed else None
         if stepped is None:
             return self._call_soon(callback, *arguments, context=context)
-        step: Stepped | _Step = stepped
-        if [stepped] != list(self._followed)[:1]:
-            step = _Step(stepped, partial(self._stepped_by, callback, context))
-        self._call_soon(step.resume, context=self._context)
+        self._call_soon(stepped.resume, context=self._context)
         handle = self._call_soon(callback, *arguments, context=context)
-        self._call_soon(step.pause, context=self._context)
+        self._call_soon(stepped.pause, context=self._context)
         return handle
 
-    def _stepped_by(self, callback: object, context: Context | None) -> Stepped | None:
+    def _stepped_by(self, callback: object, context: Context | None) -> Stepped | _Step | None:
         try:
             task: Any = getattr(callback, "__self__", None)
             if not isinstance(task, asyncio.Task):
@@ -224,7 +221,12 @@ class _LoopSteps:
             # A copy, because a task that is running has entered its context.
             span = context.copy().run(get_current_span)
             told = {stepped: followed.task for stepped, followed in all_followed if followed.belongs(span)}
-            return self._choose(cast("asyncio.Task[Any]", task), told) if told else None
+            if not told:
+                return None
+            chosen = self._choose(cast("asyncio.Task[Any]", task), told)
+            if chosen is next(iter(told)):
+                return chosen
+            return _Step(chosen, partial(self._stepped_by, callback, context))
         except Exception as error:
             if came_from_signal_handler(error):
                 raise
@@ -264,17 +266,18 @@ def _has_not_begun(task: asyncio.Task[Any]) -> bool:
 class _Step:
     """One step of a task that a later part of its request has begun, which may be over when it is made."""
 
-    def __init__(self, stepped: Stepped, ask_again: Callable[[], Stepped | None]) -> None:
-        self._stepped = stepped
+    def __init__(self, chosen: Stepped, ask_again: Callable[[], Stepped | _Step | None]) -> None:
+        self._chosen = chosen
         self._ask_again = ask_again
+        self._told: Stepped | _Step = chosen
 
     def resume(self) -> None:
-        if not self._stepped.is_open:
-            self._stepped = self._ask_again() or self._stepped
-        self._stepped.resume()
+        if not self._chosen.is_open:
+            self._told = self._ask_again() or self._chosen
+        self._told.resume()
 
     def pause(self) -> None:
-        self._stepped.pause()
+        self._told.pause()
 
 
 def _reach_limit(stepped: ref[Stepped]) -> None:
