@@ -46,9 +46,15 @@ _NOT_YET_INITIALIZED = 94
 
 # Becomes the server by exec, so no code of ours runs between fork and exec of the calling process. The kernel
 # stops the server when its parent dies, even by SIGKILL: prctl(PR_SET_PDEATHSIG = 1, SIGTERM). Linux only.
+# The server has a file for each collection, index and connection, and aborts when it may open no more.
 _LAUNCHER = """
-import ctypes, os, signal, sys
+import ctypes, os, resource, signal, sys
 parent = int(sys.argv[1])
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+try:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+except (OSError, ValueError):
+    pass  # macOS refuses what has no limit
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 if os.getppid() != parent:
@@ -320,6 +326,8 @@ def _arguments(executable: Path, database_dir: Path, port: int) -> list[str]:
         *("--wiredTigerCacheSizeGB", "0.5"),
         *("--oplogSize", "256"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+        # Nobody reads the past here; by default what is dropped keeps its files for five more minutes.
+        *("--setParameter", "minSnapshotHistoryWindowInSeconds=5"),
         # There is no other node to hand over to, so SIGTERM need not wait the usual 15 s for one.
         *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"),
     ]

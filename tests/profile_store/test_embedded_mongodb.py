@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import resource
 import signal
 import socket
 import stat
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,10 @@ def is_running(pid: int) -> bool:
 def insert(url: str, text: str) -> None:
     with MongoClient(url) as client:
         client.test.notes.with_options(write_concern=None).insert_one({"_id": text})
+
+
+def files_of_data(data: Path) -> Iterator[str]:
+    return (file.name for file in (data / "mongodb").glob("*.wt"))
 
 
 def notes(url: str) -> list[str]:
@@ -111,6 +116,41 @@ def test_data_survives_a_changed_port(tmp_path):
         assert second.url != first.url
         assert notes(second.url) == ["kept"]
         insert(second.url, "more")
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="asks for the limits of another process")
+def test_a_server_may_open_as_many_files_as_the_system_allows(tmp_path):
+    # Given a system that lets a process have more than it has at first
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1_024, hard - 1), hard))
+    try:
+        # When a server starts
+        with embedded_mongodb(tmp_path) as server:
+            # Then it has the most
+            assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_is_dropped_leaves_no_files(tmp_path):
+    with embedded_mongodb(tmp_path) as server, MongoClient(server.url) as client:
+        # Given a database that has files
+        before = set(files_of_data(tmp_path))
+        insert(server.url, "dropped soon")
+        files = set(files_of_data(tmp_path)) - before
+        assert files
+
+        # When it is dropped
+        client.drop_database("test")
+
+        # Then its files are gone with the next checkpoints, long before the five minutes of the default
+        def checkpoint_finds_no_files() -> bool:
+            client.test.notes.insert_one({"_id": "time goes on"})
+            client.drop_database("test")
+            client.admin.command("fsync")
+            return not files & set(files_of_data(tmp_path))
+
+        wait_for(checkpoint_finds_no_files, "the files of a dropped database", 60)
 
 
 def test_data_survives_kill_9_of_the_server(tmp_path):
