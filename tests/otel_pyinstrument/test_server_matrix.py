@@ -153,7 +153,7 @@ def served(site: Path, grpc_sink, wait_until) -> Callable[..., AbstractContextMa
             "OTEL_PYINSTRUMENT_RATE": "1",
             "OTEL_PYINSTRUMENT_CPU_BUDGET": "1",
             "OTEL_PYINSTRUMENT_MAX_CONCURRENT": "100",
-            "OTEL_PYINSTRUMENT_INTERVAL": "4",
+            "OTEL_PYINSTRUMENT_INTERVAL": "1",
             **variables,
         }
         log = site / "log"
@@ -251,7 +251,7 @@ def assert_profiled(grpc_sink, time_in) -> Callable[[Server, list[Answer]], None
         told = {name: sum(time_in(tree, name) for tree in trees) for name in ("planted", "other")}
         took = {name: sum(getattr(answer, name) for answer in answers) for name in told}
         share = took["planted"] / sum(took.values())
-        assert told["planted"] / sum(told.values()) == pytest.approx(share, abs=0.1), (told, took)
+        assert told["planted"] / sum(told.values()) == pytest.approx(share, abs=0.15), (told, took)
 
     return check
 
