@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanKind
 
 from otel_pyinstrument import PyinstrumentInstrumentor
 from otel_pyinstrument.cost_estimate import CostEstimate
+from otel_pyinstrument.gate import Costs, Gate
 from otel_pyinstrument.private_names import processors_of
 from otel_pyinstrument.span_processor import ProfilingSpanProcessor
 
@@ -153,6 +154,16 @@ class Encoding(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
+def costs_up_to_the_next_profile(provider: TracerProvider, gate: Gate) -> Costs:
+    """What the gate had charged right before the next request that can afford a profile."""
+    for _ in range(100_000):
+        costs, profiled_before = gate.costs(), gate.decisions()["profiled"]
+        serve(provider, 1)
+        if gate.decisions()["profiled"] > profiled_before:
+            return costs
+    raise AssertionError("no request is profiled any more")
+
+
 @pytest.mark.usefixtures("without_coverage")
 def test_a_budget_holds_under_a_steady_load_that_wants_every_profile(make_traced) -> None:
     # Given an application whose profiles may cost a twentieth of its CPU time, and would cost far more
@@ -163,10 +174,11 @@ def test_a_budget_holds_under_a_steady_load_that_wants_every_profile(make_traced
     gate = profiled.processor.gate
     gc.collect()
     serve(unprofiled.provider, 20)
-    # And which has spent what the budget holds at its beginning
+    # And which has spent what the budget holds at its beginning, and can just afford its next profile
     while not gate.decisions()["budget"]:
         serve(profiled.provider, 1)
-    before, decided_before = gate.costs(), gate.decisions()
+    before = costs_up_to_the_next_profile(profiled.provider, gate)
+    decided_before = gate.decisions()
 
     # When it is under load for seconds of CPU time, in turns with one that can afford no profile at all
     without: list[float] = []
@@ -174,13 +186,15 @@ def test_a_budget_holds_under_a_steady_load_that_wants_every_profile(make_traced
     while sum(with_profiling) < 2:
         without.append(serve(unprofiled.provider, 40))
         with_profiling.append(serve(profiled.provider, 40))
+    decided = gate.decisions()
+    # And until it can just afford the next one again: a profile while the machine stalls is a debt at first
+    after = costs_up_to_the_next_profile(profiled.provider, gate)
 
     # Then profiling was charged that share, and not much less
-    after, decided = gate.costs(), gate.decisions()
     charged = after.hook - before.hook + after.encoding - before.encoding
     earned = budget * (after.process - before.process)
-    assert 0.5 * earned <= charged <= 1.15 * earned
-    assert decided["budget"] - decided_before["budget"] > decided["profiled"] - decided_before["profiled"] > 5
+    assert 0.5 * earned <= charged <= 1.05 * earned
+    assert decided["budget"] - decided_before["budget"] > decided["profiled"] - decided_before["profiled"] > 0
     # And it has cost no more than that can be
     assert median(map(truediv, with_profiling, without)) - 1 <= 2 * earned / sum(without)
 
@@ -253,6 +267,6 @@ def test_a_budget_bounds_what_a_thread_without_a_hook_pays(make_traced, unprofil
     # Then most got none, for the budget
     earned = budget * (gate.costs().process - before.process)
     decided = gate.decisions()
-    assert decided["budget"] - decided_before["budget"] > decided["profiled"] - decided_before["profiled"] > 5
+    assert decided["budget"] - decided_before["budget"] > decided["profiled"] - decided_before["profiled"] > 0
     # And the thread paid what the budget allows; the gate assumes less than a loop of nothing but calls pays
     assert median(map(truediv, with_profiling, without)) - 1 <= 1.5 * earned / sum(without)
